@@ -1,0 +1,21 @@
+"""The build's hook: `pip install .`, also with `-e`, and `python -m build` all generate code first."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class GenerateContracts(BuildHookInterface[Any]):
+    """Generates the Python modules and the descriptor set before the files of a wheel are collected."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Generate; called once for every wheel, an editable one included."""
+        # The file is run by its path: the package around it cannot be imported before its messages exist.
+        contracts = runpy.run_path(str(Path(self.root, "diptych", "contracts.py")))
+        contracts["build"](Path(self.root))
