@@ -1,0 +1,39 @@
+"""Diptych: CQRS as a running pair of gRPC servers.
+
+This package is what a domain is written against, and what the servers share. A domain imports the names
+below from here; it needs nothing else but its own generated messages.
+"""
+
+from diptych.aggregate import Aggregate, AggregateRef, Deciding
+from diptych.domain import Domain
+from diptych.projection import Column, Projection, Recorded, View
+from diptych.query import Find, Selection
+from diptych.refusals import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Refusal,
+    ResourceExhausted,
+)
+
+__all__ = [
+    "Aborted",
+    "Aggregate",
+    "AggregateRef",
+    "AlreadyExists",
+    "Column",
+    "Deciding",
+    "Domain",
+    "FailedPrecondition",
+    "Find",
+    "InvalidArgument",
+    "NotFound",
+    "Projection",
+    "Recorded",
+    "Refusal",
+    "ResourceExhausted",
+    "Selection",
+    "View",
+]

@@ -1,0 +1,43 @@
+"""`diptych health`: whether a server serves, as gRPC's health service tells; made for health checks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import grpc
+import typer
+from grpc_health.v1 import health_pb2
+
+from diptych.cli.options import fail
+
+_ANSWER_SECONDS = 5.0
+# A proxy that the environment names is for other machines; the server that is asked here is this one or near it.
+_CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
+
+
+def health(
+    address: Annotated[str, typer.Option(envvar="DIPTYCH_ADDRESS", metavar="HOST:PORT", help="The server to ask.")],
+    service: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Full name of a service, or diptych.projection.NAME for a projection. Unset: the whole server.",
+        ),
+    ] = "",
+) -> None:
+    """Ends with status 0 if a server answers that it serves, else with 1."""
+    asked = f"{service} at {address}" if service else f"the server at {address}"
+    with grpc.insecure_channel(address, options=_CHANNEL_OPTIONS) as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        try:
+            answer = check(health_pb2.HealthCheckRequest(service=service), timeout=_ANSWER_SECONDS)
+        except grpc.RpcError as error:
+            fail("health", f"{asked} did not answer: {error.code().name}: {error.details()}", status=1)
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        fail("health", f"{asked} is {status}.", status=1)
+    typer.echo(status)

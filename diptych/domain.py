@@ -1,0 +1,307 @@
+"""Domains: what a deployment serves, and the checks that run when one is loaded."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from google.protobuf import descriptor, descriptor_pool, message_factory
+from google.protobuf.message import Message
+
+from diptych.aggregate import Aggregate, DeciderBinding
+from diptych.codec import StateCodec
+from diptych.projection import Projection, View
+from diptych.query import CombinedQuery, FindQuery, GetQuery, Query
+
+_RESULT = "diptych.v1.CommandResult"
+
+
+class DomainError(Exception):
+    """A domain that cannot be served; the message names what is wrong."""
+
+
+class Domain:
+    """What a deployment serves: `Domain("library", aggregates=[member, copy], projections=[lending])`.
+
+    The name is that of the Python package that holds it under the name `domain`, and its contracts are the proto
+    package `<name>.v1`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        aggregates: Sequence[Aggregate[Any]],
+        projections: Sequence[Projection],
+    ) -> None:
+        self.name = name
+        self.aggregates = {aggregate.type: aggregate for aggregate in aggregates}
+        self.projections = {projection.name: projection for projection in projections}
+        _refuse_doubles("aggregate", [aggregate.type for aggregate in aggregates])
+        _refuse_doubles("projection", [projection.name for projection in projections])
+        _refuse_doubles("view", [view.name for projection in projections for view in projection.views])
+
+    @property
+    def package(self) -> str:
+        """The domain's proto package, and the `ErrorInfo` domain of its refusals."""
+        return f"{self.name}.v1"
+
+    @property
+    def views(self) -> dict[str, View[Any]]:
+        """All views by name."""
+        return {view.name: view for projection in self.projections.values() for view in projection.views}
+
+
+class CommandMethod(NamedTuple):
+    """An rpc of the domain's CommandService and what decides it."""
+
+    name: str
+    binding: DeciderBinding
+    response: type[Message]
+
+
+class QueryMethod(NamedTuple):
+    """An rpc of the domain's QueryService and what answers it."""
+
+    name: str
+    projection: Projection
+    query: Query
+
+
+class LoadedDomain:
+    """A domain that has been checked against its contracts."""
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        self.codecs = {name: _codec(aggregate) for name, aggregate in domain.aggregates.items()}
+        self.event_types = _event_types(domain)
+        self.commands = _bind_commands(domain)
+        self.queries = _bind_queries(domain)
+        for aggregate in domain.aggregates.values():
+            _check_evolvers(aggregate)
+        for projection in domain.projections.values():
+            _check_projection(projection, self.event_types)
+
+    @property
+    def command_service(self) -> str:
+        """The full name of the domain's CommandService."""
+        return f"{self.domain.package}.CommandService"
+
+    @property
+    def query_service(self) -> str:
+        """The full name of the domain's QueryService."""
+        return f"{self.domain.package}.QueryService"
+
+
+def load(name: str) -> LoadedDomain:
+    """Loads and checks the domain in the Python package `name`; raises `DomainError`."""
+    if importlib.util.find_spec(name) is None:
+        raise DomainError(f"There is no Python package {name} to load the domain from.")
+    module = importlib.import_module(name)
+    domain = getattr(module, "domain", None)
+    if not isinstance(domain, Domain):
+        raise DomainError(f"Package {name} has no `domain`, a diptych.Domain.")
+    if domain.name != name.rpartition(".")[2]:
+        raise DomainError(f"Package {name} holds the domain {domain.name}; the names must be the same.")
+    _import_contracts(name)
+    return LoadedDomain(domain)
+
+
+def _import_contracts(name: str) -> None:
+    """Imports the domain's generated modules, so that their descriptors are in the pool."""
+    try:
+        package = importlib.import_module(f"{name}.v1")
+    except ModuleNotFoundError as error:
+        raise DomainError(f"The contracts of {name} have not been generated: {error}.") from error
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name.endswith("_pb2"):
+            importlib.import_module(f"{name}.v1.{module.name}")
+
+
+def _refuse_doubles(what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise DomainError(f"There are two {what}s named {name}.")
+
+
+def _codec(aggregate: Aggregate[Any]) -> StateCodec[Any]:
+    try:
+        return StateCodec(type(aggregate.initial))
+    except TypeError as error:
+        raise DomainError(f"The state of aggregate {aggregate.type} has no codec: {error}") from error
+
+
+def _event_types(domain: Domain) -> dict[str, type[Message]]:
+    kinds: dict[str, type[Message]] = {}
+    for aggregate in domain.aggregates.values():
+        for name, (kind, _) in aggregate.evolvers.items():
+            if name in kinds:
+                raise DomainError(f"Event {name} is evolved by two aggregates; an event belongs to one.")
+            kinds[name] = kind
+    return kinds
+
+
+def _methods(service: str) -> list[descriptor.MethodDescriptor]:
+    try:
+        found = descriptor_pool.Default().FindServiceByName(service)
+    except KeyError:
+        raise DomainError(f"The contracts declare no service {service}.") from None
+    for method in found.methods:
+        if method.client_streaming or method.server_streaming:
+            raise DomainError(f"Rpc {service}.{method.name} streams; a domain's rpcs are unary.")
+    return list(found.methods)
+
+
+def _field_type(message: descriptor.Descriptor, field: str) -> str:
+    found = message.fields_by_name.get(field)
+    return found.message_type.full_name if found is not None and found.message_type is not None else ""
+
+
+def _bind_commands(domain: Domain) -> dict[str, CommandMethod]:
+    service = f"{domain.package}.CommandService"
+    deciders: dict[str, DeciderBinding] = {}
+    for aggregate in domain.aggregates.values():
+        for name, binding in aggregate.deciders.items():
+            if name in deciders:
+                raise DomainError(f"Command {name} is decided by two aggregates.")
+            deciders[name] = binding
+    bound: dict[str, CommandMethod] = {}
+    for method in _methods(service):
+        name = method.input_type.full_name
+        if name not in deciders:
+            raise DomainError(f"Rpc {service}.{method.name} has no decider: no aggregate decides {name}.")
+        if _field_type(method.input_type, "context") != "diptych.v1.CommandContext":
+            raise DomainError(f"Command {name} has no field `context` of type diptych.v1.CommandContext.")
+        result = method.output_type.fields_by_name.get("result")
+        if result is None or result.number != 1 or _field_type(method.output_type, "result") != _RESULT:
+            raise DomainError(f"{method.output_type.full_name} has no field `diptych.v1.CommandResult result = 1`.")
+        response = message_factory.GetMessageClass(method.output_type)
+        bound[name] = CommandMethod(method.name, deciders.pop(name), response)
+    if deciders:
+        raise DomainError(f"{service} has no rpc for the command(s) {', '.join(sorted(deciders))}.")
+    return bound
+
+
+def _bind_queries(domain: Domain) -> dict[str, QueryMethod]:
+    service = f"{domain.package}.QueryService"
+    queries: dict[str, tuple[Projection, Query]] = {}
+    for projection in domain.projections.values():
+        for name, query in projection.queries.items():
+            if name in queries:
+                raise DomainError(f"Query {name} is answered by two projections.")
+            queries[name] = (projection, query)
+    bound: dict[str, QueryMethod] = {}
+    for method in _methods(service):
+        name = method.input_type.full_name
+        if name not in queries:
+            raise DomainError(f"Rpc {service}.{method.name} has no query: no projection answers {name}.")
+        if _field_type(method.input_type, "consistency") != "diptych.v1.Consistency":
+            raise DomainError(f"Query {name} has no field `consistency` of type diptych.v1.Consistency.")
+        projection, query = queries.pop(name)
+        _check_query(query, method)
+        bound[name] = QueryMethod(method.name, projection, query)
+    if queries:
+        raise DomainError(f"{service} has no rpc for the query(s) {', '.join(sorted(queries))}.")
+    return bound
+
+
+def repeated_field(response: descriptor.Descriptor, row: descriptor.Descriptor) -> descriptor.FieldDescriptor | None:
+    """The one repeated field of a list response that takes the rows, if there is exactly one."""
+    found = [
+        field
+        for field in response.fields
+        if field.is_repeated and field.message_type is not None and field.message_type.full_name == row.full_name
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _check_query(query: Query, method: descriptor.MethodDescriptor) -> None:
+    answer = method.output_type
+    match query:
+        case GetQuery(view=view):
+            if view.row.DESCRIPTOR.full_name != answer.full_name:
+                raise DomainError(
+                    f"Rpc {method.full_name} returns {answer.full_name}, and view {view.name} has rows of "
+                    f"{view.row.DESCRIPTOR.full_name}."
+                )
+            _probe(lambda: query.key(query.request()), f"the key of query {method.name}")
+        case FindQuery(view=view, response=response):
+            if response.DESCRIPTOR.full_name != answer.full_name:
+                raise DomainError(f"Rpc {method.full_name} does not return {response.DESCRIPTOR.full_name}.")
+            if repeated_field(answer, view.row.DESCRIPTOR) is None:
+                raise DomainError(
+                    f"{answer.full_name} needs exactly one repeated field of {view.row.DESCRIPTOR.full_name}."
+                )
+            for name, column in query.order_by.items():
+                if column.view is not view:
+                    raise DomainError(f"Query {method.name} orders by {name}, a column of view {column.view.name}.")
+        case CombinedQuery(response=response):
+            if response.DESCRIPTOR.full_name != answer.full_name:
+                raise DomainError(f"Rpc {method.full_name} does not return {response.DESCRIPTOR.full_name}.")
+
+
+def _probe(call: typing.Callable[[], object], what: str) -> Any:
+    """Calls a function of a message with an empty one: what it fails on then is a field that does not exist."""
+    try:
+        return call()
+    except AttributeError as error:
+        raise DomainError(f"{what[0].upper()}{what[1:]} uses an unknown field: {error}.") from error
+    except Exception:
+        return None  # An empty message need not make sense to it.
+
+
+def _check_evolvers(aggregate: Aggregate[Any]) -> None:
+    for command, binding in aggregate.deciders.items():
+        for event in _returned_messages(binding.decide):
+            if event.DESCRIPTOR.full_name not in aggregate.evolvers:
+                raise DomainError(
+                    f"The decider of {command} records {event.DESCRIPTOR.full_name}, for which aggregate "
+                    f"{aggregate.type} has no evolver."
+                )
+
+
+def _returned_messages(decide: typing.Callable[..., object]) -> list[type[Message]]:
+    """The event types that a decider's return annotation names."""
+    annotation = typing.get_type_hints(inspect.unwrap(decide)).get("return")
+    arguments = typing.get_args(annotation)
+    if not arguments:
+        return []
+    item = arguments[0]
+    union = typing.get_origin(item) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(item) if union else (item,)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message]
+
+
+def _check_projection(projection: Projection, event_types: dict[str, type[Message]]) -> None:
+    for view in projection.views:
+        for name, handler in view.handlers.items():
+            where = f"view {view.name} on {name}"
+            if name not in event_types:
+                raise DomainError(f"{where[0].upper()}{where[1:]}: no aggregate of the domain records that event.")
+            _probe(lambda handler=handler: list(handler.keys(handler.event())), f"the key of {where}")  # type: ignore[misc]
+            if handler.reads is None:
+                continue
+            reads = handler.reads
+            refs = _probe(lambda reads=reads, handler=handler: list(reads(handler.event())), f"`reads` of {where}")  # type: ignore[misc]
+            for ref in refs or ():
+                check_look_up(view, ref.view)
+        for columns in view.indexes:
+            if any(column.view is not view for column in columns):
+                raise DomainError(f"An index of view {view.name} has a column of another view.")
+
+
+def check_look_up(view: View[Any], read: View[Any]) -> None:
+    """Refuses a look-up that is not of an earlier view of the same projection."""
+    if read.projection is not view.projection:
+        raise DomainError(
+            f"View {view.name} looks up view {read.name} of projection {read.projection.name}; "
+            "look-ups stay within one projection."
+        )
+    if read.index >= view.index:
+        raise DomainError(f"View {view.name} looks up view {read.name}, which is not declared before it.")

@@ -1,0 +1,196 @@
+"""The read store's schema: the tables of projections, which the projector writes and query servers read.
+
+It is derived data and belongs to its projections: every generation of a projection has tables of its own, made
+when the generation begins and dropped when it is no longer wanted. A row is kept as the bytes that go on the wire,
+with the columns that queries filter and order by beside it. A deleted row stays for a time as a *tombstone*: a row
+whose bytes are NULL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, cast
+
+from google.protobuf import descriptor
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    false,
+)
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import ClauseElement
+from sqlalchemy.types import TypeEngine
+
+from diptych.projection import Projection, View
+from diptych.token import Epoch, LogIdentity
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+_TYPES: dict[type, TypeEngine[Any]] = {
+    str: String(),
+    int: BigInteger(),
+    float: Double(),
+    bool: Boolean(),
+    datetime: BigInteger(),
+}
+
+generations = Table(
+    "diptych_generations",
+    MetaData(),
+    Column("projection", String, primary_key=True),
+    Column("generation", BigInteger, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("shape", String, nullable=False),
+    # The one generation of a projection that answers.
+    Column("active", Boolean, nullable=False),
+    # The checkpoint. Everything up to `position` is applied; the event there has `event_id` (empty at 0).
+    Column("position", BigInteger, nullable=False),
+    Column("event_id", String, nullable=False),
+    # The log that it was folded from: 16 hexadecimal digits, and [[epoch, first position], ...]. Empty before the
+    # first contact with the log.
+    Column("log_id", String, nullable=False),
+    Column("epochs", String, nullable=False),
+    # Random, in hexadecimal: whoever fills the tables anew, in place or in another file, gives another one.
+    Column("filling", String, nullable=False, server_default=""),
+    # Rows that were deleted after this position still have their tombstones.
+    Column("tombstone_floor", BigInteger, nullable=False, server_default="0"),
+    # An operator paused it: nothing is applied after the checkpoint until it is resumed.
+    Column("paused", Boolean, nullable=False, server_default=false()),
+)
+"""Every generation of every projection, with its checkpoint, which is written with the rows it speaks of."""
+
+
+marks = Table(
+    "diptych_marks",
+    MetaData(),
+    Column("projection", String, primary_key=True),
+    Column("generation", BigInteger, primary_key=True),
+    # At that time, in microseconds since 1970, everything up to that position was applied.
+    Column("position", BigInteger, primary_key=True),
+    Column("time", BigInteger, nullable=False),
+)
+"""When checkpoints were passed, now and then: what tells how old a tombstone is."""
+
+
+def new_filling() -> str:
+    """What tells one filling of a generation's tables from every other."""
+    return os.urandom(8).hex()
+
+
+class Checkpoint(NamedTuple):
+    """How far a generation is. The event at `position` has `event_id`; at 0 there is none."""
+
+    position: int
+    event_id: str
+
+
+def encode_epochs(identity: LogIdentity | None) -> tuple[str, str]:
+    """A log's identity as the columns `log_id` and `epochs`."""
+    if identity is None:
+        return "", ""
+    return identity.log_id.hex(), json.dumps([list(epoch) for epoch in identity.epochs])
+
+
+def decode_epochs(log_id: str, epochs: str) -> LogIdentity | None:
+    """A log's identity from the columns `log_id` and `epochs`."""
+    if not log_id:
+        return None
+    return LogIdentity(bytes.fromhex(log_id), [Epoch(*pair) for pair in json.loads(epochs)])
+
+
+def shape(projection: Projection) -> str:
+    """A digest of what a projection's tables and rows look like. It may change only with the version."""
+    parts = [
+        [
+            view.name,
+            _fields(view.row.DESCRIPTOR, set()),
+            [[column.name, column.kind.__name__, column.indexed] for column in view.columns.values()],
+            [[column.name for column in columns] for columns in view.indexes],
+        ]
+        for view in projection.views
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _fields(message: descriptor.Descriptor, seen: set[str]) -> list[Any]:
+    if message.full_name in seen:
+        return [message.full_name]
+    seen.add(message.full_name)
+    return [
+        [
+            field.number,
+            field.type,
+            field.is_repeated,
+            _fields(field.message_type, seen) if field.message_type is not None else None,
+        ]
+        for field in message.fields
+    ]
+
+
+def view_table(view: View[Any], generation: int) -> Table:
+    """The table of one view in one generation."""
+    name = f"{view.name}_g{generation}"
+    table = Table(
+        name,
+        MetaData(),
+        Column("key", String, primary_key=True),
+        # The position that last changed the row.
+        Column("position", BigInteger, nullable=False),
+        # The message, serialised deterministically; NULL: deleted.
+        Column("row", LargeBinary),
+        *(Column(column.name, _TYPES[column.kind]) for column in view.columns.values()),
+        sqlite_with_rowid=False,
+    )
+    # What follows a place is read in this order.
+    Index(f"{name}_position", table.c.position, table.c.key)
+    deleted = table.c.row.is_(None)
+    Index(f"{name}_tombstones", table.c.position, sqlite_where=deleted, postgresql_where=deleted)
+    for column in view.columns.values():
+        if column.indexed:
+            Index(f"{name}_{column.name}", table.c[column.name], table.c.key)
+    for columns in view.indexes:
+        Index(f"{name}_{'_'.join(c.name for c in columns)}", *(table.c[c.name] for c in columns), table.c.key)
+    return table
+
+
+def stored(value: Any) -> Any:
+    """A column's value as it is stored: a datetime as microseconds since 1970."""
+    if isinstance(value, datetime):
+        return (value - _EPOCH) // _MICROSECOND
+    return value
+
+
+class Compiled(NamedTuple):
+    """A statement compiled for a dialect: its text, its parameters' names in order, and those that are constant."""
+
+    sql: str
+    names: Sequence[str]
+    constants: Mapping[str, Any]
+
+    def bind(self, **values: Any) -> tuple[Any, ...]:
+        """The parameters in order."""
+        if self.constants:
+            values = {**self.constants, **values}
+        return tuple([values[name] for name in self.names])
+
+
+def compile_sqlite(statement: ClauseElement) -> Compiled:
+    """Compiles a statement once, for hot paths that run it on `sqlite3` itself."""
+    compiled = cast("SQLCompiler", statement.compile(dialect=sqlite.dialect(paramstyle="qmark")))
+    names = tuple(compiled.positiontup or ())
+    constants = {name: value for name, value in compiled.params.items() if value is not None and name in names}
+    return Compiled(str(compiled), names, constants)

@@ -1,0 +1,107 @@
+"""Settings: read once at start from flags, environment (`DIPTYCH_*`) or a file, checked, and then fixed.
+
+The command line makes a flag of every field: `batch_max` is `--batch-max` and `DIPTYCH_BATCH_MAX`. Units stand in
+the names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+
+def _address(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051")
+    return value
+
+
+def _dsn(value: str) -> str:
+    try:
+        url = make_url(value)
+    except ArgumentError as error:
+        raise ValueError("must be a DSN, such as sqlite:///data/log.db") from error
+    if url.get_backend_name() != "sqlite":
+        raise ValueError(f"{url.get_backend_name()} is not served; use sqlite:///FILE")
+    if not url.database or url.database == ":memory:":
+        raise ValueError("must name a file, such as sqlite:///data/log.db")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Dsn = Annotated[str, AfterValidator(_dsn)]
+
+
+def sqlite_path(dsn: str) -> Path:
+    """The file that an SQLite DSN names."""
+    database = make_url(dsn).database
+    assert database, "checked when the settings were read"
+    return Path(database)
+
+
+class ServerSettings(BaseSettings):
+    """What every server is told."""
+
+    model_config = SettingsConfigDict(env_prefix="DIPTYCH_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    domain: str = Field("shop", description="Python package of the domain to serve.")
+    address: Address = Field(description="HOST:PORT to listen on; port 0 takes a free one.")
+    insecure: bool = Field(False, description="Allow an address beyond loopback without TLS and authentication.")
+    metrics_address: Address | None = Field(None, description="HOST:PORT for Prometheus metrics; unset: none.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["console", "json"] = Field("console", description="How log lines look, on stderr.")
+    message_bytes_max: int = Field(4 << 20, ge=1024, description="Largest message taken, in bytes.")
+    stop_seconds: float = Field(10.0, ge=0, description="How long calls under way may take when stopping.")
+
+
+class CommandServerSettings(ServerSettings):
+    """What the command server is told."""
+
+    address: Address = Field("127.0.0.1:50051", description="HOST:PORT to listen on; port 0 takes a free one.")
+    log: Dsn = Field("sqlite:///data/log.db", description="DSN of the log.")
+    batch_commands_max: int = Field(1000, ge=1, le=10_000, description="Commands to a commit.")
+    queue_commands_max: int = Field(10_000, ge=1, description="Commands waiting for a commit; more are refused.")
+    stream_messages_max: int = Field(64, ge=1, description="Messages of one command stream under way at once.")
+    state_cache_entries: int = Field(10_000, ge=0, description="Aggregates kept in memory.")
+    snapshot_events: int = Field(500, ge=10, description="Events of a stream between two snapshots.")
+    tail_events_max: int = Field(50_000, ge=1, description="Latest events kept in memory for subscribers.")
+    tail_bytes_max: int = Field(32 << 20, ge=1024, description="Bytes of events kept in memory for subscribers.")
+    subscriptions_max: int = Field(1000, ge=1, description="Subscriptions at once.")
+    waits_max: int = Field(10_000, ge=1, description="Calls that wait for an aggregate's version at once.")
+
+
+class ProjectorSettings(ServerSettings):
+    """What the projector is told."""
+
+    address: Address = Field("127.0.0.1:50053", description="HOST:PORT to listen on; port 0 takes a free one.")
+    commands: Address = Field("127.0.0.1:50051", description="HOST:PORT of the command server.")
+    read_store: Dsn = Field("sqlite:///data/read.db", description="DSN of the read store.")
+    batch_events_max: int = Field(1000, ge=1, le=10_000, description="Events folded in one commit.")
+    feeds_max: int = Field(1000, ge=1, description="Query servers fed at once.")
+    tombstone_hours: float = Field(
+        24.0, gt=0, description="How long deleted rows stay known, so that watches can be resumed, in hours."
+    )
+
+
+class QueryServerSettings(ServerSettings):
+    """What a query server is told."""
+
+    address: Address = Field("127.0.0.1:50052", description="HOST:PORT to listen on; port 0 takes a free one.")
+    commands: Address = Field("127.0.0.1:50051", description="HOST:PORT of the command server.")
+    projector: Address = Field("127.0.0.1:50053", description="HOST:PORT of the projector.")
+    read_store: Dsn = Field("sqlite:///data/read.db", description="DSN of the read store.")
+    waits_max: int = Field(10_000, ge=1, description="Waits at once, those of queries included.")
+    wait_seconds: float = Field(30.0, gt=0, description="How long a call without a deadline waits.")
+    readers: int = Field(2, ge=1, le=64, description="Connections that read the read store.")
+    cache_bytes_max: int = Field(64 << 20, ge=0, description="Bytes of rows and answers kept in memory; 0: none.")
+    combined_rows_max: int = Field(200_000, ge=1, description="Rows that one combined query may read.")
+    watches_max: int = Field(2000, ge=1, description="Watches at once.")
+    watched_keys_max: int = Field(2_000_000, ge=1, description="Keys watched at once, by all watches together.")
+    watch_buffer_rows_max: int = Field(1000, ge=2, description="Rows kept for a slow watch before it begins anew.")
+    watch_buffer_bytes_max: int = Field(4 << 20, ge=1024, description="The same, in bytes.")

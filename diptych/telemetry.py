@@ -1,0 +1,63 @@
+"""Telemetry: log lines and metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable
+from typing import TextIO, cast
+
+import structlog
+from prometheus_client import start_http_server
+
+
+class _Stderr:
+    """Standard error, where a line that cannot be written, as the disk is full, is lost and harms nobody."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
+def configure_logging(program: str, level: str, form: str) -> None:
+    """Sends log lines of at least `level` to stderr, as text for people or as JSON."""
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        # Plain traces: the rich ones show local variables, which hold what users told us.
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([structlog.processors.format_exc_info] if form == "json" else []),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stderr())),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(program=program)
+
+
+def serve_metrics(address: str | None) -> Callable[[], None]:
+    """Serves Prometheus metrics at `http://HOST:PORT/metrics` if an address is given; returns what ends that."""
+    if address is None:
+        return lambda: None
+    host, _, port = address.rpartition(":")
+    server, thread = start_http_server(int(port), addr=host.strip("[]"))
+
+    def stop() -> None:
+        server.shutdown()
+        thread.join()
+
+    return stop
