@@ -1,0 +1,1 @@
+"""The command server: decides and records."""

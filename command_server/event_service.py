@@ -1,0 +1,232 @@
+"""EventService: the log as clients read it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from contextlib import aclosing
+
+from command_server.event_store import EventStore, Page, StoreUnavailable
+from command_server.event_stream import BATCH_BYTES_MAX, EventStream
+from command_server.metrics import SUBSCRIPTIONS
+from command_server.presented import presented_token
+from diptych.aggregate import AggregateRef
+from diptych.binder import Binder, Context, parse, tell_token, wait_seconds
+from diptych.domain import LoadedDomain
+from diptych.refusals import (
+    InvalidRequest,
+    LogUnavailable,
+    Overloaded,
+    PageTokenInvalid,
+    Refusal,
+    TokenAheadOfStream,
+    VersionNotReached,
+)
+from diptych.settings import CommandServerSettings
+from diptych.token import LogIdentity, Token
+from diptych.v1.commands_pb2 import AggregateRef as AggregateRefMessage
+from diptych.v1.events_pb2 import (
+    CaughtUp,
+    GetPositionRequest,
+    GetPositionResponse,
+    Progress,
+    ReadStreamRequest,
+    SubscribeRequest,
+    SubscribeResponse,
+)
+from diptych.wire import delimited
+
+SERVICE = "diptych.v1.EventService"
+_PROGRESS_SECONDS = 1.0
+"""How often an idle subscription tells where it is."""
+_WAIT_SECONDS = 30.0
+"""How long a call without a deadline waits."""
+
+
+class EventService:
+    """Serves the log of one store to clients."""
+
+    def __init__(
+        self,
+        domain: LoadedDomain,
+        store: EventStore,
+        stream: EventStream,
+        binder: Binder,
+        settings: CommandServerSettings,
+    ) -> None:
+        self._aggregates = domain.domain.aggregates
+        self._event_types = domain.event_types
+        self._store = store
+        self._stream = stream
+        self._identity: LogIdentity = store.identity
+        self._subscriptions = 0
+        self._subscriptions_max = settings.subscriptions_max
+        self._waits = 0
+        self._waits_max = settings.waits_max
+        binder.stream(SERVICE, "Subscribe", self._subscribe)
+        binder.unary(SERVICE, "ReadStream", self._telling_token(self._read_stream))
+        binder.unary(SERVICE, "GetPosition", self._telling_token(self._get_position))
+
+    def _telling_token(
+        self, answer: Callable[[bytes, Context], Awaitable[tuple[bytes, int]]]
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        """Gives the greater of the token presented and that of the position answered at to every answer."""
+
+        async def handle(data: bytes, context: Context) -> bytes:
+            presented = presented_token(context, self._identity)
+            try:
+                response, position = await answer(data, context)
+            except Refusal as refusal:
+                refusal.token = max(presented, refusal.token or self._identity.token(0))
+                raise
+            tell_token(context, max(presented, self._identity.token(position)))
+            return response
+
+        return handle
+
+    async def _subscribe(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            async with aclosing(self._subscription(data)) as frames:
+                async for frame in frames:
+                    yield frame
+        except Refusal as refusal:
+            refusal.token = presented_token(context, self._identity) or self._identity.token(0)
+            raise
+
+    async def _subscription(self, data: bytes) -> AsyncGenerator[bytes, None]:
+        request = parse(SubscribeRequest, data)
+        position = self._start(request)
+        types = self._types(request.event_types)
+        if self._subscriptions >= self._subscriptions_max:
+            raise Overloaded(what="subscriptions", limit=self._subscriptions_max).telling(retry_seconds=1.0)
+        self._subscriptions += 1
+        SUBSCRIPTIONS.inc()
+        try:
+            async for frame in self._frames(position, types):
+                yield frame
+        except StoreUnavailable as error:
+            raise LogUnavailable(cause=str(error)) from error
+        finally:
+            self._subscriptions -= 1
+            SUBSCRIPTIONS.dec()
+
+    async def _frames(self, position: int, types: Collection[str]) -> AsyncIterator[bytes]:
+        caught_up = False
+        while True:
+            page = await self._stream.read(position, types)
+            position = page.position
+            if page.frames:
+                yield self._batch(page)
+            elif page.last_frame:
+                yield self._progress(position)
+            if position < self._stream.head:
+                continue
+            if not caught_up:
+                caught_up = True
+                token = self._identity.token(position)
+                yield SubscribeResponse(caught_up=CaughtUp(token=token)).SerializeToString()
+            if not await self._stream.wait_beyond(position, _PROGRESS_SECONDS):
+                yield self._progress(position)
+
+    def _batch(self, page: Page) -> bytes:
+        batch = b"".join((*page.frames, delimited(2, self._identity.token(page.position).encode())))
+        return delimited(1, batch)
+
+    def _progress(self, position: int) -> bytes:
+        return SubscribeResponse(
+            progress=Progress(token=self._identity.token(position), position=position, head_position=self._stream.head)
+        ).SerializeToString()
+
+    def _start(self, request: SubscribeRequest) -> int:
+        """The position after which a subscription starts."""
+        if request.WhichOneof("after") == "token":
+            position = self._identity.judge(Token.parse(request.token))
+        else:
+            position = request.position
+        if position > self._stream.head:
+            raise TokenAheadOfStream(position=position, head_position=self._stream.head)
+        return position
+
+    def _types(self, names: Collection[str]) -> frozenset[str]:
+        unknown = [
+            (f"event_types[{index}]", f"'{name}' is no event type of this domain")
+            for index, name in enumerate(names)
+            if name not in self._event_types
+        ]
+        if unknown:
+            raise InvalidRequest.of(*unknown)
+        return frozenset(names)
+
+    def _aggregate(self, message: AggregateRefMessage) -> AggregateRef:
+        if message.type not in self._aggregates:
+            raise InvalidRequest.of(("aggregate.type", f"'{message.type}' is no aggregate type of this domain"))
+        if not 1 <= len(message.id) <= 200:
+            raise InvalidRequest.of(("aggregate.id", "must have 1 to 200 characters"))
+        return AggregateRef(message.type, message.id)
+
+    async def _read_stream(self, data: bytes, context: Context) -> tuple[bytes, int]:
+        request = parse(ReadStreamRequest, data)
+        stream = str(self._aggregate(request.aggregate))
+        query = hashlib.blake2b(f"{stream}\n{request.from_version}".encode(), digest_size=8).digest()
+        first = max(1, request.from_version)
+        if request.page_token:
+            first = _read_page_token(request.page_token, query)
+        size = min(request.page_size or 50, 1000)
+        head = self._stream.head
+        try:
+            frames = await self._store.read_stream(stream, first, size, BATCH_BYTES_MAX)
+            following = first + len(frames)
+            more = bool(frames) and await self._store.position_of(stream, following) is not None
+        except StoreUnavailable as error:
+            raise LogUnavailable(cause=str(error)) from error
+        response = b"".join(frames)
+        if more:
+            response += delimited(2, _page_token(query, following).encode())
+        return response, head
+
+    async def _get_position(self, data: bytes, context: Context) -> tuple[bytes, int]:
+        request = parse(GetPositionRequest, data)
+        ref = self._aggregate(request.aggregate)
+        if self._waits >= self._waits_max:
+            raise Overloaded(what="waits", limit=self._waits_max).telling(retry_seconds=1.0)
+        seconds = wait_seconds(context, _WAIT_SECONDS)
+        self._waits += 1
+        try:
+            position = await self._wait_for_version(str(ref), request.version, seconds)
+        except TimeoutError:
+            refusal = VersionNotReached(aggregate=str(ref), version=request.version)
+            refusal.token = self._identity.token(self._stream.head)
+            raise refusal from None
+        except StoreUnavailable as error:
+            raise LogUnavailable(cause=str(error)) from error
+        finally:
+            self._waits -= 1
+        token = self._identity.token(position)
+        return GetPositionResponse(position=position, token=token).SerializeToString(), position
+
+    async def _wait_for_version(self, stream: str, version: int, seconds: float) -> int:
+        async with asyncio.timeout(seconds):
+            while True:
+                with self._stream.changes_of(stream) as changed:  # Before the look, or a change could be missed.
+                    position = await self._store.position_of(stream, version)
+                    if position is not None:
+                        return position
+                    await changed
+
+
+def _page_token(query: bytes, version: int) -> str:
+    return base64.urlsafe_b64encode(query + struct.pack(">q", version)).decode()
+
+
+def _read_page_token(token: str, query: bytes) -> int:
+    try:
+        raw = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
+        version: int = struct.unpack(">q", raw[8:])[0]
+    except (ValueError, struct.error):
+        raise PageTokenInvalid from None
+    if raw[:8] != query or version < 1:
+        raise PageTokenInvalid
+    return version

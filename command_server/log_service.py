@@ -1,0 +1,93 @@
+"""LogService: the log as our other servers follow it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from command_server.event_store import EventStore, StoreUnavailable
+from command_server.event_stream import EventStream, StreamClosed
+from command_server.frames import recorded
+from command_server.metrics import SUBSCRIPTIONS
+from diptych.binder import Binder, Context, parse
+from diptych.internal.v1.log_pb2 import (
+    FollowRequest,
+    FollowResponse,
+    GetHeadResponse,
+    LogIdentity,
+    WatchHeadResponse,
+)
+from diptych.refusals import LogUnavailable
+from diptych.wire import delimited, integer
+
+SERVICE = "diptych.internal.v1.LogService"
+_IDLE_SECONDS = 0.25
+"""How often an idle head is told again."""
+_COALESCE_SECONDS = 0.01
+"""How long changes of the head are gathered before they are told."""
+
+
+class LogService:
+    """Serves the log of one store to projectors and query servers."""
+
+    def __init__(self, store: EventStore, stream: EventStream, binder: Binder) -> None:
+        self._store = store
+        self._stream = stream
+        self._identity = LogIdentity(log_id=store.identity.log_id)
+        for epoch, first in store.identity.epochs:
+            self._identity.epochs.add(epoch=epoch, first_position=first)
+        binder.stream(SERVICE, "Follow", self._follow)
+        binder.stream(SERVICE, "WatchHead", self._watch_head)
+        binder.unary(SERVICE, "GetHead", self._get_head)
+
+    async def _follow(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+        request = parse(FollowRequest, data)
+        SUBSCRIPTIONS.inc()
+        try:
+            async for frame in self._frames(request.position, frozenset(request.event_types)):
+                yield frame
+        except StoreUnavailable as error:
+            raise LogUnavailable(cause=str(error)) from error
+        finally:
+            SUBSCRIPTIONS.dec()
+
+    async def _frames(self, position: int, types: frozenset[str]) -> AsyncIterator[bytes]:
+        checkpoint = await self._store.frame_at(position) if position else None
+        event_id = recorded(checkpoint).event_id if checkpoint is not None else ""
+        yield FollowResponse(
+            identity=self._identity,
+            checkpoint_event_id=event_id,
+            position=position,
+            event_id=event_id,
+            head_position=self._stream.head,
+        ).SerializeToString()
+        while True:
+            page = await self._stream.read(position, types)
+            if page.last_frame:
+                position = page.position
+                yield b"".join(
+                    (
+                        *page.frames,
+                        integer(2, position),
+                        delimited(3, recorded(page.last_frame).event_id.encode()),
+                        integer(4, self._stream.head),
+                    )
+                )
+            if position >= self._stream.head:
+                await self._stream.wait_beyond(position, 60.0)
+
+    async def _watch_head(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+        told = self._stream.head
+        yield WatchHeadResponse(identity=self._identity, head_position=told).SerializeToString()
+        while True:
+            try:
+                changed = await self._stream.wait_beyond(told, _IDLE_SECONDS)
+            except StreamClosed as error:
+                raise LogUnavailable(cause=str(error)) from error
+            if changed:
+                await asyncio.sleep(_COALESCE_SECONDS)
+            told = self._stream.head
+            yield WatchHeadResponse(head_position=told).SerializeToString()
+
+    async def _get_head(self, data: bytes, context: Context) -> bytes:
+        return GetHeadResponse(identity=self._identity, head_position=self._stream.head).SerializeToString()

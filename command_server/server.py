@@ -1,0 +1,58 @@
+"""The command server's start: what it opens, and in which order it ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+from command_server.command_services import CommandServices
+from command_server.event_service import EventService
+from command_server.event_store import StoreUnavailable
+from command_server.event_stream import EventStream
+from command_server.log_service import LogService
+from command_server.sqlite_store import SqliteEventStore
+from command_server.writer import Writer
+from diptych import domain as domains
+from diptych import serving
+from diptych.binder import Binder
+from diptych.settings import CommandServerSettings, sqlite_path
+
+
+def run(settings: CommandServerSettings) -> int:
+    """Runs the command server until it is told to stop; returns the exit status."""
+
+    async def start(health: serving.Health) -> serving.Served:
+        return await bootstrap(settings, health.address)
+
+    return serving.run("command-server", settings, start)
+
+
+async def bootstrap(settings: CommandServerSettings, address: str) -> serving.Served:
+    """Opens the log and everything on it."""
+    try:
+        domain = domains.load(settings.domain)
+    except domains.DomainError as error:
+        raise serving.StartError(str(error)) from error
+    store = SqliteEventStore(sqlite_path(settings.log), address)
+    try:
+        await store.open()
+    except StoreUnavailable as error:
+        raise serving.StartError(f"The log {settings.log} cannot be opened: {error}.") from error
+    stream = EventStream(store, settings)
+    writer = Writer(domain, store, settings, stream.publish)
+    writing = asyncio.create_task(writer.run(), name="writer")
+    binder = Binder(domain.domain.package)
+    commands = CommandServices(domain, writer, store.identity, binder, settings)
+    EventService(domain, store, stream, binder, settings)
+    LogService(store, stream, binder)
+    ended: asyncio.Future[None] = asyncio.ensure_future(writing)
+
+    async def close() -> None:
+        writer.close()
+        await ended
+        await store.close()
+
+    async def drain() -> None:
+        commands.close()
+        stream.close()
+
+    return serving.Served(binder, failed=ended, drain=drain, close=close)

@@ -1,0 +1,84 @@
+"""Submissions: commands on their way through the writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from google.protobuf.message import Message
+
+from diptych.aggregate import AggregateRef, DeciderBinding
+from diptych.refusals import Refusal
+
+
+class Accepted(NamedTuple):
+    """What became of an accepted command. `position` is its own last event's, or that of what it was decided on."""
+
+    aggregate: AggregateRef
+    version: int
+    position: int
+    duplicate: bool
+
+
+class Submission:
+    """One parsed and checked command, and what became of it: `accepted` or `refusal`, told by calling `done`.
+
+    `metadata` is the `metadata` field of its events, whole. `request_key` is empty where there is no request id.
+    """
+
+    __slots__ = (
+        "accepted",
+        "actor",
+        "binding",
+        "command",
+        "digest",
+        "done",
+        "expected_version",
+        "metadata",
+        "position",
+        "reads",
+        "ref",
+        "refusal",
+        "request_id",
+        "request_key",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        *,
+        binding: DeciderBinding,
+        command: Message,
+        ref: AggregateRef,
+        reads: Sequence[AggregateRef],
+        actor: str,
+        request_id: str,
+        digest: bytes,
+        expected_version: int | None,
+        metadata: bytes,
+    ) -> None:
+        self.binding = binding
+        self.command = command
+        self.ref = ref
+        self.stream = str(ref)
+        self.reads = reads
+        self.actor = actor
+        self.request_id = request_id
+        self.request_key = request_key(actor, request_id) if request_id else ""
+        self.digest = digest
+        self.expected_version = expected_version
+        self.metadata = metadata
+        self.accepted: Accepted | None = None
+        self.refusal: Refusal | None = None
+        self.position = 0
+        """Of a refusal: the greatest last position of the streams that it was decided on."""
+        self.done: Callable[[], None] = _nobody
+
+
+def _nobody() -> None:
+    return None
+
+
+def request_key(actor: str, request_id: str) -> str:
+    """The key under which a request id is remembered: request ids are scoped to the caller."""
+    return f"{actor}\n{request_id}"

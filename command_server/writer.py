@@ -1,0 +1,121 @@
+"""The writer: group commit.
+
+Commands that arrive while a commit is under way form the next batch; there is no timer. A batch is one call of the
+event store. A refused command fails alone; a failed commit fails its whole batch, and records nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from command_server.batch import Batch, Catalogue
+from command_server.event_store import Committed, EventStore, StoreUnavailable
+from command_server.metrics import BATCH_COMMANDS, COMMANDS
+from command_server.state_cache import StateCache
+from command_server.submission import Submission
+from diptych.binder import internal_error
+from diptych.domain import LoadedDomain
+from diptych.refusals import LogUnavailable, Overloaded, Refusal
+from diptych.settings import CommandServerSettings
+
+_log = structlog.get_logger(__name__)
+
+_OVERLOAD_RETRY_SECONDS = 0.1
+
+
+class Writer:
+    """Decides and records all commands of this process, one batch after the other.
+
+    `published` is called with every commit that recorded something: the commit, the types of its events, and the
+    new versions of its streams.
+    """
+
+    def __init__(
+        self,
+        domain: LoadedDomain,
+        store: EventStore,
+        settings: CommandServerSettings,
+        published: Callable[[Committed, Sequence[str], Mapping[str, int]], None],
+    ) -> None:
+        self._catalogue = Catalogue(domain, settings.snapshot_events)
+        self._cache = StateCache(settings.state_cache_entries)
+        self._store = store
+        self._batch_max = settings.batch_commands_max
+        self._queue_max = settings.queue_commands_max
+        self._published = published
+        self._queue: deque[Submission] = deque()
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._closing = False
+
+    def submit(self, submission: Submission) -> None:
+        """Queues a command; its `done` is called when its outcome is known. Raises `Overloaded`, `LogUnavailable`."""
+        if len(self._queue) >= self._queue_max:
+            raise Overloaded(what="waiting commands", limit=self._queue_max).telling(
+                retry_seconds=_OVERLOAD_RETRY_SECONDS
+            )
+        if self._closing:
+            raise LogUnavailable(cause="the server is stopping")
+        self._queue.append(submission)
+        self._arrived.set()
+
+    async def wait_for_room(self) -> None:
+        """Waits until at most half of the queue is full: streams are slowed down, and leave room for single calls."""
+        while len(self._queue) > self._queue_max // 2:
+            self._taken.clear()
+            await self._taken.wait()
+
+    async def run(self) -> None:
+        """Commits batches until `close` is called and the queue is empty."""
+        while True:
+            if not self._queue:
+                if self._closing:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            count = min(len(self._queue), self._batch_max)
+            batch = [self._queue.popleft() for _ in range(count)]
+            self._taken.set()
+            await self._commit(batch)
+
+    def close(self) -> None:
+        """Takes no further commands; `run` returns when those that wait are done."""
+        self._closing = True
+        self._arrived.set()
+
+    async def _commit(self, submissions: list[Submission]) -> None:
+        batch = Batch(submissions, self._catalogue, self._cache, datetime.now(UTC))
+        try:
+            committed = await self._store.commit(batch.reads(), batch.decide)
+        except StoreUnavailable as error:
+            _log.error("the log is not available", cause=str(error), commands=len(submissions))
+            self._fail(submissions, LogUnavailable(cause=str(error)))
+            return
+        except Exception as error:
+            self._fail(submissions, internal_error(error, "", where="commit"))
+            return
+        changed = batch.finish(committed)
+        if committed.frames:
+            self._published(committed, batch.event_types, changed)
+        BATCH_COMMANDS.observe(len(submissions))
+        refused = 0
+        for submission in submissions:
+            refused += submission.refusal is not None
+            submission.done()
+        COMMANDS.labels("accepted").inc(len(submissions) - refused)
+        COMMANDS.labels("refused").inc(refused)
+
+    @staticmethod
+    def _fail(submissions: Sequence[Submission], refusal: Refusal) -> None:
+        COMMANDS.labels("failed").inc(len(submissions))
+        for submission in submissions:
+            submission.accepted = None
+            submission.position = 0
+            submission.refusal = refusal
+            submission.done()

@@ -1,0 +1,395 @@
+"""The follower: keeps one projection at the head of the log.
+
+It follows, folds what came, and follows again from its checkpoint whenever the stream is lost. What it cannot go
+on from it says: the projection is STALLED, with the reason, in the log, by rpc, health, metrics and feed. The
+others go on. An operator can pause it, and let it go on or try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.duration_pb2 import Duration
+
+from diptych.folding import ChangedRow, FoldFailure
+from diptych.internal.v1 import log_pb2, log_pb2_grpc
+from diptych.internal.v1.feed_pb2 import ProjectionFeed
+from diptych.projection import Projection
+from diptych.read_store import Checkpoint
+from diptych.serving import Health
+from diptych.token import Epoch, LogIdentity
+from diptych.v1 import projections_pb2 as states
+from diptych.v1.events_pb2 import RecordedEvent
+from projector.changes import changes_of
+from projector.feed import Feed
+from projector.head import RETRY_SECONDS, Head, Lag
+from projector.intake import Batch, Intake, LogEndedError
+from projector.metrics import ProjectionMetrics
+from projector.read_store_file import ReadStoreFile
+from projector.row_writer import LeadLostError, RowWriter
+from projector.steering import Steering
+
+CHECKPOINT_SECONDS = 1.0
+"""How often a checkpoint that no row came with is written."""
+
+_SILENCE_SECONDS = 5.0
+"""A stream that brings nothing for so long, though there are events after the checkpoint, is opened anew."""
+
+_BEHIND_SECONDS = 1.0
+"""A projection that was at the head is CATCHING_UP when it has not been there for so long."""
+
+_REFUSED = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+)
+"""With these the log says that it will not be followed like this; all others may pass by themselves."""
+
+_STANDING = (states.PROJECTION_STATE_PAUSED, states.PROJECTION_STATE_STALLED)
+"""In these it applies nothing."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _StalledError(Exception):
+    """The projection cannot go on."""
+
+
+class Follower:
+    """Follows the log for one projection."""
+
+    def __init__(
+        self,
+        file: ReadStoreFile,
+        writer: RowWriter,
+        channel: grpc.aio.Channel,
+        head: Head,
+        feed: Feed,
+        health: Health,
+        *,
+        batch_events_max: int,
+    ) -> None:
+        self.projection: Projection = writer.projection
+        self.state: states.ProjectionState = (
+            states.PROJECTION_STATE_PAUSED if writer.paused else states.PROJECTION_STATE_CATCHING_UP
+        )
+        self.reason = ""
+        self.applied_position = writer.stored.position
+        """Everything up to here is applied; on disk may be less."""
+        self._file = file
+        self._writer = writer
+        self._stub = log_pb2_grpc.LogServiceStub(channel)
+        self._head = head
+        self._lag = Lag(head)
+        self._feed = feed
+        self._health = health
+        self._batch_events_max = batch_events_max
+        self._steering = Steering(self._keep_up, going=not writer.paused)
+        self._stalled_event: RecordedEvent | None = None
+        self._checkpoint = writer.stored
+        # Where the last row changed is not kept; that it was not after the checkpoint is enough.
+        self._changed_position = writer.stored.position
+        # By view, those that the feed has not been told of yet.
+        self._changed_rows: list[dict[str, ChangedRow]] = []
+        self._written = time.monotonic()
+        self._trouble = ""
+        self._log = _log.bind(projection=self.projection.name)
+        self._metrics = ProjectionMetrics(self.projection.name)
+        self._metrics.watch(
+            applied=lambda: self.applied_position,
+            lag_events=lambda: self.lag_events,
+            lag_seconds=lambda: self._lag.seconds(self.applied_position),
+            state=self._state_name,
+        )
+
+    @property
+    def lag_events(self) -> int:
+        """Events after the applied position, as far as is known."""
+        return max(0, self._head.position - self.applied_position)
+
+    async def begin(self) -> None:
+        """Tells health and feed of the projection, before anybody can ask."""
+        if self.state == states.PROJECTION_STATE_PAUSED:
+            self._log.warning("PAUSED", applied_position=self.applied_position)
+        await self._tell_health()
+        self._publish()
+
+    async def run(self) -> None:
+        """Follows until the task is cancelled, but for as long as the projection is paused or has stalled."""
+        await self._steering.run()
+
+    async def pause(self) -> None:
+        """Applies nothing more, also after a restart; raises `LeadLostError`, `sqlite3.Error`."""
+        await self._steering.change(self._pause)
+
+    async def resume(self) -> None:
+        """Goes on, or tries again what it stalled on; raises `LeadLostError`, `sqlite3.Error`."""
+        await self._steering.change(self._resume)
+
+    async def _pause(self) -> None:
+        if not self._writer.paused:
+            await self._halt(paused=True)
+            self._become(states.PROJECTION_STATE_PAUSED)
+            await self._tell_health()
+
+    async def _resume(self) -> None:
+        if self.state in _STANDING:
+            await self._halt(paused=False)
+            # Whoever asks now is to wait for what comes of it.
+            self._become(states.PROJECTION_STATE_CATCHING_UP)
+            self._steering.go()
+            await self._tell_health()
+
+    async def _halt(self, *, paused: bool) -> None:
+        """Stops following, and writes whether it is for long; if that cannot be written, all is as before."""
+        working = await self._steering.halt()
+        try:
+            await self._file.run(self._writer.write_paused, paused, self._checkpoint)
+        except BaseException:
+            if working:
+                self._steering.go()
+            raise
+
+    async def _keep_up(self) -> None:
+        """Follows until the projection stalls for good."""
+        pause = RETRY_SECONDS[0]
+        while True:
+            before = self.applied_position
+            try:
+                await self._follow()
+            except _StalledError as stalled:
+                self._stall(str(stalled))
+                break
+            except LeadLostError as lost:
+                self._stall(f"LEAD_LOST: {lost}.")
+                break
+            except sqlite3.Error as error:
+                self._stall(f"READ_STORE_UNAVAILABLE: {error}; it is tried again.")
+            except grpc.aio.AioRpcError as error:
+                code = error.code()
+                if code in _REFUSED:
+                    self._stall(f"LOG_REFUSED: the log will not be followed ({error.details()}); it is tried again.")
+                else:
+                    self._lose(f"{code.name}: {error.details()}")
+            except (LogEndedError, TimeoutError) as error:
+                self._lose(str(error))
+            except Exception as error:
+                self._log.exception("unforeseen exception")
+                self._stall(f"INTERNAL: {type(error).__name__} in the projector, see its log.")
+                break
+            await self._tell_health()
+            if self.applied_position > before:
+                pause = RETRY_SECONDS[0]
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_SECONDS[1])
+        await self._tell_health()
+
+    async def write_checkpoint(self) -> int:
+        """Writes the checkpoint to the read store if a later one is not there; returns the position on disk."""
+        if self._checkpoint.position > self._writer.stored.position:
+            await self._file.run(self._writer.write_checkpoint, self._checkpoint)
+        self._written = time.monotonic()
+        return self._writer.stored.position
+
+    def head_heard(self) -> None:
+        """Takes word that the head, or the silence about it, has changed."""
+        self._lag.note(self.applied_position)
+        if self.state not in _STANDING and self._settle():
+            self._publish()
+
+    def status(self) -> states.ProjectionStatus:
+        """What operators are told."""
+        identity, lag = self._writer.identity, Duration()
+        lag.FromNanoseconds(int(self._lag.seconds(self.applied_position) * 1e9))
+        return states.ProjectionStatus(
+            name=self.projection.name,
+            version=self.projection.version,
+            generation=self._writer.generation,
+            state=self.state,
+            reason=self.reason,
+            stalled_event=self._stalled_event,
+            progress=states.VersionProgress(
+                token=identity.token(self.applied_position) if identity is not None else "",
+                applied_position=self.applied_position,
+                head_position=self._head.position,
+                lag_events=self.lag_events,
+                lag_time=lag,
+            ),
+            views=[
+                states.ViewInfo(name=view.name, row_type=view.row.DESCRIPTOR.full_name)
+                for view in sorted(self.projection.views, key=lambda view: view.name)
+            ],
+        )
+
+    async def _follow(self) -> None:
+        """Follows from the checkpoint until the stream ends, by an exception."""
+        stream = self._stub.Follow(
+            log_pb2.FollowRequest(position=self._checkpoint.position, event_types=sorted(self.projection.event_types))
+        )
+        try:
+            try:
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    first = await stream.read()
+            except TimeoutError:
+                raise TimeoutError("the log does not answer") from None
+            if not isinstance(first, log_pb2.FollowResponse):
+                raise LogEndedError("the log ended the stream")
+            await self._verify(first)
+            await self._regain()
+            intake = Intake(stream, self._batch_events_max)
+            try:
+                await self._take(intake)
+            finally:
+                await intake.close()
+        finally:
+            stream.cancel()
+
+    async def _take(self, intake: Intake) -> None:
+        """Applies batches as they come, and writes the checkpoint in between."""
+        heard = time.monotonic()
+        while True:
+            unwritten = self._checkpoint.position > self._writer.stored.position
+            batch = await intake.next(CHECKPOINT_SECONDS if unwritten else _SILENCE_SECONDS)
+            now = time.monotonic()
+            if batch is not None:
+                heard = now
+                async with self._steering.step:  # What is committed must be known here.
+                    await self._apply(batch)
+            elif self.lag_events and now - heard >= _SILENCE_SECONDS:
+                raise TimeoutError("the log has more events, and the stream is silent")
+            if unwritten and time.monotonic() - self._written >= CHECKPOINT_SECONDS:
+                await self.write_checkpoint()
+
+    async def _apply(self, batch: Batch) -> None:
+        self._head.hear(max(batch.head_position, batch.position), at_least=True)
+        position, through = batch.position, batch.through or self._checkpoint
+        events = batch.events
+        if events and events[0].position <= self._checkpoint.position:  # Sent twice.
+            events = [event for event in events if event.position > self._checkpoint.position]
+        if events:
+            started = time.perf_counter()
+            committed = await self._file.run(self._writer.commit, events, through)
+            self._metrics.committed(len(events), committed.rows, committed.fold_seconds, time.perf_counter() - started)
+            if committed.folded.changed_position:
+                self._changed_position = committed.folded.changed_position
+                self._changed_rows = committed.folded.changed
+                self._written = time.monotonic()
+            through = committed.checkpoint
+            failure = committed.folded.failure
+            if failure is not None:
+                self._advance(failure.position - 1, through)
+                self._stalled_event = failure.event
+                self._log.error("an event cannot be folded", position=failure.position, exc_info=failure.__cause__)
+                raise _StalledError(_fold_failed(failure))
+        self._advance(position, through)
+        self._settle()
+        self._publish()
+
+    def _advance(self, position: int, through: Checkpoint) -> None:
+        self.applied_position = max(self.applied_position, position)
+        if through.position > self._checkpoint.position:
+            self._checkpoint = through
+        self._lag.note(self.applied_position)
+
+    async def _verify(self, first: log_pb2.FollowResponse) -> None:
+        """Compares the log with what this projection was filled from, and remembers its identity."""
+        if not first.HasField("identity"):
+            raise LogEndedError("the log did not say which log it is")
+        identity = LogIdentity(
+            first.identity.log_id, [Epoch(epoch.epoch, epoch.first_position) for epoch in first.identity.epochs]
+        )
+        known = self._writer.identity
+        if known is not None and known.log_id != identity.log_id:
+            raise _StalledError(
+                f"LOG_DIVERGED: the read store was filled from log {known.log_id.hex()}, and the command server has "
+                f"log {identity.log_id.hex()}. Use that log's own read store, or remove this one to fill it anew."
+            )
+        position, event_id = self._checkpoint
+        if position and first.checkpoint_event_id != event_id:
+            there = f"event {first.checkpoint_event_id}" if first.checkpoint_event_id else "no event"
+            raise _StalledError(
+                f"LOG_DIVERGED: at position {position} the read store has event {event_id}, and the log has {there}. "
+                "The log was set back to an earlier state; remove the read store to fill it anew."
+            )
+        # A projection that stalled on the store goes on when it can write again, which this tries.
+        if identity != known or self.state == states.PROJECTION_STATE_STALLED:
+            await self._file.run(self._writer.write_identity, identity)
+
+    def _settle(self) -> bool:
+        """Decides between RUNNING and CATCHING_UP; whether that changed."""
+        before = self.state
+        if self._head.heard is None:
+            self.state = states.PROJECTION_STATE_CATCHING_UP
+        else:
+            behind = self._lag.seconds(self.applied_position)
+            if not behind:
+                self.state = states.PROJECTION_STATE_RUNNING
+            elif behind >= _BEHIND_SECONDS:
+                self.state = states.PROJECTION_STATE_CATCHING_UP
+        if self.state != before:
+            self._log.info(self._state_name(), applied_position=self.applied_position, lag_events=self.lag_events)
+        return self.state != before
+
+    def _become(self, state: states.ProjectionState) -> None:
+        """Takes a state that is not STALLED, and tells it."""
+        self.state, self.reason, self._stalled_event = state, "", None
+        self._log.info(self._state_name(), applied_position=self.applied_position, lag_events=self.lag_events)
+        self._publish()
+
+    def _stall(self, reason: str) -> None:
+        if self.reason != reason:
+            self._log.error("STALLED", reason=reason, applied_position=self.applied_position)
+        self.state, self.reason = states.PROJECTION_STATE_STALLED, reason
+        self._publish()
+
+    def _lose(self, trouble: str) -> None:
+        if not self._trouble:
+            self._log.warning("the log is lost, and followed again", error=trouble)
+        self._trouble = trouble
+
+    async def _regain(self) -> None:
+        """The log is followed, and the store answers."""
+        if self._trouble:
+            self._log.info("the log is followed again", position=self._checkpoint.position)
+            self._trouble = ""
+        if self.state == states.PROJECTION_STATE_STALLED:
+            self._become(states.PROJECTION_STATE_CATCHING_UP)
+        self._settle()
+        self._publish()
+        await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        await self._health.set(f"diptych.projection.{self.projection.name}", self.state not in _STANDING)
+
+    def _publish(self) -> None:
+        feed = ProjectionFeed(
+            name=self.projection.name,
+            version=self.projection.version,
+            generation=self._writer.generation,
+            state=self.state,
+            reason=self.reason,
+            stalled_event=self._stalled_event,
+            applied_position=self.applied_position,
+            changed_position=self._changed_position,
+        )
+        identity = self._writer.identity
+        if identity is not None:
+            feed.identity.log_id = identity.log_id
+            for epoch, first in identity.epochs:
+                feed.identity.epochs.add(epoch=epoch, first_position=first)
+        changed, self._changed_rows = self._changed_rows, []
+        self._feed.publish(feed, changes_of(self.projection.views, changed) if changed and self._feed.heard else ())
+
+    def _state_name(self) -> str:
+        return states.ProjectionState.Name(self.state).removeprefix("PROJECTION_STATE_")
+
+
+def _fold_failed(failure: FoldFailure) -> str:
+    return f"FOLD_FAILED: {str(failure).rstrip('.')}."

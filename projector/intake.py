@@ -1,0 +1,123 @@
+"""The intake: frames of the log as they come, cut into batches of those that are already there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from diptych.internal.v1.log_pb2 import FollowResponse
+from diptych.read_store import Checkpoint
+from diptych.v1.events_pb2 import RecordedEvent
+
+_FRAMES_MAX = 4
+"""Frames, of about 1 MiB at most, that are read ahead of folding."""
+
+
+class FollowStream(Protocol):
+    """What the log sends."""
+
+    async def read(self) -> object:
+        """The next frame; anything else is the end."""
+        ...
+
+
+class Batch:
+    """Consecutive events, and how far they reach."""
+
+    __slots__ = ("events", "head_position", "position", "through")
+
+    def __init__(self) -> None:
+        self.events: list[RecordedEvent] = []
+        self.position = 0
+        """Everything up to here is in the batch, or did not match."""
+        self.through: Checkpoint | None = None
+        """The last place up to there that has a known event id, if there is one."""
+        self.head_position = 0
+        """The head of the log when the batch was sent."""
+
+
+class LogEndedError(Exception):
+    """The log ended the stream, without an error."""
+
+
+class Intake:
+    """Reads ahead, a few frames at most, and gives out what is there in batches of at most so many events."""
+
+    def __init__(self, stream: FollowStream, batch_events_max: int) -> None:
+        self._stream = stream
+        self._max = batch_events_max
+        self._frames: asyncio.Queue[FollowResponse] = asyncio.Queue(_FRAMES_MAX)
+        self._frame: FollowResponse | None = None
+        self._events: Sequence[RecordedEvent] = ()
+        self._taken = 0
+        self._reader = asyncio.ensure_future(self._read())
+
+    async def next(self, timeout_seconds: float) -> Batch | None:
+        """The next batch; None if nothing came in time. Raises what ended the stream, when all before it is out."""
+        if self._frame is None:
+            frame = await self._wait(timeout_seconds)
+            if frame is None:
+                return None
+            self._open(frame)
+        batch = Batch()
+        while self._take(batch) and len(batch.events) < self._max and not self._frames.empty():
+            self._open(self._frames.get_nowait())
+        return batch
+
+    async def close(self) -> None:
+        """Stops reading."""
+        self._reader.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await self._reader
+
+    async def _wait(self, timeout_seconds: float) -> FollowResponse | None:
+        if self._frames.empty():
+            if self._reader.done():
+                self._reader.result()
+                raise LogEndedError("the log ended the stream")
+            getting = asyncio.ensure_future(self._frames.get())
+            try:
+                await asyncio.wait(
+                    {getting, self._reader}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                if getting.done():
+                    return getting.result()
+            finally:
+                getting.cancel()
+            return None
+        return self._frames.get_nowait()
+
+    async def _read(self) -> None:
+        while True:
+            frame = await self._stream.read()
+            if not isinstance(frame, FollowResponse):
+                return
+            await self._frames.put(frame)
+
+    def _open(self, frame: FollowResponse) -> None:
+        self._frame = frame
+        self._events = frame.events
+        self._taken = 0
+
+    def _take(self, batch: Batch) -> bool:
+        """Moves events from the frame into the batch, as many as both allow; whether that was all of the frame."""
+        frame = self._frame
+        assert frame is not None
+        room = self._max - len(batch.events)
+        events = self._events[self._taken : self._taken + room]
+        batch.events.extend(events)
+        batch.head_position = max(batch.head_position, frame.head_position)
+        self._taken += len(events)
+        if events:
+            batch.position = events[-1].position
+            batch.through = Checkpoint(events[-1].position, events[-1].event_id)
+        if self._taken < len(self._events):
+            return False
+        if frame.position > batch.position:
+            batch.position = frame.position
+            if frame.event_id:
+                batch.through = Checkpoint(frame.position, frame.event_id)
+        self._frame = None
+        return True

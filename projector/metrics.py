@@ -1,0 +1,61 @@
+"""Metrics of the projector, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_LABELS = ("projection",)
+_APPLIED = Gauge("diptych_projection_applied_position", "Everything up to this position is applied.", _LABELS)
+_LAG_EVENTS = Gauge("diptych_projection_lag_events", "Events between that and the head, as last heard.", _LABELS)
+_LAG_SECONDS = Gauge("diptych_projection_lag_seconds", "For how long it has not been at the head.", _LABELS)
+_STATE = Gauge("diptych_projection_state", "1 for the state it is in, 0 for the others.", (*_LABELS, "state"))
+_EVENTS = Counter("diptych_projection_events_folded", "Events folded.", _LABELS)
+_ROWS = Counter("diptych_projection_rows_changed", "Rows written.", _LABELS)
+_FOLD = Histogram(
+    "diptych_projection_fold_batch_seconds",
+    "How long a batch was folded, without the store.",
+    _LABELS,
+    buckets=(0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
+)
+_COMMIT = Histogram(
+    "diptych_projection_commit_batch_seconds",
+    "How long a batch took from select to commit, with the wait for the database's thread.",
+    _LABELS,
+    buckets=(0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
+)
+
+_STATES = ("RUNNING", "CATCHING_UP", "PAUSED", "STALLED")
+
+
+class ProjectionMetrics:
+    """The metrics of one projection."""
+
+    def __init__(self, projection: str) -> None:
+        self._projection = projection
+        self._events = _EVENTS.labels(projection)
+        self._rows = _ROWS.labels(projection)
+        self._fold = _FOLD.labels(projection)
+        self._commit = _COMMIT.labels(projection)
+
+    def watch(
+        self,
+        applied: Callable[[], float],
+        lag_events: Callable[[], float],
+        lag_seconds: Callable[[], float],
+        state: Callable[[], str],
+    ) -> None:
+        """Reads these whenever the metrics are asked for."""
+        _APPLIED.labels(self._projection).set_function(applied)
+        _LAG_EVENTS.labels(self._projection).set_function(lag_events)
+        _LAG_SECONDS.labels(self._projection).set_function(lag_seconds)
+        for name in _STATES:
+            _STATE.labels(self._projection, name).set_function(lambda name=name: float(state() == name))  # type: ignore[misc]
+
+    def committed(self, events: int, rows: int, fold_seconds: float, seconds: float) -> None:
+        """Counts a batch."""
+        self._events.inc(events)
+        self._rows.inc(rows)
+        self._fold.observe(fold_seconds)
+        self._commit.observe(seconds)

@@ -1,0 +1,285 @@
+"""The row writer: one projection's rows and checkpoint in the read store.
+
+A batch is one function on the database's thread: select the rows that it needs, fold, write those that changed and
+the checkpoint, commit. The checkpoint moves only from where this writer left it, which keeps out a projector that
+has been replaced and does not know it yet.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Table, bindparam, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from diptych.folding import Contents, Folded, Folding
+from diptych.projection import Projection
+from diptych.read_store import (
+    Checkpoint,
+    Compiled,
+    compile_sqlite,
+    decode_epochs,
+    encode_epochs,
+    generations,
+    new_filling,
+    shape,
+    view_table,
+)
+from diptych.serving import StartError
+from diptych.token import LogIdentity
+from diptych.v1.events_pb2 import RecordedEvent
+from projector.read_store_file import ReadStoreFile
+
+
+class LeadLostError(Exception):
+    """Another projector has moved the checkpoint."""
+
+
+class Committed:
+    """What became of a batch."""
+
+    __slots__ = ("checkpoint", "fold_seconds", "folded", "rows")
+
+    def __init__(self, folded: Folded, checkpoint: Checkpoint, fold_seconds: float) -> None:
+        self.folded = folded
+        """The changed rows, with their bytes, and the failure, if there was one."""
+        self.checkpoint = checkpoint
+        """Everything up to here is applied. On disk only if a row changed."""
+        self.fold_seconds = fold_seconds
+        """How long reading the events and folding them took."""
+        self.rows = sum(map(len, folded.changed))
+        """How many rows changed."""
+
+
+class _ViewStatements:
+    """The statements of one view's table."""
+
+    def __init__(self, table: Table) -> None:
+        wanted = select(func.json_each(bindparam("keys")).table_valued("value").c.value)
+        self.select = compile_sqlite(select(table.c.key, table.c.row).where(table.c.key.in_(wanted))).sql
+        statement = upsert(table)
+        replaced = {column.name: statement.excluded[column.name] for column in table.columns if column.name != "key"}
+        compiled = compile_sqlite(statement.on_conflict_do_update(index_elements=["key"], set_=replaced))
+        # A changed row is a tuple in this order.
+        assert list(compiled.names) == [column.name for column in table.columns]
+        self.upsert = compiled.sql
+
+
+class RowWriter:
+    """Writes one generation of a projection.
+
+    But for `generation`, `stored`, `identity` and `paused`, for the database's thread alone.
+    """
+
+    def __init__(self, file: ReadStoreFile, projection: Projection) -> None:
+        self.projection = projection
+        self.generation = 0
+        self.stored = Checkpoint(0, "")
+        """The checkpoint on disk."""
+        self.identity: LogIdentity | None = None
+        """The log that the rows come from; None before the first contact."""
+        self.paused = False
+        """Whether an operator paused it."""
+        self._file = file
+        self._folding = Folding(projection)
+        self._views: list[_ViewStatements] = []
+        self._move: Compiled
+        self._identify: Compiled
+        self._pause: Compiled
+
+    def open(self) -> None:
+        """Opens the active generation, or makes the first of this version; raises `StartError`.
+
+        A newer version of the projection begins a generation of its own, which answers from then on. Those of older
+        versions stay as they are.
+        """
+        connection = self._file.connection
+        name, version, digest = self.projection.name, self.projection.version, shape(self.projection)
+        with transaction(connection):
+            found = connection.execute(*_bound(_ACTIVE, projection=name)).fetchone()
+            if found is not None and found[1] > version:
+                raise StartError(
+                    f"Projection {name} has version {found[1]} in {self._file.path}, and this code is the older "
+                    f"version {version}: run the newer code, or use another read store."
+                )
+            if found is not None and found[1] == version:
+                self._reopen(found, digest)
+            else:
+                # It is the projection that an operator paused, whatever its version.
+                self.paused = found is not None and bool(found[-1])
+                self._begin(digest)
+            tables = [view_table(view, self.generation) for view in self.projection.views]
+            for table in tables:
+                self._file.create(table)
+        self._views = [_ViewStatements(table) for table in tables]
+        mine = (generations.c.projection == name) & (generations.c.generation == self.generation)
+        moved = (generations.c.position == bindparam("old_position")) & (
+            generations.c.event_id == bindparam("old_event_id")
+        )
+        self._move = compile_sqlite(
+            update(generations)
+            .where(mine, moved)
+            .values(position=bindparam("new_position"), event_id=bindparam("new_event_id"))
+        )
+        self._identify = compile_sqlite(
+            update(generations)
+            .where(mine, moved)
+            .values(log_id=bindparam("new_log_id"), epochs=bindparam("new_epochs"))
+        )
+        self._pause = compile_sqlite(update(generations).where(mine, moved).values(paused=bindparam("new_paused")))
+
+    def commit(self, events: Sequence[RecordedEvent], through: Checkpoint) -> Committed:
+        """Folds a batch, and writes rows and checkpoint together; raises `LeadLostError`, `sqlite3.Error`.
+
+        `through` is what the batch reaches to. If an event cannot be folded, what came before it is committed. If
+        no row changed, nothing is written, and the checkpoint is the caller's to write when it likes.
+        """
+        prepared = self._folding.prepare(events)
+        connection = self._file.connection
+        with transaction(connection):
+            loaded = [
+                self._select(view, keys) if keys else {}
+                for view, keys in zip(self._views, prepared.wanted, strict=True)
+            ]
+            started = time.perf_counter()
+            folded = self._folding.fold(prepared, loaded)
+            seconds = time.perf_counter() - started
+            checkpoint = through
+            if folded.failure is not None:
+                last = folded.last
+                checkpoint = self.stored if last is None else Checkpoint(last.position, last.event_id)
+            if folded.changed_position:
+                for view, changes in zip(self._views, folded.changed, strict=True):
+                    if changes:
+                        connection.executemany(view.upsert, changes.values())
+                self._write(checkpoint)
+        if folded.changed_position:
+            self.stored = checkpoint
+        return Committed(folded, checkpoint, seconds)
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Writes a checkpoint that no row came with, unless a later one is there; returns the one on disk."""
+        if checkpoint.position > self.stored.position:
+            with transaction(self._file.connection):
+                self._write(checkpoint)
+            self.stored = checkpoint
+        return self.stored
+
+    def write_identity(self, identity: LogIdentity) -> None:
+        """Writes which log the rows come from."""
+        log_id, epochs = encode_epochs(identity)
+        with transaction(self._file.connection):
+            self._update(self._identify, new_log_id=log_id, new_epochs=epochs)
+        self.identity = identity
+
+    def write_paused(self, paused: bool, checkpoint: Checkpoint) -> None:
+        """Writes whether the projection is paused, and with it the checkpoint, unless a later one is there."""
+        later = checkpoint if checkpoint.position > self.stored.position else self.stored
+        connection = self._file.connection
+        # Nothing could tell it again, as the log does with rows: it must outlive a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        try:
+            with transaction(connection):
+                self._update(self._pause, new_paused=paused)
+                self._write(later)
+        finally:
+            connection.execute("PRAGMA synchronous = NORMAL")
+        self.stored, self.paused = later, paused
+
+    def _select(self, view: _ViewStatements, keys: Iterable[str]) -> Contents:
+        return dict(self._file.connection.execute(view.select, (json.dumps(list(keys)),)))
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        self._update(self._move, new_position=checkpoint.position, new_event_id=checkpoint.event_id)
+
+    def _update(self, statement: Compiled, **values: Any) -> None:
+        """Changes this generation's row, if the checkpoint there is the one that this writer left."""
+        old_position, old_event_id = self.stored
+        bound = statement.bind(old_position=old_position, old_event_id=old_event_id, **values)
+        if self._file.connection.execute(statement.sql, bound).rowcount != 1:
+            raise LeadLostError(
+                f"the checkpoint of projection {self.projection.name}, generation {self.generation}, is no longer "
+                f"{old_position}, where this projector left it"
+            )
+
+    def _reopen(self, found: Sequence[Any], digest: str) -> None:
+        generation, version, stored_shape, position, event_id, log_id, epochs, paused = found
+        if stored_shape != digest:
+            raise StartError(
+                f"The views, rows or columns of projection {self.projection.name} have changed since "
+                f"{self._file.path} was filled, and its version is still {version}: raise the version, which fills "
+                "it anew beside what is there."
+            )
+        self.generation = generation
+        self.stored = Checkpoint(position, event_id)
+        self.identity = decode_epochs(log_id, epochs)
+        self.paused = bool(paused)
+        named = _bound(
+            _NAME, of_projection=self.projection.name, of_generation=generation, unnamed="", named=new_filling()
+        )
+        self._file.connection.execute(*named)
+
+    def _begin(self, digest: str) -> None:
+        connection, name = self._file.connection, self.projection.name
+        (last,) = connection.execute(*_bound(_LAST, projection=name)).fetchone()
+        self.generation = (last or 0) + 1
+        connection.execute(*_bound(_RETIRE, of_projection=name))
+        connection.execute(
+            *_bound(
+                _BEGIN,
+                projection=name,
+                generation=self.generation,
+                version=self.projection.version,
+                shape=digest,
+                active=True,
+                position=0,
+                event_id="",
+                log_id="",
+                epochs="",
+                filling=new_filling(),
+                tombstone_floor=0,
+                paused=self.paused,
+            )
+        )
+
+
+_C = generations.c
+_ACTIVE = compile_sqlite(
+    select(_C.generation, _C.version, _C.shape, _C.position, _C.event_id, _C.log_id, _C.epochs, _C.paused).where(
+        _C.projection == bindparam("projection"), _C.active.is_(True)
+    )
+)
+_LAST = compile_sqlite(select(func.max(_C.generation)).where(_C.projection == bindparam("projection")))
+_RETIRE = compile_sqlite(update(generations).where(_C.projection == bindparam("of_projection")).values(active=False))
+_BEGIN = compile_sqlite(insert(generations))
+_NAME = compile_sqlite(  # The file was made before fillings had names.
+    update(generations)
+    .where(
+        _C.projection == bindparam("of_projection"),
+        _C.generation == bindparam("of_generation"),
+        _C.filling == bindparam("unnamed"),
+    )
+    .values(filling=bindparam("named"))
+)
+
+
+def _bound(statement: Compiled, **values: Any) -> tuple[str, tuple[Any, ...]]:
+    return statement.sql, statement.bind(**values)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction that holds the write lock from its first statement on."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # Some errors roll back by themselves.
+            connection.execute("ROLLBACK")
+        raise

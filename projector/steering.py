@@ -1,0 +1,64 @@
+"""Steering: work that goes on until it is halted, and again when it is let go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+_PATIENCE_SECONDS = 0.1
+
+
+class Steering:
+    """Steers one piece of work. Work that ends by itself stays ended until it is let go again."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], *, going: bool) -> None:
+        self.step = asyncio.Lock()
+        """Held by the work over what must not be cut short."""
+        self._work = work
+        self._working: asyncio.Task[None] | None = None
+        self._go = asyncio.Event()
+        self._changing = asyncio.Lock()
+        self._changes: set[asyncio.Task[None]] = set()
+        if going:
+            self._go.set()
+
+    async def run(self) -> None:
+        """Runs the work, whenever it may go, until this is cancelled; raises what the work does."""
+        while True:
+            await self._go.wait()
+            if not self._go.is_set():
+                continue  # Halted again in the meantime.
+            self._go.clear()
+            self._working = asyncio.create_task(self._work())
+            (ended,) = await asyncio.gather(self._working, return_exceptions=True)
+            if isinstance(ended, Exception):
+                raise ended
+
+    def go(self) -> None:
+        """Lets the work begin anew, after it was halted or has ended."""
+        self._go.set()
+
+    async def halt(self) -> bool:
+        """Ends the work, not in the middle of a step, and returns when it has ended: whether it was going."""
+        working = self._working
+        going = self._go.is_set() or (working is not None and not working.done())
+        self._go.clear()
+        while working is not None and not working.done():
+            async with self.step:
+                working.cancel()
+            # Something that was being closed may have taken the cancellation for its own: then it is cancelled again.
+            await asyncio.wait((working,), timeout=_PATIENCE_SECONDS)
+        return going
+
+    async def change(self, change: Callable[[], Awaitable[None]]) -> None:
+        """Makes a change, one after the other, and to the end even if whoever asks for it goes away."""
+
+        async def in_turn() -> None:
+            async with self._changing:
+                await change()
+
+        changing = asyncio.create_task(in_turn())
+        self._changes.add(changing)
+        changing.add_done_callback(self._changes.discard)
+        await asyncio.shield(changing)

@@ -1,0 +1,1 @@
+"""The query server: answers, at least as fresh as asked."""

@@ -1,0 +1,62 @@
+"""Metrics: read off when they are scraped, so that they cost the calls nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from query_server.cache import Cache
+from query_server.freshness import Freshness
+from query_server.row_reader import RowReader
+from query_server.watches import Watches
+
+
+class QueryServerMetrics(Collector):
+    """What a query server tells about itself."""
+
+    def __init__(self, freshness: Freshness, reader: RowReader, cache: Cache, watches: Watches) -> None:
+        self._freshness = freshness
+        self._reader = reader
+        self._cache = cache
+        self._watches = watches
+
+    def collect(self) -> Iterable[Metric]:
+        """The values now."""
+        freshness, now = self._freshness, self._freshness.now
+        head = freshness.head.position or 0
+        yield GaugeMetricFamily("diptych_head_position", "Head of the log, as last heard.", head)
+        yield GaugeMetricFamily("diptych_waits", "Calls that wait for a projection.", freshness.waits)
+        yield CounterMetricFamily("diptych_selects", "Selects of rows by key.", self._reader.selects)
+        yield CounterMetricFamily("diptych_keys_read", "Rows asked for by key.", self._reader.keys_read)
+        yield GaugeMetricFamily("diptych_watches", "Watches that are open.", self._watches.open)
+        yield CounterMetricFamily("diptych_watched_rows", "Rows sent to watches.", self._watches.rows)
+        yield CounterMetricFamily("diptych_watch_reads", "Reads of the store for watches.", self._watches.reader.reads)
+        yield CounterMetricFamily("diptych_watch_overflows", "Watches that were too slow.", self._watches.overflows)
+        applied = GaugeMetricFamily("diptych_applied_position", "Applied position.", labels=["projection"])
+        events = GaugeMetricFamily("diptych_lag_events", "Events behind the head.", labels=["projection"])
+        seconds = GaugeMetricFamily("diptych_lag_seconds", "Time since it was at the head.", labels=["projection"])
+        serving = GaugeMetricFamily("diptych_projection_serving", "Health of a projection.", labels=["projection"])
+        for tracker in list(freshness.trackers.values()):
+            applied.add_metric([tracker.name], tracker.position)
+            events.add_metric([tracker.name], freshness.lag_events(tracker.position))
+            seconds.add_metric([tracker.name], freshness.lag_seconds(tracker.position))
+            serving.add_metric([tracker.name], tracker.serving(now))
+        yield from (applied, events, seconds, serving)
+        yield from self._cached()
+
+    def _cached(self) -> Iterable[Metric]:
+        hits = CounterMetricFamily("diptych_cache_hits", "Answers from memory.", labels=["view"])
+        misses = CounterMetricFamily("diptych_cache_misses", "Look-ups that found nothing to answer.", labels=["view"])
+        bypasses = CounterMetricFamily("diptych_cache_bypasses", "Look-ups without a live feed.", labels=["view"])
+        entries = GaugeMetricFamily("diptych_cache_entries", "Rows and answers in memory.", labels=["view"])
+        size = GaugeMetricFamily("diptych_cache_bytes", "What they take, about.", labels=["view"])
+        for view in self._cache.views:
+            hits.add_metric([view.name], view.hits)
+            misses.add_metric([view.name], view.misses)
+            bypasses.add_metric([view.name], view.bypasses)
+            entries.add_metric([view.name], view.entries)
+            size.add_metric([view.name], view.size)
+        yield from (hits, misses, bypasses, entries, size)
