@@ -1,0 +1,199 @@
+"""Imports UCI *Online Retail*: `python -m shop.import_retail FILE.csv`, with the servers running.
+
+Each invoice becomes an order or, if its number begins with C, a return. The import can be broken off in any way and run
+again: nothing is doubled. It ends when the read model includes all of it, and compares what the read model tells of the
+file's days with its own sums.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from diptych.client import CallRefused, Connection
+from diptych.settings import Address
+from diptych.v1.read_model_pb2 import WAIT_OUTCOME_REACHED, WaitForVersionResponse, WaitOutcome
+from shop.retail import importer
+from shop.retail.commands import CURRENCY
+from shop.retail.importer import Imported, Importer
+from shop.retail.reader import UnreadableFile
+from shop.retail.report import Comparison, told_commands, told_rows, told_sums
+from shop.retail.sums import DAY_SECONDS, Figures, Summing, Sums, told
+from shop.v1.analytics_pb2 import ANALYTICS_GROUPING_COUNTRY, ANALYTICS_GROUPING_DAY, AnalyticsGroup
+from shop.v1.order_queries_pb2 import GetOrderAnalyticsRequest
+
+_CONNECT_SECONDS = 5.0
+_RETRY_SECONDS = 60.0
+"""For how long a server may be away once the import has begun."""
+
+
+def _address(value: str) -> str:
+    try:
+        return str(TypeAdapter(Address).validate_python(value))
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
+def main(
+    file: Annotated[Path, typer.Argument(metavar="CSV", help="The data set: CSV, UTF-8.", show_default=False)],
+    command_address: Annotated[
+        str,
+        typer.Option(envvar="DIPTYCH_COMMAND_ADDRESS", callback=_address, help="HOST:PORT of the command server."),
+    ] = "127.0.0.1:50051",
+    query_address: Annotated[
+        str, typer.Option(envvar="DIPTYCH_QUERY_ADDRESS", callback=_address, help="HOST:PORT of the query server.")
+    ] = "127.0.0.1:50052",
+    window: Annotated[int, typer.Option(min=1, max=64, help="Messages under way at once.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, max=1000, help="Commands to a message.")] = 250,
+) -> None:
+    """Imports UCI Online Retail into the shop, and compares its sums with the read model's.
+
+    It can be broken off and run again: nothing is doubled. In a deployment that has other orders on the file's days the
+    sums differ, of course. Exit status 0: they agree; 1: they do not, or a command was refused; 2: the file cannot be
+    read.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            status = asyncio.run(_main(opened, command_address, query_address, window=window, batch=batch))
+    except OSError as error:
+        status = _fail(f"{file} cannot be read: {error.strerror or error}.", 2)
+    except UnreadableFile as error:
+        status = _fail(f"{file}: {error}", 2)
+    except CallRefused as refused:
+        status = _fail(f"{refused} Run it again: nothing is doubled.", 1)
+    except KeyboardInterrupt:
+        status = _fail("Broken off. Run it again: nothing is doubled.", 130)
+    raise typer.Exit(status)
+
+
+async def _main(file: TextIO, commands: str, queries: str, *, window: int, batch: int) -> int:
+    async with Connection(commands, queries, retry_seconds=_RETRY_SECONDS) as shop:
+        absent = await _absent(shop, commands, queries)
+        if absent:
+            return _fail(f"{absent} Are the servers running?", 1)
+        start = time.monotonic()
+        with Bar(os.fstat(file.fileno()).st_size) as bar:
+            run = Importer(shop, window=window, batch=batch)
+            imported = await run.run(file, bar.sent)
+            sent = time.monotonic()
+            reached = await run.wait(bar.waited)
+        readable = time.monotonic()
+        _tell(*told_rows(imported), "", *told_commands(imported), "")
+        rate = imported.reader.rows / max(readable - start, 1e-9)
+        _tell(
+            f"Decided after {sent - start:.2f} s, readable after {readable - start:.2f} s: {rate:,.0f} rows/s.",
+            "",
+        )
+        if reached is not None and reached.outcome != WAIT_OUTCOME_REACHED:
+            outcome = WaitOutcome.Name(reached.outcome).removeprefix("WAIT_OUTCOME_")
+            return _fail(f"The read model does not include the import: {reached.projection} is {outcome}.", 1)
+        return await _compare(shop, imported)
+
+
+async def _absent(shop: Connection, commands: str, queries: str) -> str:
+    """Which server cannot be reached; empty: both can."""
+    servers = (("command server", commands, shop.commands), ("query server", queries, shop.queries))
+    for name, address, channel in servers:
+        try:
+            await asyncio.wait_for(channel.channel_ready(), _CONNECT_SECONDS)
+        except TimeoutError:
+            return f"No {name} answers at {address}."
+    return ""
+
+
+async def _compare(shop: Connection, imported: Imported) -> int:
+    file = imported.summing.sums()
+    if file is None:
+        _tell("The file has nothing to compare.")
+        return 1 if imported.tally.refusals else 0
+    comparison = Comparison(file, await query_sums(shop, imported.summing))
+    _tell(*told_sums(comparison), "")
+    if not comparison.agrees:
+        return _fail("The sums differ. Only the file's orders should be there on its days; were there others?", 1)
+    if imported.tally.refusals:
+        return _fail("The sums agree, but commands were refused.", 1)
+    _tell("The sums agree exactly.")
+    return 0
+
+
+async def query_sums(shop: Connection, summing: Summing) -> Sums:
+    """What the read model tells of the days of the file, up to the last token at least."""
+    start, end = (Timestamp(seconds=day * DAY_SECONDS) for day in (summing.first_day, summing.last_day + 1))
+    by_day, by_country = [
+        await shop.query(
+            GetOrderAnalyticsRequest(start_time=start, end_time=end, group_by=grouping), token=shop.token or None
+        )
+        for grouping in (ANALYTICS_GROUPING_DAY, ANALYTICS_GROUPING_COUNTRY)
+    ]
+    whole = _figures(by_day.totals).get("", Figures())
+    return Sums(days=_figures(by_day.groups), countries=_figures(by_country.groups), whole=whole)
+
+
+class Bar:
+    """A progress bar on stderr, if that is a terminal."""
+
+    def __init__(self, size: int) -> None:
+        console = Console(stderr=True)
+        self._shown = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._sending = self._shown.add_task("Sending", total=size, note="")
+        self._waiting = self._shown.add_task("Read model", total=None, start=False, visible=False, note="")
+
+    def __enter__(self) -> Bar:
+        self._shown.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shown.stop()
+
+    def sent(self, progress: importer.Progress) -> None:
+        """Shows how far the file is sent."""
+        refused = f", {progress.refused:,} commands refused" if progress.refused else ""
+        self._shown.update(self._sending, completed=progress.bytes, note=f"{progress.rows:,} rows{refused}")
+
+    def waited(self, answer: WaitForVersionResponse) -> None:
+        """Shows how far the read model is."""
+        self._shown.start_task(self._waiting)
+        progress = answer.progress
+        self._shown.update(
+            self._waiting,
+            visible=True,
+            total=progress.head_position,
+            completed=progress.applied_position,
+            note=f"{answer.projection}: {progress.lag_events:,} events behind",
+        )
+
+
+def _figures(groups: Iterable[AnalyticsGroup]) -> dict[str, Figures]:
+    return {group.key: told(group) for group in groups if group.currency_code == CURRENCY}
+
+
+def _tell(*lines: str) -> None:
+    print("\n".join(lines), flush=True)
+
+
+def _fail(sentence: str, status: int) -> int:
+    print(f"import_retail: {sentence}", file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    typer.run(main)

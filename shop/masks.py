@@ -1,0 +1,24 @@
+"""Which fields an update writes, by its `update_mask`."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+
+class Update(Protocol):
+    """A command with an `update_mask`."""
+
+    @property
+    def update_mask(self) -> FieldMask:
+        """The fields to write; none: all that are not empty."""
+        ...
+
+
+def fields_to_write(command: Update, fields: Sequence[str]) -> list[str]:
+    """Those of `fields` that the command's `update_mask` names; if it names none, those that are not empty."""
+    named = set(command.update_mask.paths)
+    if named:
+        return [field for field in fields if field in named]
+    given: Any = command
+    return [field for field in fields if getattr(given, field)]

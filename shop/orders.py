@@ -1,0 +1,214 @@
+"""Orders, placed or imported. Names and emails are put into the events, so that an order shows them as they were."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.type.money_pb2 import Money
+
+from diptych import Aggregate, AggregateRef, Deciding
+from shop.items import at_catalogue_prices, products_of, record_items, units_by_product
+from shop.refusals import (
+    OrderExists,
+    OrderNotCancellable,
+    OrderNotFound,
+    OrderStatusNotNext,
+    UnknownUser,
+    UserDeactivated,
+)
+from shop.users import UserState, user
+from shop.v1.order_commands_pb2 import (
+    CancelOrderRequest,
+    ImportOrderRequest,
+    PlaceOrderRequest,
+    UpdateOrderStatusRequest,
+)
+from shop.v1.order_events_pb2 import CancelledItem, OrderCancelled, OrderImported, OrderPlaced, OrderStatusChanged
+from shop.v1.orders_pb2 import (
+    ORDER_STATUS_CANCELLED,
+    ORDER_STATUS_CONFIRMED,
+    ORDER_STATUS_DELIVERED,
+    ORDER_STATUS_PENDING,
+    ORDER_STATUS_SHIPPED,
+    ORDER_STATUS_UNSPECIFIED,
+    OrderStatus,
+)
+from shop.v1.users_pb2 import USER_STATUS_DEACTIVATED
+
+NEXT: dict[OrderStatus, OrderStatus] = {
+    ORDER_STATUS_PENDING: ORDER_STATUS_CONFIRMED,
+    ORDER_STATUS_CONFIRMED: ORDER_STATUS_SHIPPED,
+    ORDER_STATUS_SHIPPED: ORDER_STATUS_DELIVERED,
+}
+"""What follows each status."""
+
+CANCELLABLE = (ORDER_STATUS_PENDING, ORDER_STATUS_CONFIRMED)
+"""How far an order may have come and still be cancelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sold:
+    """What an order has added to the figures, and its cancellation takes out again."""
+
+    order_time: Timestamp
+    total: Money
+    units: tuple[tuple[str, int], ...]
+    """Each product and its pieces."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderState:
+    """An order, as far as decisions and other aggregates' events need it."""
+
+    customer_id: str = ""
+    country: str = ""
+    status: OrderStatus = ORDER_STATUS_UNSPECIFIED
+    sold: Sold | None = None
+    """There as long as the order can be cancelled."""
+
+
+order = Aggregate[OrderState]("order", initial=OrderState(), id="order_id")
+
+
+def _reads(command: ImportOrderRequest | PlaceOrderRequest) -> Iterator[AggregateRef]:
+    if command.customer_id:
+        yield user.ref(command.customer_id)
+    yield from products_of(command.items)
+
+
+@order.decides(ImportOrderRequest, reads=_reads)
+def import_order(state: OrderState, command: ImportOrderRequest, at: Deciding) -> Sequence[OrderImported]:
+    """Records a historic order as it was, under the names of now."""
+    if at.version:
+        raise OrderExists(order_id=at.id)
+    customer = _customer(command.customer_id, at) if command.customer_id else UserState()
+    items, total = record_items(command.items, at)
+    return [
+        OrderImported(
+            order_id=at.id,
+            customer_id=command.customer_id,
+            customer_name=customer.display_name,
+            customer_email=customer.email,
+            order_time=command.order_time,
+            country=command.country,
+            items=items,
+            status=command.status or ORDER_STATUS_DELIVERED,
+            total=total,
+            shipping_address=command.shipping_address,
+            payment_method=command.payment_method,
+        )
+    ]
+
+
+@order.decides(PlaceOrderRequest, reads=_reads)
+def place(state: OrderState, command: PlaceOrderRequest, at: Deciding) -> Sequence[OrderPlaced]:
+    """Records an order at the prices and under the names of now. How much is in stock is not asked here."""
+    if at.version:
+        raise OrderExists(order_id=at.id)
+    customer = _customer(command.customer_id, at)
+    if customer.status == USER_STATUS_DEACTIVATED:
+        raise UserDeactivated(user_id=command.customer_id)
+    items, total = record_items(at_catalogue_prices(command.items, at), at)
+    return [
+        OrderPlaced(
+            order_id=at.id,
+            customer_id=command.customer_id,
+            customer_name=customer.display_name,
+            customer_email=customer.email,
+            order_time=at.now,
+            country=command.country,
+            items=items,
+            total=total,
+            shipping_address=command.shipping_address,
+            payment_method=command.payment_method,
+        )
+    ]
+
+
+@order.decides(UpdateOrderStatusRequest)
+def update_status(state: OrderState, command: UpdateOrderStatusRequest, at: Deciding) -> Sequence[OrderStatusChanged]:
+    """Moves the order one step on."""
+    _must_exist(at)
+    if command.status == state.status:
+        return []
+    if command.status != NEXT.get(state.status):
+        raise OrderStatusNotNext(
+            order_id=at.id,
+            current_status=OrderStatus.Name(state.status),
+            requested_status=OrderStatus.Name(command.status),
+        )
+    return [
+        OrderStatusChanged(
+            order_id=at.id,
+            customer_id=state.customer_id,
+            status=command.status,
+            previous_status=state.status,
+            reason=command.reason,
+        )
+    ]
+
+
+@order.decides(CancelOrderRequest)
+def cancel(state: OrderState, command: CancelOrderRequest, at: Deciding) -> Sequence[OrderCancelled]:
+    """Calls the order off. Doing it twice adds nothing, and the first reason stays."""
+    _must_exist(at)
+    if state.status == ORDER_STATUS_CANCELLED:
+        return []
+    if state.sold is None:
+        raise OrderNotCancellable(order_id=at.id, current_status=OrderStatus.Name(state.status))
+    return [
+        OrderCancelled(
+            order_id=at.id,
+            customer_id=state.customer_id,
+            order_time=state.sold.order_time,
+            country=state.country,
+            items=[CancelledItem(product_id=id, quantity=units) for id, units in state.sold.units],
+            total=state.sold.total,
+            previous_status=state.status,
+            reason=command.reason,
+        )
+    ]
+
+
+@order.evolves(OrderImported)
+def imported(state: OrderState, event: OrderImported) -> OrderState:
+    """It goes on from the status that it had."""
+    return _recorded(event, event.status)
+
+
+@order.evolves(OrderPlaced)
+def placed(state: OrderState, event: OrderPlaced) -> OrderState:
+    """A new order is pending."""
+    return _recorded(event, ORDER_STATUS_PENDING)
+
+
+@order.evolves(OrderStatusChanged)
+def status_changed(state: OrderState, event: OrderStatusChanged) -> OrderState:
+    """The order is one step further; from some step on it cannot be cancelled."""
+    return replace(state, status=event.status, sold=state.sold if event.status in CANCELLABLE else None)
+
+
+@order.evolves(OrderCancelled)
+def cancelled(state: OrderState, event: OrderCancelled) -> OrderState:
+    """Nothing follows."""
+    return replace(state, status=ORDER_STATUS_CANCELLED, sold=None)
+
+
+def _recorded(event: OrderImported | OrderPlaced, status: OrderStatus) -> OrderState:
+    """A new order. A return of it can take over whose it was."""
+    sold = None
+    if status in CANCELLABLE:
+        units = tuple(units_by_product(event.items).items())
+        sold = Sold(order_time=event.order_time, total=event.total, units=units)
+    return OrderState(customer_id=event.customer_id, country=event.country, status=status, sold=sold)
+
+
+def _customer(id: str, at: Deciding) -> UserState:
+    if not at.version_of(user, id):
+        raise UnknownUser(user_id=id)
+    return at.state(user, id)
+
+
+def _must_exist(at: Deciding) -> None:
+    if not at.version:
+        raise OrderNotFound(order_id=at.id)

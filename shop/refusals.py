@@ -1,0 +1,136 @@
+"""Why the shop refuses: one class for each `shop.v1.ErrorReason`, which also says what to do. A test compares them."""
+
+from diptych import AlreadyExists, FailedPrecondition, NotFound
+
+
+class EmailTaken(AlreadyExists):
+    """Another user has the email."""
+
+    message = "The email {email} is taken by another user."
+    email: str
+
+
+class UsernameTaken(AlreadyExists):
+    """Another user has the username."""
+
+    message = "The username {username} is taken by another user."
+    username: str
+
+
+class UserExists(AlreadyExists):
+    """The id of the new user is registered."""
+
+    message = "User {user_id} is registered already."
+    user_id: str
+
+
+class UserNotFound(NotFound):
+    """The user that the request is addressed to is not registered."""
+
+    message = "There is no user {user_id}."
+    user_id: str
+
+
+class UserDeactivated(FailedPrecondition):
+    """The user can't do that while deactivated."""
+
+    message = "User {user_id} is deactivated."
+    user_id: str
+
+
+class UnknownUser(FailedPrecondition):
+    """The command names a user who is not registered."""
+
+    message = "User {user_id}, whom the command names, is not registered."
+    user_id: str
+
+
+class ProductExists(AlreadyExists):
+    """The id of the new product is in the catalogue."""
+
+    message = "Product {product_id} is in the catalogue already."
+    product_id: str
+
+
+class ProductNotFound(NotFound):
+    """The product that the request is addressed to is not in the catalogue."""
+
+    message = "There is no product {product_id}."
+    product_id: str
+
+
+class StockTooLow(FailedPrecondition):
+    """More pieces would go out than there are."""
+
+    message = "Of product {product_id} there are {stock} pieces in stock, and {requested} are requested."
+    product_id: str
+    stock: int
+    requested: int
+
+
+class UnknownProduct(FailedPrecondition):
+    """The command names a product that is not in the catalogue."""
+
+    message = "Product {product_id}, which the command names, is not in the catalogue."
+    product_id: str
+
+
+class OrderExists(AlreadyExists):
+    """The id of the new order is recorded."""
+
+    message = "Order {order_id} is recorded already."
+    order_id: str
+
+
+class OrderNotFound(NotFound):
+    """The order that the request is addressed to is not recorded."""
+
+    message = "There is no order {order_id}."
+    order_id: str
+
+
+class UnknownOrder(FailedPrecondition):
+    """The command names an order that is not recorded."""
+
+    message = "Order {order_id}, which the command names, is not recorded."
+    order_id: str
+
+
+class ReturnExists(AlreadyExists):
+    """The id of the new return is recorded."""
+
+    message = "Return {return_id} is recorded already."
+    return_id: str
+
+
+class CurrenciesDiffer(FailedPrecondition):
+    """The items of one order or return are in several currencies."""
+
+    message = "The first item is in {currency_code}, and another one in {other_currency_code}."
+    currency_code: str
+    other_currency_code: str
+
+
+class OrderStatusNotNext(FailedPrecondition):
+    """The order cannot go from its status to the one asked for."""
+
+    message = "Order {order_id} is {current_status}, from where it cannot go to {requested_status}."
+    order_id: str
+    current_status: str
+    requested_status: str
+
+
+class OrderNotCancellable(FailedPrecondition):
+    """The order has gone too far to be cancelled."""
+
+    message = "Order {order_id} is {current_status}, so it cannot be cancelled."
+    order_id: str
+    current_status: str
+
+
+class AmountTooLarge(FailedPrecondition):
+    """The items would come to more than an order or a return can hold."""
+
+    message = "With the item of product {product_id} the total would be above 10,000,000,000,000,000 {currency_code}."
+    product_id: str
+    currency_code: str
