@@ -1,0 +1,91 @@
+# On a fresh machine with Python 3.11 or later, git and make, each of these works at once; `make help` lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= .data
+# How many processes share the tests; `make test WORKERS=0` runs them in one.
+WORKERS ?= auto
+
+# A stamp is younger than what it was made from, or make makes it anew.
+INSTALLED := $(VENV)/.installed
+GENERATED := $(VENV)/.generated
+PROTOS := $(shell find protos tests -name '*.proto' 2>/dev/null)
+# A folder that is listed here changes when a file in it is added or removed.
+PROTO_FOLDERS := $(shell find protos $(wildcard tests/*/protos) -type d 2>/dev/null)
+IMAGE := build/contracts.binpb
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install generate run test lint types contracts toolchains format clean
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+run: install ## Start the three servers with the shop, on SQLite; DATA=DIR says where they keep it.
+	@exec $(BIN)/diptych up --domain shop --data "$(DATA)"
+
+test: lint types contracts toolchains ## Check everything, then run all tests.
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+lint: install ## Check style and formatting of the Python code.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: install ## Check the types, strictly.
+	$(BIN)/mypy
+
+contracts: $(IMAGE) ## Check style and formatting of the contracts, and that they break no client of the last release.
+	$(BIN)/buf lint $(IMAGE)
+	$(BIN)/buf format --diff --exit-code
+	@tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null) || { \
+		echo "No release is tagged here, so there is nothing that the contracts could break."; exit 0; }; \
+	before=build/before; rm -rf "$$before"; mkdir -p "$$before"; \
+	git archive "$$tag" protos | tar -x -C "$$before" && \
+	$(BIN)/python -P diptych/contracts.py image "$$before.binpb" "$$before/protos" && \
+	echo "Comparing the contracts with those of $$tag." && \
+	$(BIN)/buf breaking $(IMAGE) --against "$$before.binpb"
+
+toolchains: install ## Find or install Go, Node and Java, which tests in these languages need.
+	@tests/polyglot/install $(BIN)
+
+format: install ## Format Python code and contracts, and repair what ruff can.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/buf format --write
+
+install: $(GENERATED) ## Make .venv, install everything into it, and generate code from the contracts.
+
+generate: $(INSTALLED) ## Generate code from the contracts, now.
+	$(BIN)/python -P diptych/contracts.py build
+	@for root in $(wildcard tests/*/protos); do \
+		echo "$(BIN)/python -P diptych/contracts.py generate $$root $${root%/protos}"; \
+		$(BIN)/python -P diptych/contracts.py generate "$$root" "$${root%/protos}" || exit 1; done
+
+clean: ## Remove all that make made, but for the servers' data.
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . \( -name '*_pb2.py' -o -name '*_pb2.pyi' -o -name '*_pb2_grpc.py' -o -name '*.binpb' \) -delete
+
+# Debian has the module venv in a package of its own, and without it venv makes half an environment and fails.
+$(BIN)/python:
+	@python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+		if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then echo "Diptych needs Python 3.11 or later, and there is none on the PATH." >&2; exit 1; fi; \
+	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$$python cannot make virtual environments: its modules venv and ensurepip are missing." >&2; \
+		echo "On Debian and Ubuntu, 'apt-get install python3-venv' brings them." >&2; exit 1; fi; \
+	echo "$$python -m venv $(VENV)"; $$python -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml hatch_build.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+$(GENERATED): $(INSTALLED) $(PROTOS) $(PROTO_FOLDERS) diptych/contracts.py
+	@$(MAKE) --no-print-directory generate
+	@touch $@
+
+$(IMAGE): $(GENERATED)
+	@mkdir -p $(@D)
+	$(BIN)/python -P diptych/contracts.py image $@ protos

@@ -1,0 +1,270 @@
+"""What every event store must do, whatever keeps its log. A backend is one more parameter of `store_factory`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from command_server.event_store import (
+    Committed,
+    Decided,
+    EventStore,
+    Loaded,
+    NewEvent,
+    Reads,
+    Request,
+    Snapshot,
+)
+from command_server.frames import frame, recorded
+from command_server.sqlite_store import SqliteEventStore
+from diptych.serving import StartError
+from diptych.v1.events_pb2 import RecordedEvent
+
+SHAPE = b"shape-01"
+
+
+class Backend:
+    """One log, opened as often as a test wants."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        assert name == "sqlite"
+        self._folder = folder
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[EventStore]:
+        store = SqliteEventStore(self._folder / "log.db", "test")
+        await store.open()
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+@pytest.fixture(params=["sqlite"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    return Backend(request.param, tmp_path)
+
+
+@pytest.fixture
+async def store(backend: Backend) -> AsyncIterator[EventStore]:
+    async with backend.open() as opened:
+        yield opened
+
+
+def event(stream: str, version: int, kind: str = "test.Happened") -> NewEvent:
+    return NewEvent(
+        stream, version, kind, RecordedEvent(version=version, event_id=f"{stream}@{version}").SerializeToString()
+    )
+
+
+def reads(*streams: str, requests: Sequence[str] = (), cached: Mapping[str, int] | None = None) -> Reads:
+    known = cached or {}
+    return Reads({name: known.get(name, -1) for name in streams}, {"test": SHAPE}, requests)
+
+
+async def append(store: EventStore, *events: NewEvent, **decided: object) -> Committed:
+    return await store.commit(
+        reads(*{one.stream for one in events}),
+        lambda loaded: Decided(events=events, **decided),  # type: ignore[arg-type]
+    )
+
+
+async def load(store: EventStore, what: Reads, wanted: Sequence[str] = ()) -> Loaded:
+    seen: list[Loaded] = []
+
+    def decide(loaded: Loaded) -> Decided:
+        seen.append(loaded)
+        return Decided(wanted=[key for key in wanted if key not in loaded.holders])
+
+    await store.commit(what, decide)
+    return seen[-1]
+
+
+async def all_events(store: EventStore, *types: str) -> list[RecordedEvent]:
+    found: list[RecordedEvent] = []
+    position = 0
+    while True:
+        page = await store.read_log(position, types=types, events_max=3, bytes_max=1 << 20)
+        found += [recorded(one) for one in page.frames]
+        if not page.last_frame:
+            return found
+        position = page.position
+
+
+async def test_positions_follow_each_other_from_one(store: EventStore) -> None:
+    first = await append(store, event("test/a", 1), event("test/b", 1))
+    second = await append(store, event("test/a", 2))
+    assert (first.first_position, second.first_position, store.head) == (1, 3, 3)
+    assert [one.position for one in await all_events(store)] == [1, 2, 3]
+    assert [recorded(one).position for one in (*first.frames, *second.frames)] == [1, 2, 3]
+
+
+async def test_what_was_committed_is_read_as_the_same_bytes(store: EventStore) -> None:
+    committed = await append(store, event("test/a", 1), event("test/b", 1))
+    page = await store.read_log(0, events_max=10, bytes_max=1 << 20)
+    assert list(page.frames) == list(committed.frames)
+    assert (page.position, page.last_frame) == (2, committed.frames[1])
+    assert await store.frame_at(2) == committed.frames[1]
+
+
+async def test_everything_is_there_after_reopening(backend: Backend) -> None:
+    async with backend.open() as store:
+        identity = store.identity
+        await append(
+            store,
+            event("test/a", 1),
+            requests={"k": Request(b"d", "test/a", 1, -1)},
+            claims={"test.email:x": "test/a"},
+            snapshots={"test/a": Snapshot(1, SHAPE, b"state")},
+        )
+    async with backend.open() as store:
+        assert (store.identity, store.head) == (identity, 1)
+        loaded = await load(store, reads("test/a", requests=["k"]), ["test.email:x"])
+        assert loaded.streams["test/a"] == (1, 1)
+        assert loaded.requests == {"k": Request(b"d", "test/a", 1, 1)}
+        assert loaded.holders == {"test.email:x": "test/a"}
+        assert loaded.histories["test/a"] == (Snapshot(1, SHAPE, b"state"), [])
+
+
+async def test_a_second_process_is_refused_and_told_who_has_the_log(backend: Backend) -> None:
+    async with backend.open():
+        with pytest.raises(StartError, match=r"log\.db is in use by another process \(pid=\d+ address=test\)"):
+            async with backend.open():
+                pass
+
+
+async def test_an_exception_in_the_decision_records_nothing(store: EventStore) -> None:
+    def decide(loaded: Loaded) -> Decided:
+        raise RuntimeError("planted")
+
+    with pytest.raises(RuntimeError, match="planted"):
+        await store.commit(reads("test/a"), decide)
+    assert store.head == 0
+    assert (await append(store, event("test/a", 1))).first_position == 1
+
+
+async def test_a_batch_without_events_takes_no_position(store: EventStore) -> None:
+    await append(store, event("test/a", 1))
+    committed = await store.commit(reads(), lambda loaded: Decided(requests={"k": Request(b"d", "test/a", 1, 1)}))
+    assert (committed.frames, store.head) == ([], 1)
+    assert (await load(store, reads(requests=["k"]))).requests["k"].position == 1
+
+
+async def test_a_cached_stream_is_not_read_again_and_a_stale_one_is(store: EventStore) -> None:
+    await append(store, event("test/a", 1), event("test/a", 2))
+    fresh = await load(store, reads("test/a", cached={"test/a": 2}))
+    stale = await load(store, reads("test/a", cached={"test/a": 1}))
+    assert fresh.histories == {}
+    assert [recorded(one).version for one in stale.histories["test/a"].frames] == [1, 2]
+
+
+async def test_a_history_begins_at_the_snapshot_unless_its_shape_is_another(store: EventStore) -> None:
+    await append(store, event("test/a", 1), event("test/a", 2), snapshots={"test/a": Snapshot(1, SHAPE, b"s")})
+    await append(store, event("test/a", 3))
+    history = (await load(store, reads("test/a"))).histories["test/a"]
+    assert history.snapshot == (1, SHAPE, b"s")
+    assert [recorded(one).version for one in history.frames] == [2, 3]
+    other = await load(store, reads("test/a")._replace(shapes={"test": b"another!"}))
+    assert other.histories["test/a"].snapshot is None
+    assert len(other.histories["test/a"].frames) == 3
+
+
+async def test_unique_values_are_taken_moved_and_released(store: EventStore) -> None:
+    await store.commit(reads(), lambda loaded: Decided(claims={"u:1": "test/a", "u:2": "test/a"}))
+    await store.commit(reads(), lambda loaded: Decided(claims={"u:1": None, "u:2": "test/b"}))
+    assert (await load(store, reads(), ["u:1", "u:2"])).holders == {"u:1": None, "u:2": "test/b"}
+
+
+async def test_a_filtered_read_advances_over_what_does_not_match(store: EventStore) -> None:
+    await append(store, event("test/a", 1), event("test/a", 2, "test.Other"), event("test/a", 3))
+    page = await store.read_log(0, types=["test.Other"], events_max=10, bytes_max=1 << 20)
+    assert [recorded(one).version for one in page.frames] == [2]
+    assert page.position == 3
+    assert recorded(page.last_frame).version == 3
+    nothing = await store.read_log(0, types=["test.Never"], events_max=10, bytes_max=1 << 20)
+    assert (nothing.frames, nothing.position) == ([], 3)
+
+
+async def test_a_page_ends_at_the_events_and_bytes_it_may_have(store: EventStore) -> None:
+    await append(store, *(event("test/a", version) for version in range(1, 8)))
+    assert len((await store.read_log(0, events_max=3, bytes_max=1 << 20)).frames) == 3
+    assert len((await store.read_log(0, events_max=9, bytes_max=1)).frames) == 1
+    assert [one.version for one in await all_events(store)] == list(range(1, 8))
+
+
+async def test_at_the_head_a_page_is_empty_and_stands_still(store: EventStore) -> None:
+    await append(store, event("test/a", 1))
+    for types in ((), ("test.Happened",)):
+        page = await store.read_log(1, types=types, events_max=9, bytes_max=1 << 20)
+        assert (list(page.frames), page.position, page.last_frame) == ([], 1, b"")
+
+
+async def test_streams_are_read_by_version(store: EventStore) -> None:
+    await append(store, event("test/a", 1), event("test/b", 1), event("test/a", 2), event("test/a", 3))
+    assert [recorded(one).position for one in await store.read_stream("test/a", 2, 10)] == [3, 4]
+    assert [recorded(one).position for one in await store.read_stream("test/a", 1, 2)] == [1, 3]
+    assert list(await store.read_stream("test/none", 1, 10)) == []
+    assert await store.position_of("test/a", 3) == 4
+    assert await store.position_of("test/a", 4) is None
+    assert await store.frame_at(9) is None
+
+
+async def test_concurrent_commits_lose_nothing(store: EventStore) -> None:
+    """Twenty appends at once (Eventuous #582 lost ten of them)."""
+
+    async def one(number: int) -> None:
+        await append(store, event(f"test/{number}", 1))
+
+    await asyncio.gather(*(one(number) for number in range(20)))
+    found = await all_events(store)
+    assert [entry.position for entry in found] == list(range(1, 21))
+    assert len({entry.event_id for entry in found}) == 20
+
+
+Step = Callable[[EventStore], Awaitable[None]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), min_size=1, max_size=6), max_size=12))
+def test_the_store_is_its_model(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, bool]]]
+) -> None:
+    """Whatever is appended, the log is the list of all of it, and every stream the part of it."""
+    asyncio.run(_check_against_model(tmp_path_factory.mktemp("log"), batches))
+
+
+async def _check_against_model(folder: Path, batches: list[list[tuple[str, bool]]]) -> None:
+    log: list[tuple[str, int, str]] = []
+    versions: dict[str, int] = {}
+    async with Backend("sqlite", folder).open() as store:
+        for batch in batches:
+            events = []
+            for name, other in batch:
+                stream = f"test/{name}"
+                versions[stream] = versions.get(stream, 0) + 1
+                kind = "test.Other" if other else "test.Happened"
+                events.append(event(stream, versions[stream], kind))
+                log.append((stream, versions[stream], kind))
+            await append(store, *events)
+    async with Backend("sqlite", folder).open() as store:
+        expected = [f"{stream}@{version}" for stream, version, _ in log]
+        assert [one.event_id for one in await all_events(store)] == expected
+        others = [f"{stream}@{version}" for stream, version, kind in log if kind == "test.Other"]
+        assert [one.event_id for one in await all_events(store, "test.Other")] == others
+        for stream, version in versions.items():
+            found = await store.read_stream(stream, 1, 100)
+            assert [recorded(one).version for one in found] == list(range(1, version + 1))
+            position = await store.position_of(stream, version)
+            assert position is not None
+            assert log[position - 1][:2] == (stream, version)
+
+
+def test_a_frame_is_an_element_of_a_batch() -> None:
+    body = RecordedEvent(version=7, event_id="id").SerializeToString()
+    assert recorded(frame(300, body)) == RecordedEvent(position=300, version=7, event_id="id")

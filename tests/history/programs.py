@@ -1,0 +1,320 @@
+"""The three servers with something planted in them: `python -m tests.history.programs PLANT[,PLANT...] SERVER ...`.
+
+A plant is `name` or `name@number`. Crash points make a server kill itself in the middle of something that a
+signal from outside seldom hits; bugs break a promise, so that it is seen that the judge catches them. Nothing of
+this is in the product: each plant wraps a part of it by name, and fails at once if that part is no longer there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diptych.cli import main
+
+_plants: dict[str, Callable[[int], None]] = {}
+
+
+def plant(function: Callable[[int], None]) -> Callable[[int], None]:
+    """Registers a plant under its name, with `-` for `_`."""
+    _plants[function.__name__.replace("_", "-")] = function
+    return function
+
+
+def wrap(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replaces a function of a class or module by one around it."""
+    setattr(owner, name, around(getattr(owner, name)))
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _dying(owner: Any, name: str, number: int) -> None:
+    """Kills the process when a function has been called so often: after it has done its work, before it returns."""
+    calls = 0
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **named: Any) -> Any:
+            nonlocal calls
+            result = original(*arguments, **named)
+            calls += 1
+            if calls == number:
+                _die()
+            return result
+
+        return counted
+
+    wrap(owner, name, around)
+
+
+# Crash points.
+
+
+@plant
+def crash_before_commit(number: int) -> None:
+    """The command server dies when all is written and nothing committed."""
+    from command_server.sqlite_store import SqliteEventStore
+
+    _dying(SqliteEventStore, "_commit_in_transaction", number)
+
+
+@plant
+def crash_after_commit(number: int) -> None:
+    """The command server dies when all is committed and nobody has been told."""
+    from command_server.sqlite_store import SqliteEventStore
+
+    _dying(SqliteEventStore, "_commit", number)
+
+
+@plant
+def crash_between_rows_and_checkpoint(number: int) -> None:
+    """The projector dies within a transaction, with rows and checkpoint written."""
+    from projector.row_writer import RowWriter
+
+    _dying(RowWriter, "_write", number)
+
+
+@plant
+def crash_between_rows_and_feed(number: int) -> None:
+    """The projector dies when rows are committed and the feed does not know."""
+    from projector.row_writer import RowWriter
+
+    _dying(RowWriter, "commit", number)
+
+
+# Bugs of the projector.
+
+
+def _with_events(change: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
+    from projector.row_writer import RowWriter
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda self, events, through: original(self, change(events), through)
+
+    wrap(RowWriter, "commit", around)
+
+
+@plant
+def skip_event(number: int) -> None:
+    """Every so many positions an event is not folded."""
+    _with_events(lambda events: [event for event in events if event.position % number])
+
+
+@plant
+def fold_twice(number: int) -> None:
+    """Every so many positions an event is folded twice."""
+    _with_events(lambda events: [e for event in events for e in [event] * (1 if event.position % number else 2)])
+
+
+@plant
+def checkpoint_before_rows(number: int) -> None:
+    """The checkpoint is committed so many milliseconds before the rows that it speaks of."""
+    from projector.read_store_file import ReadStoreFile
+
+    class Early:
+        """A connection that commits the checkpoint first."""
+
+        def __init__(self, connection: sqlite3.Connection) -> None:
+            self._connection = connection
+            self._rows: list[tuple[str, list[Any]]] = []
+
+        def executemany(self, sql: str, rows: Any) -> None:
+            self._rows.append((sql, list(rows)))
+
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            cursor = self._connection.execute(sql, *parameters)
+            if sql == "COMMIT" and self._rows:
+                threading.Event().wait(number / 1000)
+                self._connection.execute("BEGIN IMMEDIATE")
+                for statement, rows in self._rows:
+                    self._connection.executemany(statement, rows)
+                self._rows.clear()
+                self._connection.execute("COMMIT")
+            return cursor
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._connection, name)
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def connect(self: Any) -> None:
+            original(self)
+            self.connection = Early(self.connection)
+
+        return connect
+
+    wrap(ReadStoreFile, "_connect", around)
+
+
+# Bugs of the query server.
+
+
+@plant
+def fresh_by_one_less(_: int) -> None:
+    """A read is taken for fresh one event too early, and says that it is fresh."""
+    from query_server.freshness import Freshness
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        async def read_fresh(self: Any, tracker: Any, wanted: int, *how: Any) -> Any:
+            got, position = await original(self, tracker, wanted - 1, *how)
+            return got, max(position, wanted)
+
+        return read_fresh
+
+    wrap(Freshness, "read_fresh", around)
+
+
+@plant
+def token_unheeded(_: int) -> None:
+    """Tokens are ignored."""
+    from query_server import queries
+
+    wrap(queries, "requirement", lambda original: lambda request, context: None)
+
+
+@plant
+def trailer_too_low(_: int) -> None:
+    """Answers carry a token one lower than they should."""
+    from diptych.token import Token
+    from query_server import queries
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def tell_token(context: Any, token: str) -> None:
+            parsed = Token.parse(token)
+            original(context, str(parsed._replace(position=max(parsed.position - 1, 0))))
+
+        return tell_token
+
+    wrap(queries, "tell_token", around)
+
+
+@plant
+def row_goes_back(number: int) -> None:
+    """Every so many answers by key are of an old row, under the new position."""
+    from query_server.row_reader import RowReader
+
+    old: dict[tuple[str, str], bytes] = {}
+    calls = 0
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        async def get(self: Any, view: Any, key: str) -> Any:
+            nonlocal calls
+            calls += 1
+            read = await original(self, view, key)
+            if read.row is not None:
+                first = old.setdefault((view.name, key), read.row)
+                if calls % number == 0:
+                    return read._replace(row=first)
+            return read
+
+        return get
+
+    wrap(RowReader, "get", around)
+
+
+@plant
+def reached_at_once(_: int) -> None:
+    """Waits answer REACHED at once, and say that all was applied."""
+    from query_server.freshness import Tracker
+    from query_server.read_model_service import ReadModelService
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        async def wait(self: Any, trackers: Sequence[Tracker], wanted: int, until: float) -> Any:
+            outcome, tracker = await original(self, trackers, 0, until)
+            tracker.position = max(tracker.position, wanted)
+            return outcome, tracker
+
+        return wait
+
+    wrap(ReadModelService, "_wait", around)
+
+
+@plant
+def timed_out_early(_: int) -> None:
+    """Waits time out after half of the time."""
+    from query_server import read_model_service
+
+    wrap(
+        read_model_service,
+        "wait_seconds",
+        lambda original: lambda context, default: original(context, default) / 2,
+    )
+
+
+# Bugs of the command server.
+
+
+@plant
+def lose_acknowledged(number: int) -> None:
+    """From a commit on they are acknowledged and not kept, and the server dies soon, as if the disk had lied."""
+    from command_server.sqlite_store import SqliteEventStore
+
+    commits = 0
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def commit(self: Any, reads: Any, decide: Any) -> Any:
+            nonlocal commits
+            commits += 1
+            if commits < number:
+                return original(self, reads, decide)
+            connection = self._write
+            connection.execute("BEGIN IMMEDIATE")
+            committed = self._commit_in_transaction(connection, reads, decide)
+            if not committed.frames:
+                connection.execute("COMMIT")
+                return committed
+            connection.execute("ROLLBACK")
+            threading.Timer(0.05, _die).start()
+            return committed
+
+        return commit
+
+    wrap(SqliteEventStore, "_commit", around)
+
+
+@plant
+def forget_requests(_: int) -> None:
+    """Request ids are not remembered."""
+    from command_server.sqlite_store import SqliteEventStore
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda self, connection, decided, ids: original(self, connection, decided._replace(requests={}), ids)
+
+    wrap(SqliteEventStore, "_record", around)
+
+
+@plant
+def token_too_high(_: int) -> None:
+    """Every token of the command server is one too high."""
+    from diptych.token import LogIdentity
+
+    wrap(LogIdentity, "token", lambda original: lambda self, position: original(self, position + 1))
+
+
+@plant
+def events_swapped(number: int) -> None:
+    """Subscribers get two events in the wrong order at every so many positions."""
+    from command_server import event_service
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def batch(self: Any, page: Any) -> Any:
+            frames = list(page.frames)
+            if len(frames) > 1 and page.position % number == 0:
+                frames[-2:] = reversed(frames[-2:])
+            return original(self, page._replace(frames=frames))
+
+        return batch
+
+    wrap(event_service.EventService, "_batch", around)
+
+
+if __name__ == "__main__":
+    for each in sys.argv[1].split(","):
+        plant_name, _, count = each.partition("@")
+        _plants[plant_name](int(count or 0))
+    sys.exit(main(sys.argv[2:]))

@@ -1,0 +1,167 @@
+"""One run: clients write and read while servers are killed and connections cut; then the judge has the word."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diptych.domain import load
+from diptych.v1.read_model_pb2 import WaitOutcome
+from tests.history.clients import RecordingClient, whole_log
+from tests.history.judge import Case, Finding, judge
+from tests.history.records import History
+from tests.history.shop import ShopEffects
+from tests.history.shopping import Board, Importer, Shopper, open_shop
+from tests.history.stage import Stage, stored
+from tests.integration.harness import eventually
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run consists of. The same plan makes the same faults and wishes; the rest is up to the machine."""
+
+    seed: int
+    seconds: float = 6.0
+    clients: int = 5
+    faults: bool = True
+    bugs: Mapping[str, str] = field(default_factory=dict)
+    """By program, plants for it, as `programs.py` takes them."""
+    settings: Mapping[str, list[str]] = field(default_factory=dict)
+    watches: bool = True
+    end_seconds: float = 20.0
+    """How long everything may take to settle when the faults are over."""
+    slow: Mapping[str, float] = field(default_factory=dict)
+    """By way, such as `projector>command-server`, for how many seconds all that takes it is kept back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a run."""
+
+    history: History
+    findings: list[Finding]
+    deaths: int
+
+    @property
+    def checks(self) -> set[str]:
+        """The checks that found something."""
+        return {finding.check for finding in self.findings}
+
+    def summary(self) -> str:
+        """In one line, what the run was made of."""
+        history = self.history
+        answered = sum(read.refused is None for read in history.reads)
+        return (
+            f"{len(history.log)} events, {len(history.writes)} writes, {answered} of {len(history.reads)} reads, "
+            f"{len(history.waits)} waits, "
+            f"{sum(len(one.frames) for one in history.watched)} frames watched, "
+            f"{len(history.faults)} faults, {self.deaths} deaths, {len(history.stored)} looks"
+        )
+
+    def report(self) -> str:
+        """All findings, the most telling first few of each check."""
+        lines = [self.summary()]
+        for check in sorted(self.checks):
+            texts = [finding.text for finding in self.findings if finding.check == check]
+            lines += [f"{check} ({len(texts)}):", *(f"    {text}" for text in texts[:5])]
+        return "\n".join(lines)
+
+
+async def run(data: Path, plan: Plan) -> Outcome:
+    """Plays a plan and judges it."""
+    history, board = History(), Board()
+    rng = random.Random(plan.seed)
+    domain = load("shop").domain
+    stage = Stage(data, domain, history, random.Random(rng.random()), bugs=plan.bugs, settings=plan.settings)
+    async with stage:
+        clients = [
+            RecordingClient(f"c{number}", history, stage.commands, stage.queries) for number in range(plan.clients + 4)
+        ]
+        try:
+            await _play(plan, stage, board, clients, rng)
+        finally:
+            for client in clients:
+                await client.close()
+        deaths = sum(actor.deaths for actor in stage.actors.values())
+        await stage.end()
+        projector = stage.actors["projector"].server
+        status = await asyncio.to_thread(projector.stop)
+        history.stored += stored(stage.read_store, domain)
+    for last in history.stored[-len(domain.projections) :]:
+        history.final[last.projection] = last.position
+    findings = await asyncio.to_thread(judge, Case(history, domain, ShopEffects()))
+    findings += [Finding("no_server_ends_by_itself", text) for text in stage.unexpected]
+    if status:
+        findings.append(Finding("no_server_ends_by_itself", f"the projector ended with {status} when told to"))
+    return Outcome(history=history, findings=findings, deaths=deaths)
+
+
+async def _play(plan: Plan, stage: Stage, board: Board, clients: list[RecordingClient], rng: random.Random) -> None:
+    follower, importing, watcher, key_watcher, *others = clients
+    for link, seconds in plan.slow.items():
+        stage.links[link].delay_seconds = seconds
+    await open_shop(follower, board)
+    following = [
+        asyncio.create_task(follower.follow()),
+        asyncio.create_task(follower.follow(frozenset({"shop.v1.LoginRecorded", "shop.v1.OrderImported"}))),
+        asyncio.create_task(follower.follow(by_token=False)),
+    ]
+    if plan.watches:
+        keys = frozenset({"first-0", "first-1", "u-c5-1", "nobody"})
+        following += [
+            asyncio.create_task(watcher.watch("user_summaries", None, random.Random(rng.random()))),
+            asyncio.create_task(key_watcher.watch("users", keys, random.Random(rng.random()))),
+        ]
+    shoppers = [Shopper(client, board, random.Random(rng.random())) for client in others]
+    importer = Importer(importing, board, random.Random(rng.random()), stage.commands)
+    working = [asyncio.create_task(shopper.shop(plan.seconds)) for shopper in shoppers]
+    working.append(asyncio.create_task(importer.send(plan.seconds)))
+    working.append(asyncio.create_task(_look(stage, plan.seconds, random.Random(rng.random()))))
+    if plan.faults:
+        working.append(asyncio.create_task(stage.torment(plan.seconds)))
+    try:
+        await asyncio.gather(*working)
+        await stage.calm()
+        await asyncio.gather(*(shopper.settle(plan.end_seconds) for shopper in shoppers))
+        stage.history.log = await whole_log(stage.commands)
+        await _end(stage, board, shoppers, plan.end_seconds)
+        if plan.watches:
+            await _watched_to_the_end(stage, [watcher, key_watcher], plan.end_seconds)
+    finally:
+        for task in (*working, *following):
+            task.cancel()
+        await asyncio.gather(*working, *following, return_exceptions=True)
+
+
+async def _end(stage: Stage, board: Board, shoppers: list[Shopper], seconds: float) -> None:
+    """Waits until both query servers have everything, and reads everything once more from both."""
+    board.token = max(shopper.client.token for shopper in shoppers)
+    client = shoppers[0].client
+    waits = [client.wait(server, "", token=board.token, timeout=seconds) for server in client.servers]
+    for wait in await asyncio.gather(*waits):
+        if wait.outcome == WaitOutcome.WAIT_OUTCOME_REACHED:
+            for user_id in board.users[-30:]:
+                await shoppers[0].get_user(user_id, server=wait.server, token="", timeout=seconds)
+
+
+async def _watched_to_the_end(stage: Stage, watchers: list[RecordingClient], seconds: float) -> None:
+    """Waits until watchers have been told everything, but not for ever: the judge sees what they know."""
+    with suppress(AssertionError):
+        await eventually(lambda: all(one.watched_to >= len(stage.history.log) for one in watchers), seconds=seconds)
+
+
+async def _look(stage: Stage, seconds: float, rng: random.Random) -> None:
+    until = asyncio.get_running_loop().time() + seconds
+    while asyncio.get_running_loop().time() < until:
+        await asyncio.sleep(rng.uniform(0.02, 0.3))
+        await stage.look()
+
+
+def seeds(default: str) -> list[int]:
+    """The seeds to run: those of DIPTYCH_TEST_SEEDS (`1,2,3`), or the default ones."""
+    return [int(seed) for seed in os.environ.get("DIPTYCH_TEST_SEEDS", default).split(",")]

@@ -1,0 +1,318 @@
+"""The stage: a pair whose servers are in processes of their own and talk through proxies, and what befalls them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from diptych.domain import Domain
+from diptych.read_store import generations, view_table
+from tests.history.proxy import Proxy
+from tests.history.records import Fault, History, Stored, StoredRow
+from tests.integration.harness import Server
+
+_CRASHES = {
+    "command-server": ("crash-before-commit", "crash-after-commit"),
+    "projector": ("crash-between-rows-and-checkpoint", "crash-between-rows-and-feed"),
+    "query-1": (),
+    "query-2": (),
+}
+
+
+class Actor:
+    """A server under a name, which is started again whenever it has ended."""
+
+    def __init__(self, name: str, server: Server, bugs: str, fate: float) -> None:
+        self.name = name
+        self.server = server
+        self.bugs = bugs
+        self.plain = list(server.arguments)
+        self.up = asyncio.Event()
+        self.fate = random.Random(fate)
+        """What becomes of its next processes; its own, so that it does not depend on when the others die."""
+        self.expected = False
+        """Whether it is expected to end: it was killed, or something is planted that kills it."""
+        self.deaths = 0
+
+    def cast(self, crash: str = "") -> None:
+        """Says what is planted in the next process."""
+        plants = ",".join(filter(None, (self.bugs, crash)))
+        module, name, *rest = self.plain
+        self.server.arguments = [module, "tests.history.programs", plants, name.replace("_", "-"), *rest]
+        if not plants:
+            self.server.arguments = list(self.plain)
+        self.expected = "crash" in plants or "lose" in plants
+
+
+class Stage:
+    """Two query servers, one of each other server, and a proxy on every way that something takes."""
+
+    def __init__(
+        self,
+        data: Path,
+        domain: Domain,
+        history: History,
+        rng: random.Random,
+        *,
+        bugs: Mapping[str, str] | None = None,
+        settings: Mapping[str, list[str]] | None = None,
+    ) -> None:
+        self.data = data
+        self.domain = domain
+        self.history = history
+        self.rng = rng
+        self.crashes = False
+        """Whether servers that are started again may have a crash point planted."""
+        self.unexpected: list[str] = []
+        """Servers that ended by themselves, without a cause."""
+        self._bugs = bugs or {}
+        self._settings = settings or {}
+        self.links: dict[str, Proxy] = {}
+        self.actors: dict[str, Actor] = {}
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ending = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._raise()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.end()
+        await self._stack.aclose()
+
+    @property
+    def read_store(self) -> Path:
+        """The read store's file."""
+        return self.data / "read.db"
+
+    @property
+    def commands(self) -> str:
+        """Where clients find the command server."""
+        return self.links["clients>command-server"].address
+
+    @property
+    def queries(self) -> dict[str, str]:
+        """Where clients find the query servers."""
+        return {name: self.links[f"clients>{name}"].address for name in ("query-1", "query-2")}
+
+    async def end(self) -> None:
+        """Starts nothing again from now on."""
+        self._ending = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def calm(self) -> None:
+        """Ends all trouble: every server runs, and every way is free."""
+        self.crashes = False
+        for link in self.links.values():
+            link.heal()
+        for actor in self.actors.values():
+            if "crash" in "".join(actor.server.arguments):
+                await self.kill(actor.name)
+            else:
+                await actor.up.wait()
+
+    async def kill(self, name: str) -> None:
+        """Kills a server and waits until it is there again."""
+        await self._befall("kill", name, lambda: self._kill(self.actors[name]))
+
+    async def freeze(self, name: str, seconds: float) -> None:
+        """Makes a server stand still for a time."""
+
+        async def stand_still() -> None:
+            server = self.actors[name].server
+            server.freeze()
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                server.thaw()
+
+        await self._befall("freeze", name, stand_still)
+
+    async def cut(self, link: str, seconds: float = 0.0) -> None:
+        """Breaks the connections of a way, and allows no new ones for a time."""
+
+        async def break_it() -> None:
+            proxy = self.links[link]
+            proxy.refusing = seconds > 0
+            proxy.cut()
+            await asyncio.sleep(seconds)
+            proxy.heal()
+
+        await self._befall("cut", link, break_it)
+
+    async def hold(self, link: str, seconds: float) -> None:
+        """Lets nothing through on a way for a time."""
+
+        async def keep() -> None:
+            self.links[link].hold()
+            await asyncio.sleep(seconds)
+            self.links[link].heal()
+
+        await self._befall("hold", link, keep)
+
+    async def slow(self, link: str, seconds: float, delay: float) -> None:
+        """Makes a way slow for a time."""
+
+        async def crawl() -> None:
+            self.links[link].delay_seconds = delay
+            await asyncio.sleep(seconds)
+            self.links[link].heal()
+
+        await self._befall("slow", link, crawl)
+
+    async def torment(self, seconds: float) -> None:
+        """Faults at random, one after the other, for a time; a server that is killed comes back while others follow."""
+        until = time.monotonic() + seconds
+        self.crashes = True
+        under_way: set[asyncio.Task[None]] = set()
+        rng = self.rng
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(rng.uniform(0.05, 0.6), left))
+            name = rng.choice(("command-server", "command-server", "projector", "projector", "query-1", "query-2"))
+            link = rng.choice(sorted(self.links))
+            match rng.randrange(8):
+                case 0 | 1 | 2:
+                    if self.actors[name].up.is_set():
+                        under_way.add(asyncio.create_task(self.kill(name)))
+                case 3 | 4:
+                    if self.actors[name].up.is_set():
+                        await self.freeze(name, rng.uniform(0.05, 0.6))
+                case 5:
+                    await self.cut(link, rng.choice((0.0, rng.uniform(0.0, 0.6))))
+                case 6:
+                    await self.hold(link, rng.uniform(0.05, 0.8))
+                case _:
+                    await self.slow(link, rng.uniform(0.1, 0.8), rng.uniform(0.001, 0.08))
+        self.crashes = False
+        await asyncio.gather(*under_way)
+
+    async def look(self) -> None:
+        """Records what lies in the read store, each projection as one transaction sees it."""
+        self.history.stored += await asyncio.to_thread(stored, self.read_store, self.domain)
+
+    async def _raise(self) -> None:
+        self.data.mkdir(parents=True, exist_ok=True)
+        store = f"--read-store=sqlite:///{self.read_store}"
+        command = self._add("command-server", "command-server", f"--log=sqlite:///{self.data / 'log.db'}")
+        projector = self._add("projector", "projector", f"--commands={await self._link('projector', command)}", store)
+        for name in ("query-1", "query-2"):
+            commands, fed = await self._link(name, command), await self._link(name, projector)
+            query = self._add(name, "query-server", f"--commands={commands}", f"--projector={fed}", store)
+            await self._link("clients", query)
+        await self._link("clients", command)
+        for actor in self.actors.values():
+            actor.cast()
+            actor.server.spawn()
+        for actor in self.actors.values():
+            await asyncio.to_thread(actor.server.wait_ready)
+            actor.up.set()
+        self._tasks = [asyncio.create_task(self._mind(actor)) for actor in self.actors.values()]
+
+    def _add(self, name: str, program: str, *arguments: str) -> Actor:
+        own = self._settings.get(program, [])
+        server = Server(program, f"--domain={self.domain.name}", *arguments, *own, log=self.data / f"{name}.log")
+        self._stack.callback(server.close)
+        actor = self.actors[name] = Actor(name, server, self._bugs.get(program, ""), self.rng.random())
+        return actor
+
+    async def _link(self, source: str, target: Actor) -> str:
+        proxy = await self._stack.enter_async_context(Proxy(target.server.address))
+        self.links[f"{source}>{target.name}"] = proxy
+        return proxy.address
+
+    async def _befall(self, kind: str, target: str, what: Callable[[], Awaitable[None]]) -> None:
+        began = time.monotonic()
+        try:
+            await what()
+        finally:
+            self.history.faults.append(Fault(kind=kind, target=target, began=began, ended=time.monotonic()))
+
+    async def _kill(self, actor: Actor) -> None:
+        actor.expected = True
+        actor.up.clear()
+        actor.server.thaw()  # It may stand still; a process that does so dies all the same, but later.
+        actor.server.kill()
+        await actor.up.wait()
+
+    async def _mind(self, actor: Actor) -> None:
+        """Starts a server again whenever it has ended."""
+        while True:
+            if actor.server.running:
+                await asyncio.sleep(0.02)
+                continue
+            actor.up.clear()
+            actor.deaths += 1
+            if not actor.expected:
+                self.unexpected.append(f"{actor.name}: {actor.server.logged()[-2000:]}")
+            began = time.monotonic()
+            if actor.name == "projector":
+                await self.look()  # As the dead left it.
+            points = _CRASHES[actor.name]
+            planted = self.crashes and points and actor.fate.random() < 0.6
+            actor.cast(f"{actor.fate.choice(points)}@{actor.fate.randint(2, 40)}" if planted else "")
+            try:
+                await actor.server.restart()
+            except AssertionError:
+                if not actor.expected:
+                    raise
+                continue
+            actor.up.set()
+            self.history.faults.append(Fault(kind="end", target=actor.name, began=began, ended=time.monotonic()))
+
+
+def stored(path: Path, domain: Domain) -> list[Stored]:
+    """Every active generation in a read store, each as one transaction finds it."""
+    found = []
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    connection.execute("PRAGMA busy_timeout = 5000")
+    try:
+        for projection in domain.projections.values():
+            connection.execute("BEGIN")
+            try:
+                row = connection.execute(
+                    f"SELECT generation, position, event_id FROM {generations.name} WHERE projection = ? AND active",
+                    (projection.name,),
+                ).fetchone()
+                if row is None:
+                    continue
+                generation, position, event_id = row
+                rows = {
+                    view.name: {
+                        key: StoredRow(position=at, content=content, columns=tuple(columns))
+                        for key, at, content, *columns in connection.execute(
+                            f"SELECT * FROM {view_table(view, generation).name}"
+                        )
+                    }
+                    for view in projection.views
+                }
+            finally:
+                connection.execute("COMMIT")
+            found.append(
+                Stored(
+                    taken=time.monotonic(),
+                    projection=projection.name,
+                    generation=generation,
+                    position=position,
+                    event_id=event_id,
+                    rows=rows,
+                )
+            )
+    finally:
+        connection.close()
+    return found

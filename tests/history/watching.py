@@ -1,0 +1,116 @@
+"""A watch replayed: what its client holds after each frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tests.history.model import FOREVER, Truth, overlap
+from tests.history.records import Told, Watched, WatchFrame
+
+
+class _Held(NamedTuple):
+    """What a watcher holds at a cut."""
+
+    rows: dict[str, bytes]
+    told: frozenset[tuple[str, int]]
+    position: int
+
+
+class Replay:
+    """Takes one frame after the other."""
+
+    def __init__(self, truth: Truth, watched: Watched) -> None:
+        self._truth = truth
+        self._view = watched.view
+        self._keys = watched.keys
+        self.rows: dict[str, bytes] = {}
+        self.told: set[tuple[str, int]] = set()
+        """Keys and positions, since the last snapshot began."""
+        self.server = ""
+        self._cut = 0
+        """The least position that the last cut can have been made at; 0: none yet."""
+        self._snapshot: list[tuple[str, int]] = []
+        self._caught_up = False
+        self._last = 0
+        self._bookmarks: dict[str, _Held] = {}
+
+    def take(self, frame: WatchFrame) -> None:
+        """Does what a client does with a frame."""
+        if frame.told is Told.OPENED:
+            self.server = frame.server
+            held = self._bookmarks.get(frame.resume_token)
+            self._begin(held)
+        elif frame.told is Told.RESET:
+            self._begin(None)
+        for key, position, content in frame.rows:
+            self.told.add((key, position))
+            self._last = max(self._last, position)
+            if not self._caught_up:
+                self._snapshot.append((key, position))
+            if content is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = content
+        if frame.told is Told.CAUGHT_UP:
+            self._caught_up = True
+        if frame.resume_token and frame.told is not Told.OPENED:
+            least = max(self._cut, self._last, frame.position)
+            spans = overlap(self._spans(), [(least, FOREVER)])
+            self._cut = spans[0][0] if spans else least
+            self._bookmarks[frame.resume_token] = _Held(dict(self.rows), frozenset(self.told), self._cut)
+
+    def misordered(self, frame: WatchFrame) -> Iterator[str]:
+        """What is wrong with the order of the rows of the next frame."""
+        if self._caught_up:
+            last = max(self._last, self._cut)
+            for key, position, _ in frame.rows:
+                if position < last or position <= self._cut:
+                    yield f"row {key} at {position} after {last}, with a cut at {self._cut}"
+                last = max(last, position)
+            return
+        rows = self._snapshot + [(key, position) for key, position, _ in frame.rows]
+        # First the snapshot, by key, then what changed meanwhile, by position.
+        by_key = 1
+        while by_key < len(rows) and rows[by_key - 1][0] < rows[by_key][0]:
+            by_key += 1
+        for (_, before), (key, after) in zip(rows[by_key:], rows[by_key + 1 :], strict=False):
+            if after < before:
+                yield f"row {key} at {after} after {before}, neither by key nor by position"
+
+    def no_cut(self, frame: WatchFrame, head: int) -> str:
+        """Why what is held after a frame is no cut; empty: it is one, or need not be."""
+        if not frame.resume_token or frame.told is Told.OPENED:
+            return ""
+        least = max(self._cut, self._last, frame.position)
+        most = frame.position or head
+        if least > head:
+            return f"it was told {least}, and at most {head} were recorded then"
+        if overlap(self._spans(), [(least, most)]):
+            return ""
+        wrong = self.differing(least)
+        return f"what is held is the view at no one position from {least} to {most}; at {least} wrong: {wrong[:5]}"
+
+    def differing(self, position: int) -> list[str]:
+        """Keys whose rows are held otherwise than they are at a position."""
+        return [
+            key for key in sorted(self._watched()) if self._truth.row(self._view, key, position) != self.rows.get(key)
+        ]
+
+    def _begin(self, held: _Held | None) -> None:
+        """Begins with what was held at a bookmark, or with nothing."""
+        self.rows = {} if held is None else dict(held.rows)
+        self.told = set() if held is None else set(held.told)
+        self._cut = 0 if held is None else held.position
+        self._last = self._cut
+        self._caught_up = held is not None
+        self._snapshot = []
+
+    def _watched(self) -> set[str]:
+        return self._truth.keys(self._view) if self._keys is None else set(self._keys)
+
+    def _spans(self) -> list[tuple[int, int]]:
+        spans = [(0, FOREVER)]
+        for key in self._watched() | self.rows.keys():
+            spans = overlap(spans, self._truth.spans(self._view, key, self.rows.get(key)))
+        return spans

@@ -1,0 +1,26 @@
+"""A projector of the notes, for a process that tests kill: `python -m tests.integration.notes_projector LOG FILE`."""
+
+from __future__ import annotations
+
+import sys
+
+from diptych import serving
+from diptych.serving import Health, Served
+from diptych.settings import ProjectorSettings
+from projector.server import bootstrap
+from tests.notes import Notes
+
+
+def main(log: str, file: str) -> int:
+    settings = ProjectorSettings.model_validate(
+        {"address": "127.0.0.1:0", "commands": log, "read_store": f"sqlite:///{file}", "batch_events_max": 10}
+    )
+
+    async def start(health: Health) -> Served:
+        return await bootstrap(settings, "notes", [Notes("first").projection, Notes("second").projection], health)
+
+    return serving.run("projector", settings, start)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""A query server of the library in this process, over real sockets, with a scripted command server and projector."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from diptych.domain import load
+from diptych.serving import Health
+from diptych.settings import QueryServerSettings
+from diptych.token import LogIdentity
+from diptych.v1 import read_model_pb2_grpc
+from library.lending import activity, lending
+from library.v1 import query_service_pb2_grpc
+from query_server.server import bootstrap
+from tests.integration.scripted_upstreams import ScriptedUpstreams
+from tests.read_store_file import StoreFile
+
+
+class Refused(Exception):
+    """What a call was refused with."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        self.code = error.code()
+        self.trailers = dict[str, Any](error.trailing_metadata() or ())
+        status = status_pb2.Status.FromString(self.trailers["grpc-status-details-bin"])
+        self.message = status.message
+        self.info = error_details_pb2.ErrorInfo()
+        self.retry = error_details_pb2.RetryInfo()
+        self.fields: list[str] = []
+        bad = error_details_pb2.BadRequest()
+        for detail in status.details:
+            detail.Unpack(self.info)
+            detail.Unpack(self.retry)
+            if detail.Unpack(bad):
+                self.fields = [violation.field for violation in bad.field_violations]
+        super().__init__(f"{self.code} {self.info.reason} {self.message}")
+
+    @property
+    def reason(self) -> str:
+        """The reason."""
+        return self.info.reason
+
+    @property
+    def token(self) -> str:
+        """The token in the trailers."""
+        return str(self.trailers.get("diptych-token", ""))
+
+
+class Answer:
+    """A response and its trailers."""
+
+    def __init__(self, response: Any, token: str) -> None:
+        self.response = response
+        self.token = token
+
+
+class QueryServer:
+    """The server, and stubs of its services."""
+
+    def __init__(self, channel: grpc.aio.Channel, upstreams: ScriptedUpstreams, identity: LogIdentity) -> None:
+        self.upstreams = upstreams
+        self.identity = identity
+        self.library = query_service_pb2_grpc.QueryServiceStub(channel)
+        self.read_model = read_model_pb2_grpc.ReadModelServiceStub(channel)
+        self._health = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+
+    async def ask(self, method: Any, request: Any, *, tokens: tuple[str, ...] = (), seconds: float = 10) -> Answer:
+        """Calls; raises `Refused`."""
+        call = method(request, timeout=seconds, metadata=tuple(("diptych-token", token) for token in tokens))
+        try:
+            response = await call
+        except grpc.aio.AioRpcError as error:
+            raise Refused(error) from None
+        trailers = dict[str, Any](await call.trailing_metadata())
+        return Answer(response, trailers.get("diptych-token", ""))
+
+    async def serving(self, service: str) -> bool:
+        """Whether a service's health is good."""
+        answer = await self._health(health_pb2.HealthCheckRequest(service=service))
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 10) -> None:
+    """Waits until something is so."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if found if isinstance(found, bool) else await found:
+                return
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def started_query_server(path: Path, upstreams: ScriptedUpstreams, **settings: Any) -> AsyncIterator[QueryServer]:
+    """A query server on the read store at a path."""
+    chosen = QueryServerSettings(
+        domain="library",
+        address="127.0.0.1:0",
+        commands=upstreams.address,
+        projector=upstreams.address,
+        read_store=f"sqlite:///{path}",
+        **settings,
+    )
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    port = server.add_insecure_port(chosen.address)
+    health = Health(f"127.0.0.1:{port}")
+    served = await bootstrap(chosen, load("library"), health)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    server.add_generic_rpc_handlers((served.binder,))
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            yield QueryServer(channel, upstreams, upstreams.identity)
+        finally:
+            await served.drain()
+            await server.stop(1)
+            await served.close()
+
+
+def library_store(path: Path, identity: LogIdentity | None) -> StoreFile:
+    """A read store of the library with nothing in it."""
+    return StoreFile(path, (lending, activity), identity)

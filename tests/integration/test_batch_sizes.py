@@ -1,0 +1,186 @@
+"""Promise 3: rows do not depend on how events were batched. One log, three read stores, every table byte by byte."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.type.money_pb2 import Money
+
+from diptych.client import CallRefused, Connection, open_channel
+from diptych.domain import load
+from diptych.v1.projections_pb2 import ListProjectionsRequest, ListProjectionsResponse
+from shop import sample
+from shop.v1.order_commands_pb2 import ImportedItem, ImportOrderRequest, ImportReturnRequest
+from shop.v1.orders_pb2 import ORDER_STATUS_CANCELLED, ORDER_STATUS_DELIVERED
+from shop.v1.product_commands_pb2 import (
+    AdjustStockRequest,
+    ChangePriceRequest,
+    CreateProductRequest,
+    UpdateProductRequest,
+)
+from shop.v1.user_commands_pb2 import (
+    AssignRoleRequest,
+    DeactivateUserRequest,
+    ReactivateUserRequest,
+    RecordLoginRequest,
+    RegisterUserRequest,
+    UpdateUserProfileRequest,
+)
+from shop.v1.users_pb2 import UserRole
+from tests.history.clients import whole_log
+from tests.history.judge import Case, judge
+from tests.history.records import History
+from tests.history.shop import ShopEffects
+from tests.history.stage import stored
+from tests.integration.harness import Server, eventually
+
+BATCHES = (1, 7, 1000)
+
+
+def commands() -> Iterator[Message]:
+    """A rich sample: every event of the shop, with hot rows, rows made and changed in one batch, and changes undone."""
+    yield from sample.COMMANDS
+    rng = random.Random(1)
+    people = [f"person-{number}" for number in range(25)]
+    goods = [f"good-{number}" for number in range(10)]
+    for number, user_id in enumerate(people):
+        yield RegisterUserRequest(user_id=user_id, email=f"{user_id}@example.com", username=f"name {number}")
+        yield RecordLoginRequest(user_id=user_id)
+    for product_id in goods:
+        yield CreateProductRequest(product_id=product_id, name=product_id, price=_money(rng), stock=1000)
+    for number in range(500):
+        user_id, product_id = rng.choice(people), rng.choice(goods)
+        yield rng.choice(
+            [
+                RecordLoginRequest(user_id=user_id),
+                UpdateUserProfileRequest(user_id=user_id, bio=f"Ünïcode {number}", preferences={"b": "1", "a": "2"}),
+                UpdateUserProfileRequest(user_id=user_id, email=f"mail-{number}@example.com"),
+                AssignRoleRequest(user_id=user_id, role=UserRole.Name(rng.randint(1, 4))),
+                DeactivateUserRequest(user_id=user_id, reason=f"reason {number}"),
+                ReactivateUserRequest(user_id=user_id),
+                AdjustStockRequest(product_id=product_id, delta=rng.choice((-2, -1, 1, 2)), reason="count"),
+                ChangePriceRequest(product_id=product_id, price=_money(rng)),
+                UpdateProductRequest(product_id=product_id, name=f"{product_id} {number % 3}", category="things"),
+                _order(rng, f"import-{number}", user_id, goods),
+                _return(rng, f"return-{number}", user_id, goods),
+            ]
+        )
+
+
+def _money(rng: random.Random) -> Money:
+    return Money(currency_code="GBP", units=rng.randrange(100), nanos=rng.choice((0, 5_000_000, 990_000_000)))
+
+
+def _items(rng: random.Random, goods: list[str]) -> list[ImportedItem]:
+    return [
+        ImportedItem(product_id=product_id, quantity=rng.randint(1, 9), unit_price=_money(rng))
+        for product_id in rng.sample(goods, rng.randint(1, 4))
+    ]
+
+
+def _order(rng: random.Random, order_id: str, user_id: str, goods: list[str]) -> ImportOrderRequest:
+    return ImportOrderRequest(
+        order_id=order_id,
+        customer_id=rng.choice((user_id, "")),
+        order_time=Timestamp(seconds=1_700_000_000 + rng.randrange(3) * 86_400),
+        country=rng.choice(("France", "Österreich", "")),
+        items=_items(rng, goods),
+        status=rng.choice((ORDER_STATUS_DELIVERED, ORDER_STATUS_CANCELLED)),
+    )
+
+
+def _return(rng: random.Random, return_id: str, user_id: str, goods: list[str]) -> ImportReturnRequest:
+    return ImportReturnRequest(
+        return_id=return_id,
+        customer_id=user_id,
+        return_time=Timestamp(seconds=1_700_000_000 + rng.randrange(3) * 86_400),
+        items=_items(rng, goods),
+    )
+
+
+def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Every table of a view in a read store, with its rows in order."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        found = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '%\\_g1' ESCAPE '\\'"
+        )
+        names = [name for (name,) in found]
+        return {name: connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for name in names}
+    finally:
+        connection.close()
+
+
+async def _applied(address: str, head: int) -> bool:
+    """Whether every projection of a projector has applied everything."""
+    async with open_channel(address) as channel:
+        call: Any = channel.unary_unary(
+            "/diptych.v1.ProjectionService/ListProjections",
+            request_serializer=ListProjectionsRequest.SerializeToString,
+            response_deserializer=ListProjectionsResponse.FromString,
+        )
+        answer = await call(ListProjectionsRequest(), timeout=10)
+        return all(each.progress.applied_position == head for each in answer.projections)
+
+
+@pytest.fixture
+def command_server(tmp_path: Path) -> Iterator[Server]:
+    log = tmp_path / "log.db"
+    server = Server("command-server", "--domain=shop", f"--log=sqlite:///{log}", log=tmp_path / "command.log")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+async def test_rows_are_byte_equal_whatever_the_batches(tmp_path: Path, command_server: Server) -> None:
+    await _load(command_server.address)
+    log = await whole_log(command_server.address)
+    loaded = load("shop")
+    recorded = {event.event.type_url.rpartition("/")[2] for event in log}
+    # A new event of the shop belongs into `commands`.
+    assert recorded == set(loaded.event_types), set(loaded.event_types) - recorded
+    found = {}
+    for batch in BATCHES:
+        path = tmp_path / f"read-{batch}.db"
+        await _fill(path, batch, command_server.address, len(log))
+        found[batch] = tables(path)
+        assert found[batch].keys() == {f"{view}_g1" for view in loaded.domain.views}
+    for batch in BATCHES[1:]:
+        for name, rows in found[batch].items():
+            assert rows == found[BATCHES[0]][name], f"{name} differs between batches of {BATCHES[0]} and {batch}"
+    # And what all three say is the fold of the log.
+    history = History(log=log, stored=stored(tmp_path / f"read-{BATCHES[0]}.db", loaded.domain))
+    findings = judge(Case(history, loaded.domain, ShopEffects()))
+    assert [each for each in findings if each.check in ("views_equal_the_fold", "gap_free_order")] == []
+    assert {each.position for each in history.stored} == {len(log)}
+
+
+async def _load(address: str) -> None:
+    batch = list(commands())
+    async with Connection(address) as connection, connection.command_stream() as stream:
+        outcomes = await (await stream.submit(batch))
+    assert not [each for each in outcomes if isinstance(each, CallRefused) and each.reason != "USER_DEACTIVATED"]
+
+
+async def _fill(path: Path, batch: int, commands_address: str, head: int) -> None:
+    arguments = [f"--commands={commands_address}", f"--read-store=sqlite:///{path}", f"--batch-events-max={batch}"]
+    projector = Server("projector", "--domain=shop", *arguments, log=path.with_suffix(".log"))
+    try:
+        projector.start()
+
+        async def applied() -> Any:
+            return await _applied(projector.address, head)
+
+        await eventually(applied, seconds=30)
+        assert projector.stop() == 0
+    finally:
+        projector.close()

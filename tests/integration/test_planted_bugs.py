@@ -1,0 +1,34 @@
+"""The judge of `tests/history` sees bugs in real servers: each plant of `programs.py` breaks one promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.history.run import Plan, run
+
+BUGS = [
+    ("projector", "skip-event@13", "views_equal_the_fold"),
+    ("projector", "fold-twice@13", "views_equal_the_fold"),
+    ("projector", "checkpoint-before-rows@20", "views_equal_the_fold"),
+    ("query-server", "fresh-by-one-less", "reads_are_cuts"),
+    ("query-server", "token-unheeded", "reads_are_cuts"),
+    ("query-server", "trailer-too-low", "tokens_tell_the_truth"),
+    ("query-server", "row-goes-back@5", "reads_are_cuts"),
+    ("query-server", "reached-at-once", "reached_is_readable"),
+    ("query-server", "timed-out-early", "waits_do_not_lie"),
+    ("command-server", "lose-acknowledged@50", "acknowledged_is_durable"),
+    ("command-server", "forget-requests", "effects_are_taken_once"),
+    ("command-server", "token-too-high", "acknowledged_is_durable"),
+    ("command-server", "events-swapped@5", "subscribers_saw_the_log"),
+]
+
+
+@pytest.mark.parametrize(("program", "bug", "check"), BUGS, ids=[bug for _, bug, _ in BUGS])
+async def test_a_bug_in_a_real_server_is_seen(tmp_path: Path, program: str, bug: str, check: str) -> None:
+    # A read model that lags shows what would otherwise be over before anybody looks.
+    slow = {"projector>command-server": 0.1} if program == "query-server" else {}
+    plan = Plan(seed=1, seconds=2.5, faults=False, bugs={program: bug}, slow=slow, watches=False, end_seconds=5.0)
+    outcome = await run(tmp_path / "data", plan)
+    assert check in outcome.checks, f"{bug} was not seen: {outcome.report()}"

@@ -1,0 +1,124 @@
+"""The README's calls work by grpcurl as well, which learns the contracts by reflection."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.integration.harness import ROOT, Pair
+from tests.polyglot.workshop import addresses, commands_for, go_environment, missing, run
+
+pytestmark = pytest.mark.timeout(900)  # It may download and compile it.
+
+GRPCURL_VERSION = "v1.9.3"
+FIRST_SCREEN = (ROOT / "README.md").read_text().partition("\n## ")[0]
+NEXT = "--- the next block ---\n"
+
+
+class Terminal:
+    """A shell in a folder of its own, where grpcurl is, for somebody who has a pair."""
+
+    def __init__(self, folder: Path, pair: Pair) -> None:
+        self.folder = folder
+        self._ports = {"50051": pair.command, "50052": pair.query, "50053": pair.projector}
+        env = go_environment()
+        self._env = {**env, **addresses(pair), "PATH": f"{installed(env)}:{env['PATH']}"}
+
+    def run(self, script: str) -> str:
+        """What a script prints to stdout and stderr, in the order of printing."""
+        for port, server in self._ports.items():
+            script = script.replace(f"127.0.0.1:{port}", server.address)
+        status, out, err = run(f"exec 2>&1\n{script}", self.folder, self._env, 60)
+        assert status == 0, f"{script}\n{out}\n{err}"
+        return out
+
+
+def installed(env: Mapping[str, str]) -> Path:
+    """The folder where grpcurl is, once and for all runs. It is compiled by one test process while others wait."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "diptych", f"grpcurl-{GRPCURL_VERSION}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "grpcurl").exists():
+            source = f"github.com/fullstorydev/grpcurl/cmd/grpcurl@{GRPCURL_VERSION}"
+            status, _, err = run(f"go install {source}", folder, {**env, "GOBIN": str(folder)}, 600)
+            if status != 0:
+                missing(err)
+    return folder
+
+
+def by_grpcurl(script: str) -> str:
+    """A script of the README with grpcurl in buf's place, by the rule that `tests/polyglot/README.md` gives."""
+    script = script.replace("buf curl --protocol grpc --http2-prior-knowledge", "grpcurl -plaintext")
+    script = re.sub(r"http://([\d.]+:\d+)/", r"\1 ", script)
+    assert "buf" not in script
+    return script
+
+
+def agrees(printed: str, expected: str) -> None:
+    """Fails if an answer is another one than the README shows. A refusal looks different, but says the same."""
+    if refusal := re.search(r'"code": "(\w+)",\s*"message": "(.*)"', expected):
+        code = refusal[1].title().replace("_", "")
+        sentence = re.sub(r"\d+", r"\\d+", re.escape(refusal[2])).replace(re.escape("..."), r"\d+")
+        assert re.search(rf"Code: {code}\n\s*Message: {sentence}", printed), printed
+        return
+    fields = re.findall(r'"\w+": "[^.]+"', named(expected))
+    assert fields
+    for field in fields:
+        assert field in named(printed), printed
+
+
+def named(printed: str) -> str:
+    """The same JSON with every field under its name in the contract: which of its two names comes is up to the tool."""
+    return re.sub(r'"(\w+)":', lambda found: re.sub("[A-Z]", lambda c: f"_{c[0].lower()}", found[0]), printed)
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory, shared_pair: Pair) -> Terminal:
+    return Terminal(tmp_path_factory.mktemp("grpcurl"), shared_pair)
+
+
+def test_the_first_screen_works_by_grpcurl(terminal: Terminal) -> None:
+    blocks = re.findall(r"^```(sh|json)\n(.*?)^```$", FIRST_SCREEN, re.MULTILINE | re.DOTALL)
+    assert blocks.pop(0) == ("sh", "make run\n")
+    scripts = [text.replace("source .venv/bin/activate\n", "") for kind, text in blocks if kind == "sh"]
+    printed = iter(terminal.run(by_grpcurl(f"echo -n '{NEXT}'\n".join(scripts))).split(NEXT))
+    answer = ""
+    compared = 0
+    for kind, text in blocks:
+        if kind == "sh":
+            answer = next(printed)
+        else:
+            agrees(answer, text)
+            compared += 1
+    assert compared >= 3
+
+
+def test_the_servers_tell_their_contracts(terminal: Terminal) -> None:
+    services, request, status = (terminal.run(command) for command in commands_for("grpcurl"))
+    assert "shop.v1.CommandService" in services.splitlines()
+    assert "diptych.v1.EventService" in services.splitlines()
+    assert "string email = 3" in request
+    assert '"projections"' in status
+
+
+def test_a_watch_works_by_grpcurl(terminal: Terminal) -> None:
+    terminal.run("""
+        grpcurl -plaintext -d '{"user_id": "ida", "email": "ida@example.com"}' \
+            127.0.0.1:50051 shop.v1.CommandService/RegisterUser > ida.json
+        TOKEN=$(sed -n 's/.*"token": "\\(.*\\)".*/\\1/p' ida.json)
+        grpcurl -plaintext -d "{\\"view\\": \\"users\\", \\"token\\": \\"$TOKEN\\"}" \
+            127.0.0.1:50052 diptych.v1.ReadModelService/WaitForVersion
+    """)
+    frames = terminal.run("""
+        sed '/caught/q' < <(grpcurl -plaintext -max-time 30 -d '{"view": "users", "keys": {"keys": ["ida"]}}' \
+            127.0.0.1:50052 diptych.v1.ReadModelService/Watch 2> /dev/null)
+    """)
+    assert '"@type": "type.googleapis.com/shop.v1.User"' in frames
+    assert '"email": "ida@example.com"' in frames
+    assert '"caught_up":' in named(frames)

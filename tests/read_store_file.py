@@ -1,0 +1,97 @@
+"""A read store of the library, filled by hand: what tests of the query server read."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
+from sqlalchemy import create_engine
+from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.sql.expression import Executable
+
+from diptych.projection import Projection, View
+from diptych.read_store import encode_epochs, generations, shape, stored, view_table
+from diptych.token import LogIdentity
+
+
+class StoreFile:
+    """A read store as a projector would leave it, of projections that are given."""
+
+    def __init__(self, path: Path, projections: Iterable[Projection], identity: LogIdentity | None = None) -> None:
+        self.path = path
+        self.identity = identity
+        self._engine = create_engine(f"sqlite:///{path}")
+        with self._engine.begin() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            connection.execute(CreateTable(generations, if_not_exists=True))
+        for projection in projections:
+            self.begin(projection, 1, active=True)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._engine.dispose()
+
+    def begin(self, projection: Projection, generation: int, *, active: bool, position: int = 0) -> None:
+        """Begins a generation."""
+        log_id, epochs = encode_epochs(self.identity)
+        with self._engine.begin() as connection:
+            for view in projection.views:
+                table = view_table(view, generation)
+                connection.execute(CreateTable(table))
+                for index in table.indexes:
+                    connection.execute(CreateIndex(index))
+            connection.execute(
+                generations.insert().values(
+                    projection=projection.name,
+                    generation=generation,
+                    version=projection.version,
+                    shape=shape(projection),
+                    active=active,
+                    position=position,
+                    event_id="",
+                    log_id=log_id,
+                    epochs=epochs,
+                )
+            )
+
+    def switch(self, projection: Projection, generation: int, *, drop: int | None = None) -> None:
+        """Makes another generation the active one, and drops the tables of one."""
+        table = generations.c
+        with self._engine.begin() as connection:
+            mine = generations.update().where(table.projection == projection.name)
+            connection.execute(mine.values(active=False))
+            connection.execute(mine.where(table.generation == generation).values(active=True))
+            if drop is not None:
+                for view in projection.views:
+                    view_table(view, drop).drop(connection)
+
+    def write(self, view: View[Any], rows: Mapping[str, Message | None], position: int, *, generation: int = 1) -> None:
+        """Writes rows, or tombstones, and the checkpoint with them."""
+        table = view_table(view, generation)
+        statements: list[Executable] = []
+        for key, row in rows.items():
+            values: dict[str, Any] = {"key": key, "position": position, "row": None}
+            if row is not None:
+                values["row"] = row.SerializeToString(deterministic=True)
+                values |= {column.name: stored(column.value(row)) for column in view.columns.values()}
+            statements.append(table.insert().prefix_with("OR REPLACE").values(values))
+        with self._engine.begin() as connection:
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute(
+                generations.update()
+                .where(generations.c.projection == view.projection.name, generations.c.generation == generation)
+                .values(position=position)
+            )
+
+    def run(self, sql: str) -> None:
+        """Runs any statement on a connection of its own."""
+        connection = sqlite3.connect(self.path)
+        try:
+            connection.execute(sql)
+            connection.commit()
+        finally:
+            connection.close()

@@ -1,0 +1,112 @@
+"""Rules of the contract: every violation is told, with the full path of its field; and what a status may grow to."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2, status_pb2
+from google.type.money_pb2 import Money
+
+from diptych.binder import check, fitting, parse
+from diptych.refusals import CommandUnknown, InvalidRequest, MalformedMessage
+from diptych.v1.commands_pb2 import CommandContext
+from shop.v1.order_commands_pb2 import ImportedItem, ImportOrderRequest
+from shop.v1.user_commands_pb2 import RegisterUserRequest, UpdateUserProfileRequest
+
+TEA = ImportedItem(product_id="tea", quantity=1, unit_price=Money(currency_code="GBP", units=1))
+
+
+def order(*items: ImportedItem, **fields: object) -> ImportOrderRequest:
+    return ImportOrderRequest(order_time=Timestamp(seconds=1_700_000_000), items=items, **fields)  # type: ignore[arg-type]
+
+
+def paths(refused: pytest.ExceptionInfo[InvalidRequest]) -> list[str]:
+    return [path for path, _ in refused.value.rules]
+
+
+def test_a_valid_message_passes() -> None:
+    check(order(TEA))
+
+
+def test_the_path_leads_into_lists() -> None:
+    bad = ImportedItem(product_id="tea", quantity=0, unit_price=TEA.unit_price)
+    with pytest.raises(InvalidRequest) as refused:
+        check(order(bad, TEA, bad))
+    assert paths(refused) == ["items[0].quantity", "items[2].quantity"]
+
+
+def test_the_path_leads_into_maps() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check(UpdateUserProfileRequest(user_id="ada", preferences={'the "best"': "x" * 201}))
+    assert paths(refused) == ['preferences["the \\"best\\""]']
+
+
+def test_all_violations_are_told() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check(RegisterUserRequest(user_id="a b", email="nobody", first_name="x" * 201))
+    assert sorted(paths(refused)) == ["email", "first_name", "user_id"]
+    assert refused.value.metadata == {"violations": "3"}
+    assert all(sentence for _, sentence in refused.value.rules)
+
+
+def test_a_malformed_time_hides_no_other_violation() -> None:
+    command = order(
+        ImportedItem(product_id="tea", unit_price=TEA.unit_price),
+        context=CommandContext(issue_time=Timestamp(nanos=-1), expected_version=-1),
+    )
+    with pytest.raises(InvalidRequest) as refused:
+        check(command)
+    assert sorted(paths(refused)) == ["context.expected_version", "context.issue_time", "items[0].quantity"]
+
+
+def test_a_malformed_time_is_told_once_where_a_rule_speaks_of_it_too() -> None:
+    command = order(TEA)
+    command.order_time.seconds = 1 << 60
+    with pytest.raises(InvalidRequest) as refused:
+        check(command)
+    assert paths(refused) == ["order_time"]
+
+
+def test_a_rule_of_the_message_has_no_field() -> None:
+    command = UpdateUserProfileRequest(user_id="ada")
+    command.update_mask.paths.append("email")
+    with pytest.raises(InvalidRequest) as refused:
+        check(command)
+    assert paths(refused) == [""]
+
+
+def test_bytes_that_are_no_message_are_malformed() -> None:
+    with pytest.raises(MalformedMessage) as refused:
+        parse(RegisterUserRequest, b"\xff\xff")
+    assert refused.value.type == "shop.v1.RegisterUserRequest"
+    with pytest.raises(MalformedMessage):
+        parse(RegisterUserRequest, b"\x1a\x01\xff")  # Not UTF-8.
+
+
+def test_a_short_status_stays_as_it_is() -> None:
+    status = InvalidRequest.of(("email", "must be an address"), ("", "too much")).to_status("shop.v1")
+    copy = status_pb2.Status.FromString(status.SerializeToString())
+    assert fitting(copy) == status
+
+
+def test_a_status_of_many_violations_is_cut_to_what_clients_take_and_tells_how_many_there_were() -> None:
+    refusal = InvalidRequest.of(*((f"items[{number}].quantity", "must be at least 1") for number in range(2000)))
+    status = fitting(refusal.to_status("shop.v1"))
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(bad)
+    assert status.ByteSize() < 4096
+    assert info.metadata["violations"] == "2000"
+    assert len(bad.field_violations) > 20
+    assert bad.field_violations[0].field == "items[0].quantity"
+
+
+@pytest.mark.parametrize("character", ["x", "é", "%", "\n", "😀"])
+def test_what_a_client_sent_makes_no_status_large(character: str) -> None:
+    for refusal in (
+        CommandUnknown(type=character * 1_000_000),
+        InvalidRequest.of((character * 1_000_000, character * 1_000_000)),
+    ):
+        status = fitting(refusal.to_status("shop.v1"))
+        assert status.ByteSize() < 4096
+        assert len(status.message.encode()) <= 1000

@@ -1,0 +1,269 @@
+"""The command line: its commands, and where settings come from."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from google.protobuf import descriptor_pb2
+from pydantic_settings import BaseSettings
+
+from diptych.cli import main, servers
+from diptych.cli.up import UpSettings
+from diptych.settings import CommandServerSettings, ProjectorSettings, QueryServerSettings, ServerSettings
+
+PROGRAMS: dict[str, type[BaseSettings]] = {
+    "up": UpSettings,
+    "command-server": CommandServerSettings,
+    "projector": ProjectorSettings,
+    "query-server": QueryServerSettings,
+}
+
+COMMANDS = [
+    *("up", "command-server", "projector", "query-server"),
+    *("status", "pause", "resume", "events", "watch", "health", "contracts"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in os.environ:
+        if name.startswith("DIPTYCH_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run_command_server(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CommandServerSettings]:
+    """Runs `diptych command-server` up to the moment when the server would be loaded; returns its settings."""
+    seen: list[ServerSettings] = []
+
+    def record(module: str, settings: ServerSettings) -> int:
+        seen.append(settings)
+        return 0
+
+    monkeypatch.setattr(servers, "_run", record)
+    # Or the variable that tells child processes of the file would outlive the test.
+    monkeypatch.setenv("DIPTYCH_CONFIG", "")
+
+    def run(*arguments: str) -> CommandServerSettings:
+        assert main(["command-server", *arguments]) == 0
+        assert isinstance(seen[-1], CommandServerSettings)
+        return seen[-1]
+
+    return run
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = re.findall(r"^  ([a-z-]+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert listed == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"diptych {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_lists_every_setting_with_variable_and_default(program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([program, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in PROGRAMS[program].model_fields.items():
+        assert f"--{name.replace('_', '-')} " in text
+        assert f"[env var: DIPTYCH_{name.upper()}]" in text
+        if field.default is not None and field.annotation is not bool:
+            assert f"Default: {field.default}." in text
+    assert "--config FILE" in text
+
+
+def test_without_arguments_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "query-server" in "".join(capsys.readouterr())
+
+
+def test_an_unknown_command_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["upp"]) == 2
+    assert "upp" in capsys.readouterr().err
+
+
+def test_a_flag_beats_the_environment_the_file_and_the_default(
+    run_command_server: Callable[..., CommandServerSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "diptych.toml"
+    file.write_text("batch_commands_max = 3\nqueue_commands_max = 3\nsnapshot_events = 30\n")
+    assert run_command_server().batch_commands_max == 1000
+    monkeypatch.setenv("DIPTYCH_CONFIG", str(file))
+    assert run_command_server().batch_commands_max == 3
+    monkeypatch.setenv("DIPTYCH_BATCH_COMMANDS_MAX", "2")
+    monkeypatch.setenv("DIPTYCH_QUEUE_COMMANDS_MAX", "2")
+    settings = run_command_server("--batch-commands-max", "1")
+    assert (settings.batch_commands_max, settings.queue_commands_max, settings.snapshot_events) == (1, 2, 30)
+
+
+def test_a_file_can_serve_several_programs(
+    run_command_server: Callable[..., CommandServerSettings], tmp_path: Path
+) -> None:
+    file = tmp_path / "diptych.toml"
+    file.write_text(
+        'log_level = "warning"\nread_store = "sqlite:///r.db"\n'
+        '[command-server]\naddress = "127.0.0.1:1"\n[projector]\naddress = "127.0.0.1:2"\n'
+    )
+    settings = run_command_server("--config", str(file))
+    assert (settings.log_level, settings.address) == ("warning", "127.0.0.1:1")
+
+
+def test_an_empty_variable_is_unset(
+    run_command_server: Callable[..., CommandServerSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIPTYCH_METRICS_ADDRESS", "")
+    assert run_command_server().metrics_address is None
+
+
+def test_switches_come_from_everywhere(
+    run_command_server: Callable[..., CommandServerSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "diptych.toml"
+    file.write_text("insecure = true\n")
+    assert not run_command_server().insecure
+    assert run_command_server("--insecure").insecure
+    assert run_command_server("--config", str(file)).insecure
+    monkeypatch.setenv("DIPTYCH_INSECURE", "true")
+    assert run_command_server().insecure
+
+
+BAD = [
+    (
+        ["--batch-commands-max", "0"],
+        {},
+        "",
+        "--batch-commands-max: must be greater than or equal to 1, not '0'.",
+    ),
+    (
+        ["--address", "nowhere"],
+        {},
+        "",
+        "--address: must be HOST:PORT, such as 127.0.0.1:50051, not 'nowhere'.",
+    ),
+    (["--log", "mysql://x/y"], {}, "", "--log: mysql is not served; use sqlite:///FILE, not 'mysql://x/y'."),
+    (
+        ["--log-level", "loud"],
+        {},
+        "",
+        "--log-level: must be 'debug', 'info', 'warning' or 'error', not 'loud'.",
+    ),
+    ([], {"DIPTYCH_STOP_SECONDS": "soon"}, "", "DIPTYCH_STOP_SECONDS: must be a valid number"),
+    ([], {}, "subscriptions_max = 0", "subscriptions_max in "),
+    ([], {}, "batch_max = 5", "batch_max in "),
+    ([], {}, "[command-server]\nread_store = 'sqlite:///r.db'", "read_store in [command-server] of "),
+    ([], {}, "subscriptions_max = ", "--config: "),
+    (["--config", "/does/not/exist.toml"], {}, "", "--config: /does/not/exist.toml cannot be read: "),
+    (["--no-such-thing"], {}, "", "--no-such-thing"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "env", "file", "sentence"), BAD)
+def test_bad_settings_are_named_with_status_2(
+    arguments: list[str],
+    env: dict[str, str],
+    file: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DIPTYCH_CONFIG", "")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    if file:
+        path = tmp_path / "diptych.toml"
+        path.write_text(file)
+        arguments = [*arguments, "--config", str(path)]
+    assert main(["command-server", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert "Traceback" not in told
+
+
+def test_all_bad_settings_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["projector", "--address", "x", "--batch-events-max", "many"]) == 2
+    told = capsys.readouterr().err
+    assert "--address: " in told
+    assert "--batch-events-max: " in told
+
+
+def test_up_names_a_port_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        arguments = [f"--data={tmp_path}", "--command-address=127.0.0.1:0", f"--query-address={address}"]
+        assert main(["up", *arguments]) == 1
+    assert f"Cannot listen on {address}: another program uses the port." in capsys.readouterr().err
+
+
+def test_contracts_writes_a_descriptor_set(tmp_path: Path) -> None:
+    whole, plain = tmp_path / "contracts.binpb", tmp_path / "plain.binpb"
+    assert main(["contracts", "--out", str(whole)]) == 0
+    assert main(["contracts", "--plain", "--out", str(plain)]) == 0
+    names = {file.name for file in descriptor_pb2.FileDescriptorSet.FromString(whole.read_bytes()).file}
+    assert {
+        "diptych/v1/commands.proto",
+        "google/rpc/error_details.proto",
+        "buf/validate/validate.proto",
+    } <= names
+    names = {file.name for file in descriptor_pb2.FileDescriptorSet.FromString(plain.read_bytes()).file}
+    assert "buf/validate/validate.proto" not in names
+
+
+def test_contracts_compiles_a_folder_and_names_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p" / "zoo" / "v1").mkdir(parents=True)
+    proto = tmp_path / "p" / "zoo" / "v1" / "zoo.proto"
+    proto.write_text('syntax = "proto3";\npackage zoo.v1;\nmessage Ape {}\n')
+    out = tmp_path / "zoo.binpb"
+    assert main(["contracts", "--protos", str(tmp_path / "p"), "--out", str(out)]) == 0
+    names = {file.name for file in descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file}
+    assert {"zoo/v1/zoo.proto", "diptych/v1/commands.proto"} <= names
+    proto.write_text('syntax = "proto3";\npackage zoo.v1;\nmessage Ape { Bar bar = 1; }\n')
+    assert main(["contracts", "--protos", str(tmp_path / "p"), "--out", str(out)]) == 1
+    assert "zoo/v1/zoo.proto:3" in capsys.readouterr().err
+
+
+def test_contracts_goes_to_stdout() -> None:
+    done = subprocess.run([sys.executable, "-m", "diptych.cli", "contracts"], capture_output=True, check=True)
+    assert descriptor_pb2.FileDescriptorSet.FromString(done.stdout).file
+
+
+@pytest.mark.parametrize("command", [["status"], ["events", "--commands", "127.0.0.1:1"]])
+def test_a_server_that_does_not_answer_is_named(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*command, *(["--query", "127.0.0.1:1"] if command == ["status"] else [])]
+    assert main(arguments) == 1
+    assert "server at 127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_the_command_line_imports_no_server_and_no_domain() -> None:
+    code = (
+        "import sys; from diptych.cli import main; main(['--help']);"
+        "print([name for name in sys.modules if name.split('.')[0] in "
+        "('command_server', 'projector', 'query_server', 'shop')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_server_loads_neither_the_supervisor_nor_other_servers_commands() -> None:
+    code = (
+        "import sys; from diptych.cli import main; main(['command-server', '--help']);"
+        "print([name for name in ('diptych.cli.up', 'diptych.client', 'rich', 'diptych.contracts') "
+        "if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

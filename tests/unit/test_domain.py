@@ -1,0 +1,383 @@
+"""What `load` checks, and that it names what is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import library
+from diptych import Aggregate, Deciding, Domain, Find, Projection, Recorded
+from diptych.domain import DomainError, LoadedDomain, load
+from library.copies import copy
+from library.lending import activity, lending
+from library.members import member
+from library.v1.command_service_pb2 import BorrowCopyRequest, ReturnCopyRequest
+from library.v1.events_pb2 import CopyAdded, CopyBorrowed, CopyReturned, MemberRegistered
+from library.v1.query_service_pb2 import (
+    GetLoanDayRequest,
+    GetMemberRequest,
+    GetOpenLoanRequest,
+    ListMembersRequest,
+    ListMembersResponse,
+    ListOverdueLoansResponse,
+)
+from library.v1.resources_pb2 import LoanDay, Member, OpenLoan
+from shop.v1.user_events_pb2 import UserRegistered
+
+
+def changed(aggregate: Aggregate[Any], *, without: Sequence[type] = ()) -> Aggregate[Any]:
+    """A copy of an aggregate without what it has for these commands and events."""
+    left_out = {kind.DESCRIPTOR.full_name for kind in without}  # type: ignore[attr-defined]
+    made = Aggregate[Any](aggregate.type, initial=aggregate.initial, id=aggregate.id)
+    made.deciders = {name: one for name, one in aggregate.deciders.items() if name not in left_out}
+    made.evolvers = {name: one for name, one in aggregate.evolvers.items() if name not in left_out}
+    return made
+
+
+def loaded(
+    *, aggregates: Sequence[Aggregate[Any]] = (member, copy), projections: Sequence[Projection] = (lending, activity)
+) -> LoadedDomain:
+    return LoadedDomain(Domain("library", aggregates=aggregates, projections=projections))
+
+
+def more(declare: Callable[[Projection], object]) -> Sequence[Projection]:
+    """The library's projections and one more."""
+    projection = Projection("more", version=1)
+    declare(projection)
+    return (lending, activity, projection)
+
+
+def instead(declare: Callable[[Projection], object], *, of: type) -> Sequence[Projection]:
+    """The library's projections, with one query declared in another way."""
+    left_out = of.DESCRIPTOR.full_name  # type: ignore[attr-defined]
+    kept = []
+    for projection in (lending, activity):
+        made = Projection(projection.name, version=1)
+        made.views = projection.views
+        made.queries = {name: query for name, query in projection.queries.items() if name != left_out}
+        kept.append(made)
+    return (*kept, more(declare)[-1])
+
+
+def fold_nothing(row: Any, event: Any, at: Recorded) -> Any:
+    return row
+
+
+def test_the_domains_that_we_have_can_be_loaded() -> None:
+    shop = load("shop")
+    assert (shop.command_service, shop.query_service) == ("shop.v1.CommandService", "shop.v1.QueryService")
+    assert {"users", "user_summaries", "products", "orders", "order_summaries"} <= set(shop.domain.views)
+    assert set(shop.domain.projections) == {"users", "products", "orders", "analytics"}
+    found = load("library")
+    assert found.domain is library.domain
+    assert found.commands["library.v1.BorrowCopyRequest"].name == "BorrowCopy"
+    assert set(found.codecs) == {"member", "copy"}
+
+
+def test_a_command_without_a_decider() -> None:
+    with pytest.raises(DomainError, match=r"Rpc library\.v1\.CommandService\.BorrowCopy has no decider"):
+        loaded(aggregates=[member, changed(copy, without=[BorrowCopyRequest])])
+
+
+def test_a_decider_without_an_rpc() -> None:
+    stray = Aggregate[int]("stray", initial=0, id=lambda command: "one")
+    stray.decides(GetMemberRequest)(lambda state, command, at: [])
+    with pytest.raises(DomainError, match=r"has no rpc for the command\(s\) library\.v1\.GetMemberRequest"):
+        loaded(aggregates=[member, copy, stray])
+
+
+def test_a_command_that_two_aggregates_decide() -> None:
+    other = Aggregate[int]("other", initial=0, id="copy_id")
+    other.decides(ReturnCopyRequest)(lambda state, command, at: [])
+    with pytest.raises(DomainError, match=r"Command library\.v1\.ReturnCopyRequest is decided by two aggregates"):
+        loaded(aggregates=[member, copy, other])
+
+
+def test_a_command_that_one_aggregate_decides_twice() -> None:
+    twice = Aggregate[int]("twice", initial=0, id="copy_id")
+    twice.decides(ReturnCopyRequest)(lambda state, command, at: [])
+    with pytest.raises(ValueError, match="decided twice by aggregate twice"):
+        twice.decides(ReturnCopyRequest)
+
+
+def test_a_field_that_names_the_aggregate_and_does_not_exist() -> None:
+    with pytest.raises(ValueError, match=r"library\.v1\.ReturnCopyRequest has no field shelf_id"):
+        Aggregate[int]("shelf", initial=0, id="shelf_id").decides(ReturnCopyRequest)(lambda state, command, at: [])
+
+
+def test_an_event_without_an_evolver() -> None:
+    with pytest.raises(DomainError, match=r"ReturnCopyRequest records library\.v1\.CopyReturned.*copy has no evolver"):
+        loaded(aggregates=[member, changed(copy, without=[CopyReturned])])
+
+
+def test_an_event_without_an_evolver_among_several() -> None:
+    def decide(state: int, command: ReturnCopyRequest, at: Deciding) -> Sequence[CopyReturned | MemberRegistered]:
+        return []
+
+    several = changed(copy, without=[ReturnCopyRequest])
+    several.decides(ReturnCopyRequest)(decide)
+    with pytest.raises(DomainError, match=r"ReturnCopyRequest records library\.v1\.MemberRegistered"):
+        loaded(aggregates=[member, several])
+
+
+def test_an_event_that_two_aggregates_evolve() -> None:
+    other = Aggregate[int]("other", initial=0, id="copy_id")
+    other.evolves(CopyAdded)(lambda state, event: state)
+    with pytest.raises(DomainError, match=r"Event library\.v1\.CopyAdded is evolved by two aggregates"):
+        loaded(aggregates=[member, copy, other])
+
+
+def test_a_state_without_a_codec() -> None:
+    @dataclass(frozen=True)
+    class Shelf:
+        books: tuple[dict[str, str], ...] = ()
+
+    with pytest.raises(DomainError, match=r"The state of aggregate shelf has no codec: Shelf\.books\[\] is a dict"):
+        loaded(aggregates=[member, copy, Aggregate("shelf", initial=Shelf(), id="shelf_id")])
+
+
+def test_a_state_that_is_not_frozen() -> None:
+    @dataclass
+    class Shelf:
+        pass
+
+    with pytest.raises(DomainError, match=r"aggregate shelf has no codec.*Shelf, which is not frozen"):
+        loaded(aggregates=[member, copy, Aggregate("shelf", initial=Shelf(), id="shelf_id")])
+
+
+@pytest.mark.parametrize(
+    ("what", "make"),
+    [
+        ("aggregates named copy", lambda: Domain("library", aggregates=[copy, copy], projections=[])),
+        ("projections named lending", lambda: Domain("library", aggregates=[], projections=[lending, lending])),
+        (
+            "views named members",
+            lambda: Domain("library", aggregates=[], projections=more(lambda p: p.view("members", Member))),
+        ),
+    ],
+)
+def test_two_of_one_name(what: str, make: Callable[[], Domain]) -> None:
+    with pytest.raises(DomainError, match=f"There are two {what}"):
+        make()
+
+
+def test_a_query_that_nobody_answers() -> None:
+    with pytest.raises(DomainError, match=r"Rpc library\.v1\.QueryService\.GetLoanDay has no query"):
+        loaded(projections=[lending])
+
+
+def test_a_query_without_an_rpc() -> None:
+    def declare(projection: Projection) -> None:
+        projection.view("extra", Member).get(BorrowCopyRequest, key=lambda q: q.copy_id)
+
+    with pytest.raises(DomainError, match=r"has no rpc for the query\(s\) library\.v1\.BorrowCopyRequest"):
+        loaded(projections=more(declare))
+
+
+def test_a_query_answered_by_two_projections() -> None:
+    with pytest.raises(DomainError, match=r"Query library\.v1\.GetMemberRequest is answered by two projections"):
+        loaded(projections=more(lambda p: p.view("extra", Member).get(GetMemberRequest, key=lambda q: q.member_id)))
+
+
+def test_a_query_answered_twice_by_one_projection() -> None:
+    view = Projection("p", version=1).view("v", Member)
+    view.get(GetMemberRequest, key=lambda q: q.member_id)
+    with pytest.raises(ValueError, match="GetMemberRequest is answered twice"):
+        view.get(GetMemberRequest, key=lambda q: q.member_id)
+
+
+def test_a_query_answered_with_rows_of_another_type() -> None:
+    def declare(projection: Projection) -> None:
+        projection.view("extra", LoanDay).get(GetMemberRequest, key=lambda q: q.member_id)
+
+    with pytest.raises(
+        DomainError, match=r"GetMember returns library\.v1\.Member, and view extra has rows of .*LoanDay"
+    ):
+        loaded(projections=instead(declare, of=GetMemberRequest))
+
+
+def test_a_list_that_answers_with_another_response() -> None:
+    def declare(projection: Projection) -> None:
+        projection.view("extra", OpenLoan).find(ListMembersRequest, ListOverdueLoansResponse)(lambda q, now: Find())
+
+    with pytest.raises(DomainError, match=r"ListMembers does not return library\.v1\.ListOverdueLoansResponse"):
+        loaded(projections=instead(declare, of=ListMembersRequest))
+
+
+def test_a_list_whose_response_has_no_place_for_the_rows() -> None:
+    def declare(projection: Projection) -> None:
+        projection.view("extra", OpenLoan).find(ListMembersRequest, ListMembersResponse)(lambda q, now: Find())
+
+    with pytest.raises(DomainError, match=r"ListMembersResponse needs exactly one repeated field of .*OpenLoan"):
+        loaded(projections=instead(declare, of=ListMembersRequest))
+
+
+def test_an_order_by_a_column_of_another_view() -> None:
+    def declare(projection: Projection) -> None:
+        other = projection.view("other", Member).column("email", lambda row: row.email)
+        extra = projection.view("extra", Member)
+        extra.find(ListMembersRequest, ListMembersResponse, order_by={"email": other})(lambda q, now: Find())
+
+    with pytest.raises(DomainError, match="Query ListMembers orders by email, a column of view other"):
+        loaded(projections=instead(declare, of=ListMembersRequest))
+
+
+@pytest.mark.parametrize("request_type", [GetOpenLoanRequest, GetLoanDayRequest])
+def test_a_query_whose_key_is_of_an_unknown_field(request_type: type[Any]) -> None:
+    row = OpenLoan if request_type is GetOpenLoanRequest else LoanDay
+
+    def declare(projection: Projection) -> None:
+        projection.view("extra", row).get(request_type, key=lambda q: q.shelf_id)
+
+    with pytest.raises(DomainError, match=r"The key of query Get\w+ uses an unknown field: .*shelf_id"):
+        loaded(projections=instead(declare, of=request_type))
+
+
+def test_a_fold_whose_key_is_of_an_unknown_field() -> None:
+    def declare(projection: Projection) -> None:
+        projection.view("extra", Member).on(MemberRegistered, key=lambda e: e.shelf_id)(fold_nothing)  # type: ignore[attr-defined]
+
+    with pytest.raises(
+        DomainError, match=r"The key of view extra on library\.v1\.MemberRegistered uses an unknown field: .*shelf_id"
+    ):
+        loaded(projections=more(declare))
+
+
+def test_a_fold_in_parts_of_an_unknown_field() -> None:
+    def declare(projection: Projection) -> None:
+        view = projection.view("extra", Member)
+        view.on_parts(MemberRegistered, parts=lambda e: {e.shelf_id: 1})(fold_nothing)  # type: ignore[attr-defined]
+
+    with pytest.raises(DomainError, match=r"The key of view extra on .*MemberRegistered uses an unknown field"):
+        loaded(projections=more(declare))
+
+
+def test_a_look_up_of_an_unknown_field() -> None:
+    def declare(projection: Projection) -> None:
+        first, second = projection.view("first", Member), projection.view("second", Member)
+        second.on(MemberRegistered, key=lambda e: e.member_id, reads=lambda e: [first.at(e.shelf_id)])(fold_nothing)  # type: ignore[attr-defined]
+
+    with pytest.raises(DomainError, match=r"`reads` of view second on .* uses an unknown field: .*shelf_id"):
+        loaded(projections=more(declare))
+
+
+@pytest.mark.parametrize("read", ["first", "second"])
+def test_a_look_up_that_is_not_of_an_earlier_view(read: str) -> None:
+    def declare(projection: Projection) -> None:
+        views = {name: projection.view(name, Member) for name in ("first", "second")}
+        views["first"].on(CopyBorrowed, key=lambda e: e.loan_id, reads=lambda e: [views[read].at(e.member_id)])(
+            fold_nothing
+        )
+
+    with pytest.raises(DomainError, match=f"View first looks up view {read}, which is not declared before it"):
+        loaded(projections=more(declare))
+
+
+def test_a_look_up_across_projections() -> None:
+    def declare(projection: Projection) -> None:
+        view = projection.view("extra", Member)
+        members = lending.views[0]
+        view.on(CopyBorrowed, key=lambda e: e.loan_id, reads=lambda e: [members.at(e.member_id)])(fold_nothing)
+
+    with pytest.raises(DomainError, match="View extra looks up view members of projection lending"):
+        loaded(projections=more(declare))
+
+
+def test_a_fold_of_an_event_that_nobody_records() -> None:
+    def declare(projection: Projection) -> None:
+        projection.view("extra", Member).on(UserRegistered, key=lambda e: e.user_id)(fold_nothing)
+
+    with pytest.raises(DomainError, match=r"View extra on shop\.v1\.UserRegistered: no aggregate of the domain"):
+        loaded(projections=more(declare))
+
+
+def test_an_event_that_a_view_folds_twice() -> None:
+    view = Projection("p", version=1).view("v", Member)
+    view.on(CopyBorrowed, key=lambda e: e.loan_id)(fold_nothing)
+    with pytest.raises(ValueError, match=r"View v folds library\.v1\.CopyBorrowed twice"):
+        view.on(CopyBorrowed, key=lambda e: e.loan_id)
+    with pytest.raises(ValueError, match=r"View v folds library\.v1\.CopyBorrowed twice"):
+        view.on_parts(CopyBorrowed, parts=lambda e: {e.loan_id: 1})
+
+
+def test_an_index_with_a_column_of_another_view() -> None:
+    def declare(projection: Projection) -> None:
+        first, second = projection.view("first", Member), projection.view("second", Member)
+        first.index_on(second.column("email", lambda row: row.email))
+
+    with pytest.raises(DomainError, match="An index of view first has a column of another view"):
+        loaded(projections=more(declare))
+
+
+def test_columns_that_cannot_be() -> None:
+    view = Projection("p", version=1).view("v", Member)
+    view.column("email", lambda row: row.email)
+    with pytest.raises(ValueError, match="View v has a column email already"):
+        view.column("email", lambda row: row.email)
+    with pytest.raises(ValueError, match="View v has a column position already"):
+        view.column("position", lambda row: row.email)
+    with pytest.raises(ValueError, match=r"Column shelf of view v fails on an empty row: .*shelf"):
+        view.column("shelf", lambda row: row.shelf)  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="Column since of view v gives a Timestamp"):
+        view.column("since", lambda row: row.create_time)  # type: ignore[type-var]
+    with pytest.raises(TypeError, match="Column email of view v is not searchable"):
+        view.columns["email"].contains("x")
+
+
+def test_a_text_is_kept_case_folded_and_can_be_indexed() -> None:
+    view = Projection("p", version=1).view("v", Member)
+    text = view.text("email_text", lambda row: row.email, indexed=True)
+    assert text.indexed
+    assert text.value(Member(email="ÄDA@Example.com")) == "äda@example.com"
+    assert text.contains("ÄDA").value == "äda"
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Writes Python packages, and forgets them."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name: str, text: str) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(text)
+
+    yield write
+    for name in set(sys.modules) - before:
+        if (tmp_path / name.partition(".")[0]).exists():
+            del sys.modules[name]
+
+
+def test_a_package_that_does_not_exist() -> None:
+    with pytest.raises(DomainError, match="There is no Python package no_such_domain"):
+        load("no_such_domain")
+
+
+def test_a_package_without_a_domain(packages: Callable[[str, str], None]) -> None:
+    packages("empty_domain", "domain = 3\n")
+    with pytest.raises(DomainError, match="Package empty_domain has no `domain`"):
+        load("empty_domain")
+
+
+def test_a_domain_of_another_name(packages: Callable[[str, str], None]) -> None:
+    packages("misnamed_domain", "from diptych import Domain\ndomain = Domain('other', aggregates=[], projections=[])\n")
+    with pytest.raises(DomainError, match="Package misnamed_domain holds the domain other"):
+        load("misnamed_domain")
+
+
+def test_a_domain_without_generated_contracts(packages: Callable[[str, str], None]) -> None:
+    packages(
+        "bare_domain", "from diptych import Domain\ndomain = Domain('bare_domain', aggregates=[], projections=[])\n"
+    )
+    with pytest.raises(DomainError, match="The contracts of bare_domain have not been generated"):
+        load("bare_domain")
+
+
+def test_a_domain_whose_contracts_declare_no_services() -> None:
+    with pytest.raises(DomainError, match=r"The contracts declare no service nothing\.v1\.CommandService"):
+        LoadedDomain(Domain("nothing", aggregates=[], projections=[]))

@@ -1,0 +1,76 @@
+"""Frames put together by hand are what protobuf makes of the same event."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from command_server.batch import Batch, Catalogue
+from command_server.frames import EventTemplate, frame, recorded
+from command_server.state_cache import StateCache
+from diptych import domain
+from diptych.aggregate import new_id
+from diptych.v1.commands_pb2 import AggregateRef
+from diptych.v1.events_pb2 import EventBatch, EventMetadata, RecordedEvent
+from diptych.wire import delimited
+from shop.v1.user_events_pb2 import UserRegistered
+
+_TEXTS = st.text(max_size=40)
+_METADATA = st.builds(
+    EventMetadata,
+    request_id=_TEXTS,
+    correlation_id=_TEXTS,
+    causation_id=_TEXTS,
+    actor=_TEXTS,
+    traceparent=_TEXTS,
+    issue_time=st.none() | st.builds(Timestamp, seconds=st.integers(0, 1 << 33), nanos=st.integers(0, 999_999_999)),
+)
+
+
+@given(
+    position=st.integers(1, (1 << 63) - 1),
+    version=st.integers(1, (1 << 63) - 1),
+    id=st.text(min_size=1, max_size=200),
+    name=_TEXTS,
+    seconds=st.integers(0, 1 << 33),
+    metadata=_METADATA,
+)
+def test_a_frame_is_what_protobuf_makes(
+    position: int, version: int, id: str, name: str, seconds: int, metadata: EventMetadata
+) -> None:
+    event = UserRegistered(first_name=name)
+    event_id = new_id()
+    stamp = Timestamp(seconds=seconds)
+    expected = RecordedEvent(
+        position=position,
+        aggregate=AggregateRef(type="user", id=id),
+        version=version,
+        event_id=event_id,
+        record_time=stamp,
+        metadata=metadata,
+    )
+    expected.event.Pack(event, deterministic=True)
+    data = metadata.SerializeToString()
+    body = EventTemplate("user", UserRegistered.DESCRIPTOR.full_name).body(
+        id, version, event_id, delimited(5, stamp.SerializeToString()), event.SerializeToString(), delimited(7, data)
+    )
+    made = frame(position, body)
+    assert made == EventBatch(events=[expected]).SerializeToString(deterministic=True)
+    assert recorded(made) == expected
+
+
+def test_event_ids_are_unique_uuids_of_their_time() -> None:
+    now = datetime(2031, 5, 4, 3, 2, 1, 250_000, tzinfo=UTC)
+    batch = Batch([], Catalogue(domain.load("shop"), 10), StateCache(1), now)
+    texts = [batch._event_id() for _ in range(5000)]
+    assert len(set(texts)) == len(texts)
+    for text in texts:
+        value = uuid.UUID(text)
+        assert str(value) == text
+        assert (value.version, value.variant) == (7, uuid.RFC_4122)
+        assert value.int >> 80 == int(now.timestamp() * 1000)
+    assert {text[19] for text in texts} == set("89ab")

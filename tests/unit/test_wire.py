@@ -1,0 +1,34 @@
+"""The wire format written by hand is what protobuf writes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diptych.v1.commands_pb2 import AggregateRef, CommandResult
+from diptych.v1.events_pb2 import Progress
+from diptych.wire import delimited, integer, varint
+
+
+@given(st.integers(0, (1 << 63) - 1))
+def test_integers_are_as_protobuf_writes_them(value: int) -> None:
+    assert integer(2, value) == Progress(position=value).SerializeToString()
+
+
+@given(st.text(min_size=1, max_size=300))
+def test_strings_are_as_protobuf_writes_them(value: str) -> None:
+    assert delimited(2, value.encode()) == AggregateRef(id=value).SerializeToString()
+
+
+@given(st.booleans())
+def test_flags_are_as_protobuf_writes_them(value: bool) -> None:
+    assert integer(4, value) == CommandResult(duplicate=value).SerializeToString()
+
+
+def test_a_varint_grows_by_a_byte_every_seven_bits() -> None:
+    lengths = [len(varint(1 << bits)) for bits in (0, 6, 7, 13, 14, 62)]
+    assert lengths == [1, 1, 2, 2, 3, 9]
+
+
+def test_an_empty_string_is_told_and_reads_as_empty() -> None:
+    assert AggregateRef.FromString(delimited(2, b"")) == AggregateRef()

@@ -1,0 +1,375 @@
+"""A stage for tests of watches: a log of notes, the projector's row writer on a real file, and query servers.
+
+All in this process. Nothing happens by itself: the test says when events are folded, who hears of it, and when a
+client takes what it was sent. A client checks what is promised of every frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from diptych.domain import Domain
+from diptych.folding import MemoryRows
+from diptych.internal.v1 import feed_pb2
+from diptych.read_store import Checkpoint
+from diptych.refusals import Refusal
+from diptych.settings import QueryServerSettings
+from diptych.token import LogIdentity
+from diptych.v1.projections_pb2 import ProjectionState
+from diptych.v1.read_model_pb2 import ResetReason, WatchRequest, WatchResponse
+from projector.read_store_file import ReadStoreFile
+from projector.row_writer import RowWriter
+from projector.tombstones import Tombstones
+from query_server.freshness import Freshness, HeadHeard
+from query_server.resume_token import ResumeToken, watched
+from query_server.row_reader import StoredGeneration
+from query_server.watches import Watches
+from tests.notes import Notes, recorded
+
+IDENTITY = LogIdentity.new()
+RUNNING = ProjectionState.PROJECTION_STATE_RUNNING
+
+Rows = dict[str, tuple[int, bytes]]
+"""Rows by key: the position that last changed each, and its bytes."""
+
+
+class Nobody:
+    """Other servers, which cannot be reached."""
+
+    async def ask_head(self) -> HeadHeard | None:
+        return None
+
+    def ask_checkpoint(self, projection: str) -> None:
+        return None
+
+
+class CallContext:
+    """What a watch uses of a call."""
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    def add_done_callback(self, callback: Any) -> None:
+        pass
+
+
+class Gate:
+    """What pages pass through when it is open, or when they are let."""
+
+    def __init__(self) -> None:
+        self._open = True
+        self._let = 0
+
+    def set(self, *, held: bool) -> None:
+        """Opens or closes it."""
+        self._open, self._let = not held, 0
+
+    @property
+    def letting(self) -> bool:
+        """Whether there is one to be let through."""
+        return self._let > 0
+
+    def let(self, pages: int) -> None:
+        """Lets so many pages through though it is closed."""
+        self._let += pages
+
+    async def pass_through(self) -> None:
+        """Waits until it is open, or lets one through."""
+        while not self._open and not self._let:
+            await asyncio.sleep(0.0005)
+        self._let = max(self._let - 1, 0)
+
+
+class Stage:
+    """The log, the store, and the projector."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = ReadStoreFile(path, "127.0.0.1:1")
+        self.events: list[Any] = []
+        self.history: dict[str, list[Rows]] = {"notes": [{}], "notes_tags": [{}]}
+        """Of each view, what it is at each position."""
+        self.time = 1_000_000.0
+        self.folded = 0
+        """How many events are applied; on disk may be less."""
+        self.changed = 0
+        """The last of them that changed a row."""
+        self._rows = MemoryRows(Notes().projection)
+        self._version = 0
+        self.writer: RowWriter
+
+    async def open(self) -> Stage:
+        """Opens the store and begins the first generation."""
+        await self.file.open()
+        await self.refill()
+        return self
+
+    async def close(self) -> None:
+        """Closes the store."""
+        await self.file.close()
+
+    async def refill(self, upto: int | None = None) -> None:
+        """Begins a new generation, which answers at once, and fills it."""
+        self._version += 1
+        self.writer = RowWriter(self.file, Notes(version=self._version).projection)
+        await self.file.run(self.writer.open)
+        await self.file.run(self.writer.write_identity, IDENTITY)
+        self.tombstones = Tombstones(self.file, self.writer, keep_seconds=3600, clock=lambda: self.time)
+        wanted = self.folded if upto is None else upto
+        self.folded = self.changed = 0
+        await self.fold(wanted)
+
+    def record(self, *events: Any) -> None:
+        """Records events, which nobody has heard of yet."""
+        for event in events:
+            made = recorded(len(self.events) + 1, event)
+            self.events.append(made)
+            self._rows.apply([made])
+            for view, history in self.history.items():
+                history.append({key: (r[1], r[2]) for key, r in self._rows.rows[view].items() if r[2] is not None})
+
+    async def fold(self, count: int | None = None) -> None:
+        """Folds events that were recorded, as one batch; all, if it is not said how many."""
+        batch = self.events[self.folded :][:count]
+        if batch:
+            last = batch[-1]
+            committed = await self.file.run(self.writer.commit, batch, Checkpoint(last.position, last.event_id))
+            assert committed.folded.failure is None
+            self.folded = last.position
+            self.changed = committed.folded.changed_position or self.changed
+
+    async def write_checkpoint(self) -> None:
+        """Writes what is applied in memory alone."""
+        if self.folded:
+            await self.file.run(self.writer.write_checkpoint, Checkpoint(self.folded, f"a-{self.folded}"))
+
+    async def put(self, *events: Any) -> None:
+        """Records events and folds them."""
+        self.record(*events)
+        await self.fold()
+
+
+class Server:
+    """One query server."""
+
+    def __init__(self, stage: Stage, *, rows_max: int = 1000, **settings: Any) -> None:
+        self.stage = stage
+        domain = Domain("notes", aggregates=[], projections=[Notes().projection])
+        self.freshness = Freshness(domain, Nobody(), waits_max=10)
+        self.watches = Watches(
+            domain,
+            self.freshness,
+            stage.path,
+            QueryServerSettings(watch_buffer_rows_max=rows_max, **settings),
+        )
+        self.coming: Client | None = None
+        self._begin = self.watches._begin
+        setattr(self.watches, "_begin", self._begins)  # noqa: B010 - so that a client knows its watch.
+        self._page = self.watches.reader._page
+        setattr(self.watches.reader, "_page", self._pages)  # noqa: B010 - so that pages can be held back.
+        self.gates = {"watch-live": Gate(), "watch-catch-up": Gate()}
+        self._running = asyncio.create_task(self.watches.run())
+        self.hear()
+
+    def _begins(self, *args: Any) -> Any:
+        watch = self._begin(*args)
+        assert self.coming is not None
+        self.coming.watch = watch
+        return watch
+
+    async def _pages(self, thread: Any, *args: Any) -> Any:
+        page = await self._page(thread, *args)
+        await self.gates[thread.name].pass_through()
+        return page
+
+    def hold(self, *, live: bool = False, catch_up: bool = False) -> None:
+        """Holds pages back that were read, for the hubs or for those who catch up, until told otherwise."""
+        for held, gate in zip((live, catch_up), self.gates.values(), strict=True):
+            gate.set(held=held)
+
+    def let(self, *, live: int = 0, catch_up: int = 0) -> None:
+        """Lets so many pages through nevertheless."""
+        for pages, gate in zip((live, catch_up), self.gates.values(), strict=True):
+            gate.let(pages)
+
+    def hear(self) -> None:
+        """Hears from the projector."""
+        stage = self.stage
+        self.freshness.heard_head(len(stage.events), IDENTITY)
+        said = feed_pb2.ProjectionFeed(
+            name="notes",
+            version=stage.writer.projection.version,
+            generation=stage.writer.generation,
+            state=RUNNING,
+            applied_position=stage.folded,
+            changed_position=stage.changed,
+        )
+        self.freshness.heard_feed(feed_pb2.FollowFeedResponse(projections=[said]))
+
+    def poll(self) -> None:
+        """Looks at the store."""
+        writer = self.stage.writer
+        found = StoredGeneration(
+            "notes", writer.generation, writer.projection.version, writer.stored.position, IDENTITY, False
+        )
+        self.freshness.read_store([found])
+
+    async def stop(self) -> None:
+        """Stops, as at SIGTERM."""
+        self.hold()
+        await self.watches.drain()
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        await self.watches.close()
+
+
+class Cut:
+    """A resume token, and what its holder knew."""
+
+    def __init__(self, token: str, position: int, state: Rows) -> None:
+        self.token = token
+        self.position = position
+        self.state = state
+
+
+class Client:
+    """Watches, takes frames when it is told to, and checks what is promised of them."""
+
+    def __init__(
+        self, server: Server, view: str = "notes", keys: Sequence[str] | None = None, start: Cut | None = None
+    ) -> None:
+        self.server = server
+        self.view = view
+        self.keys = keys
+        self._start = start
+        self.state: Rows = dict(start.state) if start is not None else {}
+        self.frames: list[WatchResponse] = []
+        self.cuts: list[Cut] = []
+        self.resets: list[ResetReason] = []
+        self.ended: Refusal | None = None
+        self.caught_up = start is not None
+        self._last_position = start.position if start is not None else 0
+        self._last_key: str | None = None
+        self._seen: set[tuple[str, int]] = set()
+        self._permits = asyncio.Semaphore(0)
+        self._waits = False
+        self.watch: Any = None
+        self._unlimited = False
+        request = WatchRequest(view=view, resume_token=start.token if start is not None else "")
+        if keys is None:
+            request.all.SetInParent()
+        else:
+            request.keys.keys.extend(keys)
+        self._request = request.SerializeToString()
+        self.task = asyncio.create_task(self._run())
+
+    def take(self, frames: int | None = None) -> None:
+        """Lets the client take so many frames more; any number, if it is not said how many."""
+        self._unlimited = self._unlimited or frames is None
+        for _ in range(frames or 1):
+            self._permits.release()
+        self._waits = False
+
+    async def leave(self) -> None:
+        """Goes away."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits, for the test or for what has not happened yet."""
+        if self.task.done():
+            self.task.result()
+            return True
+        if self._waits:
+            return True
+        watch, watches = self.watch, self.server.watches
+        if watch is None or watches.reader.under_way:
+            return False
+        return watch.watcher in watch.hub and watch.hub.idle and not watch.watcher.woken.is_set()
+
+    @property
+    def position(self) -> int:
+        """Where its last cut was."""
+        return self.cuts[-1].position if self.cuts else 0
+
+    async def _run(self) -> None:
+        context: Any = CallContext()
+        self.server.coming = self
+        try:
+            async with aclosing(self.server.watches.watch(self._request, context)) as frames:  # type: ignore[type-var]
+                async for data in frames:
+                    self._check(WatchResponse.FromString(data))
+                    if not self._unlimited:
+                        self._waits = True
+                        await self._permits.acquire()
+                        self._waits = False
+        except Refusal as refusal:
+            self.ended = refusal
+
+    def _check(self, frame: WatchResponse) -> None:
+        self.frames.append(frame)
+        match frame.WhichOneof("frame"):
+            case "rows":
+                assert frame.rows.rows
+                for row in frame.rows.rows:
+                    self._check_row(row)
+            case "caught_up":
+                self.caught_up = True
+            case "reset":
+                self.resets.append(frame.reset.reason)
+                self.state, self.caught_up, self._last_key, self._last_position = {}, False, None, 0
+                self._seen.clear()
+            case "progress":
+                assert frame.resume_token
+                assert frame.progress.position >= self.position
+        if frame.resume_token:
+            self._check_cut(frame.resume_token)
+
+    def _check_row(self, row: Any) -> None:
+        assert (row.key, row.position) not in self._seen, "unique"
+        self._seen.add((row.key, row.position))
+        assert self.keys is None or row.key in self.keys
+        before = self.state.get(row.key)
+        assert before is None or before[0] < row.position, "a row never goes back"
+        if self.caught_up:
+            assert row.position >= self._last_position, "ordered"
+            self._last_position = row.position
+        if row.HasField("deleted"):
+            self.state.pop(row.key, None)
+        else:
+            assert row.row.TypeName() == ("notes.v1.Note" if self.view == "notes" else "notes.v1.Tag")
+            self.state[row.key] = (row.position, row.row.value)
+
+    def _check_cut(self, text: str) -> None:
+        token = ResumeToken.decode(text, watched(self.view, self.keys))
+        assert token.position >= self.position or self.resets
+        assert self.state == self.view_at(token.position), f"consistent at {token.position}: {self.story()}"
+        self.cuts.append(Cut(text, token.position, dict(self.state)))
+
+    def story(self) -> str:
+        """What it was told, for whoever must find out why."""
+        told = []
+        for frame in self.frames:
+            rows = [f"{row.key}@{row.position}{'' if row.HasField('row') else ' deleted'}" for row in frame.rows.rows]
+            token = frame.resume_token and ResumeToken.decode(frame.resume_token, watched(self.view, self.keys))
+            told.append(f"{frame.WhichOneof('frame')} {' '.join(rows)}{f' -> {token.position}' if token else ''}")
+        start = f" from {sorted(self._start.state)} at {self._start.position}" if self._start is not None else ""
+        return f"{self.view} {self.keys or 'all'}{start}: {'; '.join(told)}; it is {self.state}"
+
+    def view_at(self, position: int) -> Rows:
+        """What is watched, as it is at a position."""
+        rows = self.server.stage.history[self.view][position]
+        return {key: row for key, row in rows.items() if self.keys is None or key in self.keys}
+
+
+async def quiet(clients: Iterable[Client]) -> None:
+    """Waits until nobody is sent anything more, for what has happened so far."""
+    calm = 0
+    while calm < 5:
+        await asyncio.sleep(0.001 if calm == 0 else 0)
+        calm = calm + 1 if all(client.idle for client in clients) else 0
