@@ -54,7 +54,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     # A server that was restarted is back within a second or two; gRPC's own pace would be a minute.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # How long one attempt to connect may take.
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 

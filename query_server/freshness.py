@@ -47,6 +47,7 @@ GONE_SECONDS = 3.0
 
 _HEADS_MAX = 4096
 _HEAD_SECONDS = 0.02  # Twice as long as the command server takes to tell a new head.
+_ASK_AGAIN_SECONDS = 0.1
 _PAUSE_FIRST, _PAUSE_MAX = 0.005, 0.05
 
 RUNNING = ProjectionState.PROJECTION_STATE_RUNNING
@@ -464,8 +465,11 @@ class Freshness:
         `ReadModelNotReady` while no log is known that could judge them.
         """
         parsed = [Token.parse(text) for text in tokens]
-        if self.head.identity is None and not await self._ask_head(until):
-            raise ReadModelNotReady(projection=trackers[0].name)
+        while self.head.identity is None and not await self._ask_head(until):
+            # The command server may be reached a moment later, as at a start.
+            if self._clock() >= until or self.closed:
+                raise ReadModelNotReady(projection=trackers[0].name)
+            await self.news((), 0, min(until, self._clock() + _ASK_AGAIN_SECONDS), head=True)
         position = self._judge(parsed)
         if self._unheard(position, trackers):
             # The head, or even the projection, is often there in no time.

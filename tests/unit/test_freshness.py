@@ -493,11 +493,26 @@ async def test_tokens_are_judged(answers: Answers) -> None:
         await freshness.position_of([LOG.token(5)], [tracker], 0)
 
 
+async def test_bug_a_token_was_refused_when_the_first_question_about_the_log_failed() -> None:
+    class Starting(Answers):
+        """A command server that is reached at the third attempt."""
+
+        async def ask_head(self) -> HeadHeard | None:
+            self.head = HeadHeard(LOG, 5) if self.asked == 2 else None
+            return await super().ask_head()
+
+    starting = Starting()
+    freshness = Freshness(Domain("d", aggregates=[], projections=[Projection("p", version=1)]), starting, waits_max=1)
+    found = await freshness.position_of([LOG.token(1)], list(freshness.trackers.values()), soon(freshness))
+    assert found[0] == 1
+    assert starting.asked == 3
+
+
 async def test_no_log_is_known(answers: Answers) -> None:
     freshness = Freshness(Domain("d", aggregates=[], projections=[Projection("p", version=1)]), answers, waits_max=1)
 
     with pytest.raises(ReadModelNotReady):
-        await freshness.position_of([LOG.token(1)], list(freshness.trackers.values()), soon(freshness))
+        await freshness.position_of([LOG.token(1)], list(freshness.trackers.values()), soon(freshness, 0.01))
 
     answers.head = HeadHeard(LOG, 5)
     found = await freshness.position_of([LOG.token(1)], list(freshness.trackers.values()), soon(freshness))
