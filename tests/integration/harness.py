@@ -34,8 +34,8 @@ from diptych.client import Connection
 from diptych.v1.read_model_pb2 import GetStatusResponse
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 30.0
-STOP_SECONDS = 20.0
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
 T = TypeVar("T")
 
 
@@ -251,7 +251,7 @@ def started_pair(
         pair.close()
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], *, seconds: float = 15.0, every: float = 0.02) -> T:
+async def eventually(condition: Callable[[], T | Awaitable[T]], *, seconds: float = 30.0, every: float = 0.02) -> T:
     """The condition's value as soon as it is true; fails with its last value if it does not become so in time."""
     deadline = time.monotonic() + seconds
     while True:

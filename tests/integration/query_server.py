@@ -93,7 +93,7 @@ class QueryServer:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 30) -> None:
     """Waits until something is so."""
     async with asyncio.timeout(seconds):
         while True:

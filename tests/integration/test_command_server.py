@@ -708,7 +708,7 @@ async def test_a_position_is_told_when_its_version_exists(client: Client, me: st
 
 async def test_a_version_that_does_not_come_is_told_before_the_deadline(client: Client, me: str) -> None:
     await client.command(register(me))
-    answer = await client.call(GET_POSITION, GetPositionRequest(aggregate=user(me), version=2), seconds=0.5)
+    answer = await client.call(GET_POSITION, GetPositionRequest(aggregate=user(me), version=2), seconds=3)
     assert answer.reason == ("DEADLINE_EXCEEDED", ENGINE, "VERSION_NOT_REACHED")
     assert answer.metadata == {"aggregate": f"user/{me}", "version": "2"}
     assert answer.token

@@ -167,7 +167,7 @@ async def test_a_feed_of_another_generation_proves_nothing(server: QueryServer) 
     await until(lambda: applied(server, "lending", 20))
 
     with pytest.raises(Refused) as refused:
-        await get_ada(server, tokens=(server.identity.token(20),), seconds=0.3)
+        await get_ada(server, tokens=(server.identity.token(20),), seconds=3)
 
     assert refused.value.reason == "READ_MODEL_BEHIND"
 
@@ -177,7 +177,7 @@ async def test_behind_is_told_in_time_with_the_values(server: QueryServer) -> No
     began = time.monotonic()
 
     with pytest.raises(Refused) as refused:
-        await get_ada(server, tokens=(server.identity.token(12),), seconds=0.5)
+        await get_ada(server, tokens=(server.identity.token(12),), seconds=3)
 
     assert refused.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert refused.value.reason == "READ_MODEL_BEHIND"
@@ -188,7 +188,7 @@ async def test_behind_is_told_in_time_with_the_values(server: QueryServer) -> No
         "lag_events": "2",
     }
     assert refused.value.token == server.identity.token(12)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 3
 
 
 async def test_a_deadline_too_short_to_wait_is_answered_all_the_same(server: QueryServer) -> None:
@@ -277,7 +277,7 @@ async def test_a_cancelled_wait_makes_room(store: StoreFile, upstreams: Scripted
 
         async def room() -> bool:
             with pytest.raises(Refused) as refused:
-                await get_ada(server, tokens=(token,), seconds=0.5)
+                await get_ada(server, tokens=(token,), seconds=3)
             return refused.value.reason == "READ_MODEL_BEHIND"
 
         await until(room)
@@ -386,7 +386,7 @@ async def test_max_staleness_of_zero_asks_for_the_head(server: QueryServer) -> N
     server.upstreams.head_told = 10
     server.upstreams.head = 11
     with pytest.raises(Refused) as refused:
-        await get_ada(server, consistency=Consistency(max_staleness=Duration()), seconds=0.3)
+        await get_ada(server, consistency=Consistency(max_staleness=Duration()), seconds=3)
     assert refused.value.reason == "READ_MODEL_BEHIND"
     assert refused.value.info.metadata["wanted_position"] == "11"
 
@@ -528,7 +528,7 @@ async def test_without_a_projector_reads_go_on_up_to_the_checkpoint(store: Store
             assert (await get_ada(server)).token == identity.token(7)
             assert (await get_ada(server, tokens=(identity.token(7),))).response == ADA
             with pytest.raises(Refused) as refused:
-                await get_ada(server, tokens=(identity.token(8),), seconds=1.0)
+                await get_ada(server, tokens=(identity.token(8),), seconds=3)
             assert refused.value.reason == "READ_MODEL_BEHIND"
             assert not await server.serving("diptych.projection.lending")
             status = await get_status(server)
@@ -779,7 +779,7 @@ async def test_a_wait_that_times_out_names_the_projection_worst_off(server: Quer
     await server.upstreams.feed("lending", 11, 7)
     await known(server, 12)
 
-    answer = await wait_for(server, 12, seconds=0.4)
+    answer = await wait_for(server, 12, seconds=3)
 
     assert answer.outcome == WaitOutcome.WAIT_OUTCOME_TIMED_OUT
     assert answer.projection == "activity"
@@ -816,7 +816,7 @@ async def test_a_version_that_never_comes_times_out(server: QueryServer) -> None
     wanted = AggregateVersion(aggregate=AggregateRef(type="member", id="ada"), version=3)
     request = WaitForVersionRequest(aggregate_version=wanted)
 
-    answer = await server.ask(server.read_model.WaitForVersion, request, seconds=0.4)
+    answer = await server.ask(server.read_model.WaitForVersion, request, seconds=3)
 
     assert answer.response.outcome == WaitOutcome.WAIT_OUTCOME_TIMED_OUT
 
