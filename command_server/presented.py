@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from diptych.binder import Context
-from diptych.refusals import TokenMalformed
+from diptych.refusals import TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch
 from diptych.token import METADATA_KEY, LogIdentity, Token
 
 
 def presented_token(context: Context, identity: LogIdentity) -> str:
     """The greatest token of this log in the request's metadata; empty without one.
 
-    Nothing here is read at a token, so that one that is malformed or of another log is no error. It only must not
-    be told back: whoever keeps the greatest would never get rid of it.
+    Nothing here is read at a token, so that one that is malformed, of another log or of what the log has lost is no
+    error. It only must not be told back: whoever keeps the greatest would never get rid of it.
     """
     presented = ""
     for key, value in context.invocation_metadata() or ():
@@ -21,9 +21,9 @@ def presented_token(context: Context, identity: LogIdentity) -> str:
 
 
 def token_of(text: str, identity: LogIdentity) -> str:
-    """The text itself, if it is a token of this log; else empty."""
+    """The text itself, if it is a good token of this log; else empty."""
     try:
-        token = Token.parse(text)
-    except TokenMalformed:
+        identity.judge(Token.parse(text))
+    except (TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch):
         return ""
-    return text if token.log_id == identity.log_id else ""
+    return text

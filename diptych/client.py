@@ -34,6 +34,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 
 from diptych import watching
 from diptych.aggregate import AggregateRef, new_id
+from diptych.refusals import TokenOfOlderEpoch
 from diptych.token import METADATA_KEY
 from diptych.v1 import commands_pb2, read_model_pb2
 
@@ -211,11 +212,17 @@ class Connection:
         """Asks a query and returns its response (of `GetUserRequest` a `User`).
 
         The answer includes everything up to `token`, or without one, with `read_your_writes`, up to the
-        greatest token seen. Raises `CallRefused`.
+        greatest token seen. Raises `CallRefused`; if the token seen stands for what the log has lost, as it was
+        restored, that is told once, and the token forgotten.
         """
         presented = token or (self.token if self._read_your_writes else "")
         extra = {**(metadata or {}), **({METADATA_KEY: presented} if presented else {})}
-        return await self._call(self.queries, method_of(type(query)), query, timeout_seconds, extra)
+        try:
+            return await self._call(self.queries, method_of(type(query)), query, timeout_seconds, extra)
+        except CallRefused as refused:
+            if refused.reason == TokenOfOlderEpoch.reason and self.token == presented:
+                self.token = ""
+            raise
 
     async def wait_for(
         self,

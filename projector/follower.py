@@ -316,7 +316,8 @@ class Follower:
             there = f"event {first.checkpoint_event_id}" if first.checkpoint_event_id else "no event"
             raise _StalledError(
                 f"LOG_DIVERGED: at position {position} the read store has event {event_id}, and the log has {there}. "
-                "The log was set back to an earlier state; remove the read store to fill it anew."
+                "The log was restored to an earlier state, and this projection holds events that it has lost: stop the "
+                f"projector, remove {self._file.path} with its -wal and -shm, and start it, which fills it anew."
             )
         # A projection that stalled on the store goes on when it can write again, which this tries.
         if identity != known or self.state == states.PROJECTION_STATE_STALLED:

@@ -49,6 +49,7 @@ _HEADS_MAX = 4096
 _HEAD_SECONDS = 0.02  # Twice as long as the command server takes to tell a new head.
 _ASK_AGAIN_SECONDS = 0.1
 _PAUSE_FIRST, _PAUSE_MAX = 0.005, 0.05
+_UNBOUNDED = 1 << 63
 
 RUNNING = ProjectionState.PROJECTION_STATE_RUNNING
 CATCHING_UP = ProjectionState.PROJECTION_STATE_CATCHING_UP
@@ -140,6 +141,7 @@ class Tracker:
 
     __slots__ = (
         "applied",
+        "bound",
         "changed",
         "checkpoint",
         "fed_generation",
@@ -149,6 +151,7 @@ class Tracker:
         "generation",
         "heap",
         "heard",
+        "log",
         "name",
         "paused",
         "position",
@@ -167,6 +170,10 @@ class Tracker:
         """Whether the store says that it is paused."""
         self.followed = False
         """Whether the feed that spoke of it is still there."""
+        self.log: LogIdentity | None = None
+        """The log that its rows were folded from, as far as is known."""
+        self.bound = _UNBOUNDED
+        """Beyond it the rows hold events that the log has lost, and none of those that it has there now."""
         self.generation = 0
         self.checkpoint = 0
         self.fed_generation = 0
@@ -184,13 +191,36 @@ class Tracker:
     def includes(self, generation: int, checkpoint: int) -> int:
         """The position that a read of a generation at a checkpoint is proved to include everything up to."""
         if generation == self.fed_generation and self.changed <= checkpoint < self.applied:
-            return self.applied
-        return checkpoint
+            checkpoint = self.applied
+        return min(checkpoint, self.bound)
 
     def forget(self) -> None:
         """Forgets what the feed said, which was about other rows."""
         self.fed_generation = self.fed_version = self.applied = self.changed = 0
-        self.position = self.checkpoint
+        self.position = min(self.checkpoint, self.bound)
+
+    def compare(self, log: LogIdentity | None) -> bool:
+        """Finds out how far its rows are of the log that there is now; whether that changed.
+
+        After a restore, what was recorded at a position is no longer what was folded from there.
+        """
+        bound = _UNBOUNDED
+        if log is not None and self.log is not None:
+            if log.log_id != self.log.log_id:
+                bound = 0
+            else:
+                newer = [first - 1 for epoch, first in log.epochs if epoch > self.log.epoch]
+                bound = min(newer, default=_UNBOUNDED)
+        if bound == self.bound:
+            return False
+        self.bound = bound
+        self.position = min(max(self.checkpoint, self.applied), bound)
+        return True
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its rows hold events that the log has lost."""
+        return max(self.checkpoint, self.applied) > self.bound
 
     def state(self, now: float) -> ProjectionState:
         """What it is doing, unless it has not been heard of for too long.
@@ -291,6 +321,7 @@ class Freshness:
         self._ordinal = 0
         self._asking: asyncio.Future[bool] | None = None
         self._token = (-1, "")
+        self._compared: LogIdentity | None = None
         self.keeper: RowKeeper | None = None
         """Who is told what speaks about rows."""
 
@@ -306,7 +337,9 @@ class Freshness:
             tracker = self.trackers.get(fed.name)
             if tracker is None:
                 continue
-            self._identified(identity_from(fed.identity), 1)
+            identity = identity_from(fed.identity)
+            self._identified(identity, 1)
+            self._filled_from(tracker, identity)
             self._take(tracker, fed)
             self._tell(tracker)
             if self.keeper is not None:
@@ -322,7 +355,7 @@ class Freshness:
         if fed.applied_position >= tracker.applied:
             # Less is what a projector says that has just started: what the one before it said stays true.
             tracker.applied, tracker.changed = fed.applied_position, fed.changed_position
-        tracker.position = max(tracker.position, tracker.applied)
+        tracker.position = max(tracker.position, min(tracker.applied, tracker.bound))
         tracker.fed_state = fed.state
         tracker.reason = fed.reason
         tracker.stalled_event = fed.stalled_event if fed.HasField("stalled_event") else None
@@ -352,12 +385,30 @@ class Freshness:
             self._token = -1, ""
             for tracker in self.trackers.values():
                 self._forget(tracker)
+        if self.head.identity != self._compared:
+            self._compared = self.head.identity
+            for tracker in self.trackers.values():
+                self._compare(tracker)
+
+    def _filled_from(self, tracker: Tracker, identity: LogIdentity | None) -> None:
+        """Learns which log a projection's rows were folded from. Store and feed tell it, one later than the other."""
+        known = tracker.log
+        if identity is None or identity == known:
+            return
+        if known is None or identity.log_id != known.log_id or identity.epoch > known.epoch:
+            tracker.log = identity
+            self._compare(tracker)
+
+    def _compare(self, tracker: Tracker) -> None:
+        if tracker.compare(self.head.identity) and self.keeper is not None:
+            self.keeper.void(tracker.name)
 
     def replaced_store(self) -> None:
         """Takes note that the store is another file: what was known of the one before is void."""
         for tracker in self.trackers.values():
             tracker.stored = tracker.paused = False
             tracker.generation = tracker.checkpoint = 0
+            tracker.log, tracker.bound = None, _UNBOUNDED
             self._forget(tracker)
 
     def read_store(self, found: Iterable[StoredGeneration]) -> None:
@@ -373,9 +424,12 @@ class Freshness:
             if tracker.fed_version not in (0, stored.version):
                 self._forget(tracker)  # That was said of other folds.
             self._identified(stored.identity, 0)
+            self._filled_from(tracker, stored.identity)
             self.saw(tracker, stored.generation, stored.position)
             if self.keeper is not None:
-                self.keeper.saw_store(tracker.name, stored.generation, stored.position)
+                # What is kept would be told to be true at positions that the log has lost.
+                generation = 0 if tracker.diverged else stored.generation
+                self.keeper.saw_store(tracker.name, generation, stored.position if generation else 0)
             if tracker.heap and tracker.state(self._clock()) == PAUSED:
                 self._wake(tracker.heap, None)
         for name in missing:
@@ -394,8 +448,8 @@ class Freshness:
             return
         tracker.generation, tracker.checkpoint = generation, checkpoint
         if checkpoint > tracker.position:
-            tracker.position = checkpoint
-            self._wake(tracker.heap, checkpoint)
+            tracker.position = min(checkpoint, tracker.bound)
+            self._wake(tracker.heap, tracker.position)
         self._tell(tracker)
 
     def _tell(self, tracker: Tracker) -> None:

@@ -383,7 +383,7 @@ class _Watch:
         return batch if at is None else batch + delimited(5, at.encode(self._digest))
 
     def _caught_up(self, at: ResumeToken) -> bytes:
-        token = self._watches.freshness.token(at.position)
+        token = self._watches.freshness.token(min(at.position, self._tracker.bound))
         return WatchResponse(
             caught_up=CaughtUp(token=token), resume_token=at.encode(self._digest).decode()
         ).SerializeToString()
@@ -391,7 +391,7 @@ class _Watch:
     def _progress(self, at: ResumeToken) -> bytes:
         freshness = self._watches.freshness
         progress = Progress(
-            token=freshness.token(at.position),
+            token=freshness.token(min(at.position, self._tracker.bound)),
             position=at.position,
             head_position=max(freshness.head.position or 0, at.position),
         )

@@ -30,6 +30,8 @@ _COMMANDS = {
     "resume": _Command("diptych.cli.pause", "resume"),
     "events": _Command("diptych.cli.events", "events"),
     "watch": _Command("diptych.cli.watch", "watch"),
+    "backup": _Command("diptych.cli.backup", "backup"),
+    "restore": _Command("diptych.cli.backup", "restore"),
     "health": _Command("diptych.cli.health", "health"),
     "contracts": _Command("diptych.cli.contracts", "contracts"),
 }

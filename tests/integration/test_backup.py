@@ -1,0 +1,266 @@
+"""Backup and restore with real processes: what each server, each projection and each client is told afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.type.money_pb2 import Money
+
+from diptych.client import CallRefused, Connection, open_channel
+from diptych.token import Token
+from diptych.v1 import events_pb2, events_pb2_grpc, projections_pb2_grpc, read_model_pb2, read_model_pb2_grpc
+from diptych.v1 import projections_pb2 as states
+from diptych.v1.read_model_pb2 import WaitOutcome
+from shop.v1.product_commands_pb2 import CreateProductRequest
+from shop.v1.product_queries_pb2 import GetProductRequest
+from shop.v1.user_commands_pb2 import RegisterUserRequest
+from shop.v1.user_queries_pb2 import GetUserRequest
+from tests.integration.harness import ROOT, Pair, eventually
+
+LONG = 60.0
+
+
+async def diptych(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line to its end."""
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "diptych.cli", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+    )
+
+
+def user(number: int) -> RegisterUserRequest:
+    return RegisterUserRequest(user_id=f"user-{number}", email=f"user-{number}@example.com")
+
+
+async def register(shop: Connection, *numbers: int) -> list[Any]:
+    """Registers users, each under a request id of its own; returns the results."""
+    return [(await shop.execute(user(number), request_id=f"register-{number}")).result for number in numbers]
+
+
+async def projection(pair: Pair, name: str) -> states.ProjectionStatus:
+    async with open_channel(pair.projector.address) as channel:
+        stub = projections_pb2_grpc.ProjectionServiceStub(channel)
+        found = await stub.ListProjections(states.ListProjectionsRequest(), timeout=LONG)
+    return next(one for one in found.projections if one.name == name)
+
+
+async def applied(pair: Pair, position: int) -> None:
+    """Waits until every projection has applied a position, and has it on disk."""
+
+    async def there() -> bool:
+        found = [await projection(pair, name) for name in ("analytics", "orders", "products", "users")]
+        return all(one.progress.applied_position >= position for one in found)
+
+    await eventually(there, seconds=LONG)
+
+
+async def refused(call: Any) -> CallRefused:
+    """The refusal that a call ends with."""
+    with pytest.raises((CallRefused, grpc.aio.AioRpcError)) as raised:
+        await call
+    error = raised.value
+    return error if isinstance(error, CallRefused) else CallRefused.of(error)
+
+
+async def first_frame(pair: Pair, request: events_pb2.SubscribeRequest) -> Any:
+    async with open_channel(pair.command.address) as channel:
+        return await anext(aiter(events_pb2_grpc.EventServiceStub(channel).Subscribe(request, timeout=LONG)))
+
+
+async def wait_for(pair: Pair, view: str, token: str) -> read_model_pb2.WaitForVersionResponse:
+    async with open_channel(pair.query.address) as channel:
+        stub = read_model_pb2_grpc.ReadModelServiceStub(channel)
+        answer: read_model_pb2.WaitForVersionResponse = await stub.WaitForVersion(
+            read_model_pb2.WaitForVersionRequest(view=view, token=token), timeout=LONG
+        )
+        return answer
+
+
+async def restored(pair: Pair, backup: Path) -> str:
+    """Restores the log under its stopped server, and starts that again; returns what the command said."""
+    assert pair.command.stop() == 0
+    done = await diptych("restore", str(backup), f"--log=sqlite:///{pair.data / 'log.db'}", "--force")
+    assert done.returncode == 0, done.stderr
+    before = len(pair.command.lines)
+    pair.command.spawn()
+    await asyncio.to_thread(pair.command.wait_ready, before)
+    return done.stdout
+
+
+async def test_everybody_is_told_what_a_restore_has_lost(pair: Pair, tmp_path: Path) -> None:
+    log, backup = f"--log=sqlite:///{pair.data / 'log.db'}", tmp_path / "backup.db"
+    async with pair.connect() as shop, open_channel(pair.projector.address) as projector:
+        steer = projections_pb2_grpc.ProjectionServiceStub(projector)
+        tea = CreateProductRequest(
+            product_id="tea", name="Tea", category="drinks", price=Money(currency_code="GBP", units=3)
+        )
+        await shop.execute(tea)
+        kept = (await register(shop, 1, 2))[-1]
+        await applied(pair, 3)
+        # One projection stays before what will be lost; the others go beyond.
+        await steer.Pause(states.PauseRequest(projection="products"), timeout=LONG)
+
+        done = await diptych("backup", log, f"--to={backup}")
+        assert done.returncode == 0, done.stderr
+        assert "up to position 3, in epoch 1" in done.stdout
+        assert "Copying the log: done" in done.stderr
+
+        lost = (await register(shop, 3, 4, 5, 6))[-1]
+        assert (await wait_for(pair, "users", lost.token)).outcome == WaitOutcome.WAIT_OUTCOME_REACHED
+        running = await diptych("restore", str(backup), log, "--force")
+        assert (running.returncode, running.stdout) == (1, "")
+        assert f"address={pair.command.address}" in running.stderr
+
+        told = await restored(pair, backup)
+        assert "restored up to position 3; epoch 2 begins at 4. 4 later events" in told
+
+        # Projections: one that is beyond says so, and applies nothing; no other user is mixed into its rows.
+        async def diverged() -> Any:
+            status = await projection(pair, "users")
+            return status if status.state == states.PROJECTION_STATE_STALLED else None
+
+        stalled = await eventually(diverged, seconds=LONG)
+        assert stalled.reason.startswith("LOG_DIVERGED: at position 7 ")
+        assert f"remove {pair.data / 'read.db'}" in stalled.reason
+
+        # Tokens: what is lost is refused by name on every rpc that takes them, what is not stays good.
+        async with open_channel(pair.query.address) as query:
+            read_model = read_model_pb2_grpc.ReadModelServiceStub(query)
+            waiting = read_model_pb2.WaitForVersionRequest(view="users", token=lost.token)
+            watching = read_model_pb2.WatchVersionRequest(view="users", token=lost.token)
+
+            async def identified() -> bool:
+                status = await read_model.GetStatus(read_model_pb2.GetStatusRequest(), timeout=LONG)
+                return bool(status.epoch == 2)
+
+            await eventually(identified, seconds=LONG)
+            for call in (
+                shop.query(GetUserRequest(user_id="user-1"), token=lost.token),
+                shop.query(GetProductRequest(product_id="tea"), token=lost.token),
+                read_model.WaitForVersion(waiting, timeout=LONG),
+                anext(aiter(read_model.WatchVersion(watching, timeout=LONG))),
+                first_frame(pair, events_pb2.SubscribeRequest(token=lost.token)),
+            ):
+                refusal = await refused(call)
+                assert refusal.reason == "TOKEN_OF_OLDER_EPOCH", refusal
+                assert refusal.metadata["first_position"] == "4"
+                assert refusal.token < lost.token, "what is lost is not told back"
+        ahead = await refused(first_frame(pair, events_pb2.SubscribeRequest(position=7)))
+        assert (ahead.code, ahead.reason) == (grpc.StatusCode.OUT_OF_RANGE, "TOKEN_AHEAD_OF_LOG")
+        assert (await shop.query(GetUserRequest(user_id="user-2"), token=kept.token)).user_id == "user-2"
+        batch = (
+            await first_frame(
+                pair, events_pb2.SubscribeRequest(token=str(Token.parse(kept.token)._replace(position=2)))
+            )
+        ).batch
+        assert [one.position for one in batch.events] == [3]
+
+        # Request ids and unique values are those of the backup.
+        (again,) = await register(shop, 2)
+        assert (again.duplicate, again.token) == (True, kept.token)
+        taken = RegisterUserRequest(user_id="another", email="user-2@example.com")
+        assert (await refused(shop.execute(taken))).reason == "EMAIL_TAKEN"
+        free = RegisterUserRequest(user_id="heir", email="user-5@example.com")
+        heir = (await shop.execute(free, request_id="register-5")).result
+        assert (heir.duplicate, heir.version, Token.parse(heir.token)[1:]) == (False, 1, (2, 4))
+        assert heir.token > lost.token
+
+        # A new event at a position that a diverged projection passed long ago is not in its rows.
+        refusal = await refused(shop.query(GetUserRequest(user_id="heir"), token=heir.token))
+        assert refusal.reason == "READ_MODEL_STALLED", refusal
+        assert (await wait_for(pair, "users", heir.token)).outcome == WaitOutcome.WAIT_OUTCOME_STALLED
+
+        # The projection that was before goes on by itself.
+        await steer.Resume(states.ResumeRequest(projection="products"), timeout=LONG)
+        assert (await wait_for(pair, "products", heir.token)).outcome == WaitOutcome.WAIT_OUTCOME_REACHED
+
+        # What the reason says to do works, and brings back the rows of this log and no others.
+        assert pair.projector.stop() == 0
+        for suffix in ("", "-wal", "-shm"):
+            (pair.data / f"read.db{suffix}").unlink(missing_ok=True)
+        before = len(pair.projector.lines)
+        pair.projector.spawn()
+        await asyncio.to_thread(pair.projector.wait_ready, before)
+
+        async def found() -> Any:
+            try:
+                return await shop.query(GetUserRequest(user_id="heir"), token=heir.token)
+            except CallRefused:  # Until the new store is found.
+                return None
+
+        assert (await eventually(found, seconds=LONG)).email == "user-5@example.com"
+        assert (
+            await refused(shop.query(GetUserRequest(user_id="user-5"), token=heir.token))
+        ).reason == "USER_NOT_FOUND"
+
+
+async def test_a_reader_is_told_once_that_what_it_saw_is_lost(pair: Pair, tmp_path: Path) -> None:
+    async with pair.connect(read_your_writes=True) as shop:
+        await register(shop, 1)
+        await diptych("backup", f"--log=sqlite:///{pair.data / 'log.db'}", f"--to={tmp_path / 'backup.db'}")
+        await register(shop, 2)
+        assert (await shop.query(GetUserRequest(user_id="user-2"))).user_id == "user-2"
+        await restored(pair, tmp_path / "backup.db")
+
+        async def told() -> bool:
+            try:
+                await shop.query(GetUserRequest(user_id="user-1"))
+            except CallRefused as error:
+                # Before the query server hears of the new epoch the token is as good as ever.
+                return error.reason == "TOKEN_OF_OLDER_EPOCH"
+            return False
+
+        await eventually(told, seconds=LONG)
+        assert (await shop.query(GetUserRequest(user_id="user-1"))).user_id == "user-1"
+        assert shop.token != ""
+
+
+async def test_a_command_server_runs_on_while_it_is_backed_up(pair: Pair, tmp_path: Path) -> None:
+    """And each backup is a log that a server can be started on."""
+    stop = asyncio.Event()
+    recorded = 0
+
+    async def write(shop: Connection) -> None:
+        nonlocal recorded
+        while not stop.is_set():
+            await asyncio.gather(*(shop.execute(user(recorded + number)) for number in range(50)))
+            recorded += 50
+
+    async with pair.connect() as shop:
+        writing = asyncio.create_task(write(shop))
+        try:
+            await eventually(lambda: recorded >= 200, seconds=LONG)
+            before = recorded
+            for number in range(3):
+                done = await diptych(
+                    "backup", f"--log=sqlite:///{pair.data / 'log.db'}", f"--to={tmp_path / f'{number}.db'}"
+                )
+                assert done.returncode == 0, done.stderr
+            assert recorded > before
+        finally:
+            stop.set()
+            await writing
+    for number in range(3):
+        target = tmp_path / f"restored-{number}" / "log.db"
+        done = await diptych("restore", str(tmp_path / f"{number}.db"), f"--log=sqlite:///{target}")
+        assert done.returncode == 0, done.stderr
+        assert "epoch 2 begins" in done.stdout
+
+
+async def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:
+    absent = await diptych("backup", f"--log=sqlite:///{tmp_path / 'absent.db'}", f"--to={tmp_path / 'b.db'}")
+    assert (absent.returncode, absent.stdout) == (1, "")
+    assert absent.stderr == f"diptych backup: There is no log {tmp_path / 'absent.db'}.\n"
+    elsewhere = await diptych("restore", str(tmp_path / "b.db"), "--log=postgresql://host/log")
+    assert elsewhere.returncode == 2
+    assert "--log: postgresql is not served" in elsewhere.stderr
