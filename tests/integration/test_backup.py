@@ -13,9 +13,10 @@ import pytest
 from google.type.money_pb2 import Money
 
 from diptych.client import CallRefused, Connection, open_channel
-from diptych.token import Token
+from diptych.token import METADATA_KEY, Token
 from diptych.v1 import events_pb2, events_pb2_grpc, projections_pb2_grpc, read_model_pb2, read_model_pb2_grpc
 from diptych.v1 import projections_pb2 as states
+from diptych.v1.commands_pb2 import AggregateRef
 from diptych.v1.read_model_pb2 import WaitOutcome
 from shop.v1.product_commands_pb2 import CreateProductRequest
 from shop.v1.product_queries_pb2 import GetProductRequest
@@ -155,6 +156,10 @@ async def test_everybody_is_told_what_a_restore_has_lost(pair: Pair, tmp_path: P
                 assert refusal.reason == "TOKEN_OF_OLDER_EPOCH", refusal
                 assert refusal.metadata["first_position"] == "4"
                 assert refusal.token < lost.token, "what is lost is not told back"
+        async with open_channel(pair.command.address) as commands:
+            user_1 = events_pb2.ReadStreamRequest(aggregate=AggregateRef(type="user", id="user-1"))
+            call = events_pb2_grpc.EventServiceStub(commands).ReadStream(user_1, metadata=((METADATA_KEY, lost.token),))
+            assert dict(await call.trailing_metadata())[METADATA_KEY] == kept.token, "what is lost is not told back"
         ahead = await refused(first_frame(pair, events_pb2.SubscribeRequest(position=7)))
         assert (ahead.code, ahead.reason) == (grpc.StatusCode.OUT_OF_RANGE, "TOKEN_AHEAD_OF_LOG")
         assert (await shop.query(GetUserRequest(user_id="user-2"), token=kept.token)).user_id == "user-2"
