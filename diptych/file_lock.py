@@ -20,19 +20,24 @@ class FileLock:
 
     def acquire(self) -> None:
         """Takes the lock; raises `StartError`, naming the holder, if another process has it."""
+        holder = self.attempt()
+        if holder is not None:
+            raise StartError(f"{self._path.with_suffix('')} is in use by another process ({holder}).")
+
+    def attempt(self) -> str | None:
+        """Takes the lock, and returns None; or who has it, if another process does."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 1000).decode(errors="replace").strip()
             os.close(descriptor)
-            raise StartError(
-                f"{self._path.with_suffix('')} is in use by another process ({holder or 'unnamed'})."
-            ) from None
+            return holder or "unnamed"
         self._descriptor = descriptor
         with contextlib.suppress(OSError):  # A full disk: the lock holds all the same, unnamed.
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"pid={os.getpid()} address={self._owner}\n".encode(), 0)
+        return None
 
     def release(self) -> None:
         """Gives the lock back. The file stays: removing it would let two in."""

@@ -55,7 +55,7 @@ generations = Table(
     Column("generation", BigInteger, primary_key=True),
     Column("version", Integer, nullable=False),
     Column("shape", String, nullable=False),
-    # The one generation of a projection that answers.
+    # The one generation of a projection that answers, to code of this shape.
     Column("active", Boolean, nullable=False),
     # The checkpoint. Everything up to `position` is applied; the event there has `event_id` (empty at 0).
     Column("position", BigInteger, nullable=False),
@@ -70,8 +70,24 @@ generations = Table(
     Column("tombstone_floor", BigInteger, nullable=False, server_default="0"),
     # An operator paused it: nothing is applied after the checkpoint until it is resumed.
     Column("paused", Boolean, nullable=False, server_default=false()),
+    # What it is for while it does not answer: FILLING, RETURNING or DROPPED. Empty: it answers, or it is kept.
+    Column("stage", String, nullable=False, server_default=""),
+    # The names of its views, as a JSON array, so that other code than its own can drop its tables. Empty: not known.
+    Column("views", String, nullable=False, server_default=""),
 )
-"""Every generation of every projection, with its checkpoint, which is written with the rows it speaks of."""
+"""Every generation of every projection, with its checkpoint, which is written with the rows it speaks of.
+
+Of one projection several may be active, of different shapes: each answers for the code that has its shape.
+"""
+
+FILLING = "filling"
+"""The stage of a new generation that is being filled, to answer when it has caught up."""
+
+RETURNING = "returning"
+"""The stage of a kept generation that catches up, to answer again."""
+
+DROPPED = "dropped"
+"""The stage of a generation that nobody wants any more. Its rows and tables go, a few at a time."""
 
 
 marks = Table(
@@ -141,9 +157,14 @@ def _fields(message: descriptor.Descriptor, seen: set[str]) -> list[Any]:
     ]
 
 
+def view_table_name(view: str, generation: int) -> str:
+    """The name of the table of one view in one generation."""
+    return f"{view}_g{generation}"
+
+
 def view_table(view: View[Any], generation: int) -> Table:
     """The table of one view in one generation."""
-    name = f"{view.name}_g{generation}"
+    name = view_table_name(view.name, generation)
     table = Table(
         name,
         MetaData(),

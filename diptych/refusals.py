@@ -15,13 +15,14 @@ The tree::
         InvalidRequest, MalformedMessage, CommandUnknown, TokenMalformed, PageTokenInvalid,
         ResumeTokenMalformed, UnknownView
       NotFound             the target does not exist                       do not retry
-        ProjectionNotFound, RowNotFound
+        GenerationNotFound, ProjectionNotFound, RowNotFound
       AlreadyExists        an id or a unique value is taken                do not retry
       FailedPrecondition   a rule of the domain forbids it                 do not retry
         RequestIdReused, TokenOfAnotherLog, TokenOfOlderEpoch, TokenAheadOfLog, ReadModelPaused,
-        ReadModelStalled
+        ReadModelStalled, ReadModelRebuilding, RebuildNotRunning, RebuildFailed, RebuildUnderWay,
+        ProjectionPaused, ProjectionLedElsewhere
       Aborted              decided on a stale version                      read again, decide again
-        VersionConflict
+        VersionConflict, RebuildCancelled
       OutOfRange           beyond the end                                  do not retry
         ResumeTokenExpired
       ResourceExhausted    a limit is reached                              retry after the delay given
@@ -428,6 +429,72 @@ class ReadModelPaused(FailedPrecondition):
     projection: str
     applied_position: int
     wanted_position: int
+
+
+class ReadModelRebuilding(FailedPrecondition):
+    """A new generation is being filled, and what answers meanwhile stays where it is."""
+
+    message = (
+        "Projection {projection} is being rebuilt and answers at position {applied_position}, before {wanted_position}."
+    )
+    projection: str
+    applied_position: int
+    wanted_position: int
+
+
+class RebuildNotRunning(FailedPrecondition):
+    """No generation of the projection is being filled."""
+
+    message = "Projection {projection} is not being rebuilt."
+    projection: str
+
+
+class RebuildCancelled(Aborted):
+    """The rebuild was cancelled."""
+
+    message = "The rebuild of projection {projection}, generation {generation}, was cancelled."
+    projection: str
+    generation: int
+
+
+class RebuildFailed(FailedPrecondition):
+    """The new generation cannot be filled."""
+
+    message = "Generation {generation} of projection {projection} cannot be filled ({cause})."
+    projection: str
+    generation: int
+    cause: str
+
+
+class RebuildUnderWay(FailedPrecondition):
+    """Another generation of the projection is being filled."""
+
+    message = "Projection {projection} is being rebuilt as generation {generation}; wait for it, or cancel it."
+    projection: str
+    generation: int
+
+
+class GenerationNotFound(NotFound):
+    """No generation of that number is kept that this code can go on with."""
+
+    message = "Projection {projection} has no generation {generation} that could be switched to."
+    projection: str
+    generation: int
+
+
+class ProjectionPaused(FailedPrecondition):
+    """The projection is paused, and must be resumed first."""
+
+    message = "Projection {projection} is paused; resume it first."
+    projection: str
+
+
+class ProjectionLedElsewhere(FailedPrecondition):
+    """Another projector on the same read store folds the projection."""
+
+    message = "Projection {projection} is folded by another projector ({owner}); ask that one."
+    projection: str
+    owner: str
 
 
 class ProjectionNotFound(NotFound):

@@ -1,8 +1,10 @@
-"""The follower: keeps one projection at the head of the log.
+"""The follower: keeps one generation of a projection at the head of the log.
 
 It follows, folds what came, and follows again from its checkpoint whenever the stream is lost. What it cannot go
 on from it says: the projection is STALLED, with the reason, in the log, by rpc, health, metrics and feed. The
 others go on. An operator can pause it, and let it go on or try again.
+
+A generation that is being filled has a follower of its own, which is silent as long as another answers.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ from diptych.folding import ChangedRow, FoldFailure
 from diptych.internal.v1 import log_pb2, log_pb2_grpc
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
 from diptych.projection import Projection
-from diptych.read_store import Checkpoint
-from diptych.serving import Health
+from diptych.read_store import Checkpoint, shape
 from diptych.token import Epoch, LogIdentity
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.changes import changes_of
-from projector.feed import Feed
 from projector.head import RETRY_SECONDS, Head, Lag
 from projector.intake import Batch, Intake, LogEndedError
 from projector.metrics import ProjectionMetrics
+from projector.outlet import Outlet
+from projector.pace import Pace
 from projector.read_store_file import ReadStoreFile
 from projector.row_writer import LeadLostError, RowWriter
 from projector.steering import Steering
@@ -52,6 +54,8 @@ _REFUSED = (
 )
 """With these the log says that it will not be followed like this; all others may pass by themselves."""
 
+_DIVERGED = "LOG_DIVERGED"
+
 _STANDING = (states.PROJECTION_STATE_PAUSED, states.PROJECTION_STATE_STALLED)
 """In these it applies nothing."""
 
@@ -63,7 +67,7 @@ class _StalledError(Exception):
 
 
 class Follower:
-    """Follows the log for one projection."""
+    """Follows the log for one generation of a projection."""
 
     def __init__(
         self,
@@ -71,16 +75,25 @@ class Follower:
         writer: RowWriter,
         channel: grpc.aio.Channel,
         head: Head,
-        feed: Feed,
-        health: Health,
+        outlet: Outlet,
+        pace: Pace,
         *,
-        batch_events_max: int,
+        answering: bool,
+        going: bool = True,
     ) -> None:
         self.projection: Projection = writer.projection
         self.state: states.ProjectionState = (
             states.PROJECTION_STATE_PAUSED if writer.paused else states.PROJECTION_STATE_CATCHING_UP
         )
         self.reason = ""
+        self.answering = answering
+        """Whether its generation is read; if not, it is being filled."""
+        self.rebuilding = False
+        """Whether another generation is being filled, to answer in place of this one."""
+        self.followed = False
+        """Whether the log is being followed now, and is the one that this was filled from."""
+        self.worked = float("-inf")
+        """When it last folded anything, by the monotonic clock."""
         self.applied_position = writer.stored.position
         """Everything up to here is applied; on disk may be less."""
         self._file = file
@@ -88,26 +101,53 @@ class Follower:
         self._stub = log_pb2_grpc.LogServiceStub(channel)
         self._head = head
         self._lag = Lag(head)
-        self._feed = feed
-        self._health = health
-        self._batch_events_max = batch_events_max
-        self._steering = Steering(self._keep_up, going=not writer.paused)
+        self._outlet = outlet
+        self._pace = pace
+        self._shape = shape(writer.projection)
+        self._steering = Steering(self._keep_up, going=going and not writer.paused)
         self._stalled_event: RecordedEvent | None = None
         self._checkpoint = writer.stored
         # Where the last row changed is not kept; that it was not after the checkpoint is enough.
         self._changed_position = writer.stored.position
         # By view, those that the feed has not been told of yet.
         self._changed_rows: list[dict[str, ChangedRow]] = []
+        self._moved = asyncio.Event()
         self._written = time.monotonic()
         self._trouble = ""
         self._log = _log.bind(projection=self.projection.name)
         self._metrics = ProjectionMetrics(self.projection.name)
-        self._metrics.watch(
-            applied=lambda: self.applied_position,
-            lag_events=lambda: self.lag_events,
-            lag_seconds=lambda: self._lag.seconds(self.applied_position),
-            state=self._state_name,
-        )
+
+    @property
+    def generation(self) -> int:
+        """The generation that it fills."""
+        return self._writer.generation
+
+    @property
+    def told_state(self) -> states.ProjectionState:
+        """What others are told that it is doing."""
+        if self.state not in _STANDING and (self.rebuilding or not self.answering):
+            return states.PROJECTION_STATE_REBUILDING
+        return self.state
+
+    @property
+    def diverged(self) -> bool:
+        """Whether what it holds is of another life of the log, so that its positions mean nothing any more."""
+        return self.state == states.PROJECTION_STATE_STALLED and self.reason.startswith(_DIVERGED)
+
+    @property
+    def lag_seconds(self) -> float:
+        """For how long it has not been at the head; zero while it applies nothing."""
+        return 0.0 if self.state in _STANDING else self._lag.seconds(self.applied_position)
+
+    @property
+    def place(self) -> tuple[RowWriter, Checkpoint]:
+        """What writes its generation, and the checkpoint that it has reached."""
+        return self._writer, self._checkpoint
+
+    @property
+    def step(self) -> asyncio.Lock:
+        """Held while it folds."""
+        return self._steering.step
 
     @property
     def lag_events(self) -> int:
@@ -116,6 +156,7 @@ class Follower:
 
     async def begin(self) -> None:
         """Tells health and feed of the projection, before anybody can ask."""
+        self._show()
         if self.state == states.PROJECTION_STATE_PAUSED:
             self._log.warning("PAUSED", applied_position=self.applied_position)
         await self._tell_health()
@@ -124,6 +165,46 @@ class Follower:
     async def run(self) -> None:
         """Follows until the task is cancelled, but for as long as the projection is paused or has stalled."""
         await self._steering.run()
+
+    async def take_over(self) -> None:
+        """Answers from now on, and speaks for the projection."""
+        self.answering, self._outlet.speaking = True, True
+        self._show()
+        self._settle()
+        self._publish(known=False)
+        await self._tell_health()
+
+    async def reach(self, other: Follower) -> None:
+        """Waits until this one has all that another one has."""
+        while self.applied_position < other.applied_position or self._checkpoint.position < other._checkpoint.position:
+            self._moved.clear()
+            await self._moved.wait()
+
+    def give_up(self) -> None:
+        """Says nothing any more: another answers."""
+        self._outlet.speaking = False
+
+    def tell_rebuilding(self, rebuilding: bool) -> None:
+        """Tells whether another generation is being filled."""
+        self.rebuilding = rebuilding
+        self._publish()
+
+    async def halt(self) -> bool:
+        """Stops folding, between two steps, and tells nobody; whether it was going."""
+        return await self._steering.halt()
+
+    def go(self) -> None:
+        """Goes on after that."""
+        self._steering.go()
+
+    def _show(self) -> None:
+        """Has the metrics show this one."""
+        self._metrics.watch(
+            applied=lambda: self.applied_position,
+            lag_events=lambda: self.lag_events,
+            lag_seconds=lambda: self._lag.seconds(self.applied_position),
+            state=self._state_name,
+        )
 
     async def pause(self) -> None:
         """Applies nothing more, also after a restart; raises `LeadLostError`, `sqlite3.Error`."""
@@ -212,7 +293,7 @@ class Follower:
             name=self.projection.name,
             version=self.projection.version,
             generation=self._writer.generation,
-            state=self.state,
+            state=self.told_state,
             reason=self.reason,
             stalled_event=self._stalled_event,
             progress=states.VersionProgress(
@@ -242,13 +323,15 @@ class Follower:
             if not isinstance(first, log_pb2.FollowResponse):
                 raise LogEndedError("the log ended the stream")
             await self._verify(first)
+            self.followed = True
             await self._regain()
-            intake = Intake(stream, self._batch_events_max)
+            intake = Intake(stream, self._pace)
             try:
                 await self._take(intake)
             finally:
                 await intake.close()
         finally:
+            self.followed = False
             stream.cancel()
 
     async def _take(self, intake: Intake) -> None:
@@ -260,8 +343,8 @@ class Follower:
             now = time.monotonic()
             if batch is not None:
                 heard = now
-                async with self._steering.step:  # What is committed must be known here.
-                    await self._apply(batch)
+                async with self._pace.turn(len(batch.events)), self._steering.step:
+                    await self._apply(batch)  # A step is not cut short: what is committed must be known here.
             elif self.lag_events and now - heard >= _SILENCE_SECONDS:
                 raise TimeoutError("the log has more events, and the stream is silent")
             if unwritten and time.monotonic() - self._written >= CHECKPOINT_SECONDS:
@@ -274,7 +357,7 @@ class Follower:
         if events and events[0].position <= self._checkpoint.position:  # Sent twice.
             events = [event for event in events if event.position > self._checkpoint.position]
         if events:
-            started = time.perf_counter()
+            started, self.worked = time.perf_counter(), time.monotonic()
             committed = await self._file.run(self._writer.commit, events, through)
             self._metrics.committed(len(events), committed.rows, committed.fold_seconds, time.perf_counter() - started)
             if committed.folded.changed_position:
@@ -297,6 +380,7 @@ class Follower:
         if through.position > self._checkpoint.position:
             self._checkpoint = through
         self._lag.note(self.applied_position)
+        self._moved.set()
 
     async def _verify(self, first: log_pb2.FollowResponse) -> None:
         """Compares the log with what this projection was filled from, and remembers its identity."""
@@ -308,16 +392,16 @@ class Follower:
         known = self._writer.identity
         if known is not None and known.log_id != identity.log_id:
             raise _StalledError(
-                f"LOG_DIVERGED: the read store was filled from log {known.log_id.hex()}, and the command server has "
+                f"{_DIVERGED}: the read store was filled from log {known.log_id.hex()}, and the command server has "
                 f"log {identity.log_id.hex()}. Use that log's own read store, or remove this one to fill it anew."
             )
         position, event_id = self._checkpoint
         if position and first.checkpoint_event_id != event_id:
             there = f"event {first.checkpoint_event_id}" if first.checkpoint_event_id else "no event"
             raise _StalledError(
-                f"LOG_DIVERGED: at position {position} the read store has event {event_id}, and the log has {there}. "
-                "The log was restored to an earlier state, and this projection holds events that it has lost: stop the "
-                f"projector, remove {self._file.path} with its -wal and -shm, and start it, which fills it anew."
+                f"{_DIVERGED}: at position {position} the read store has event {event_id}, and the log has {there}. "
+                "The log was restored to an earlier state, and this projection holds events that it has lost: "
+                f"`diptych rebuild {self.projection.name}` fills it anew."
             )
         # A projection that stalled on the store goes on when it can write again, which this tries.
         if identity != known or self.state == states.PROJECTION_STATE_STALLED:
@@ -367,18 +451,21 @@ class Follower:
         await self._tell_health()
 
     async def _tell_health(self) -> None:
-        await self._health.set(f"diptych.projection.{self.projection.name}", self.state not in _STANDING)
+        await self._outlet.tell_health(self.state not in _STANDING)
 
-    def _publish(self) -> None:
+    def _publish(self, *, known: bool = True) -> None:
+        """Tells the feed. With `known` it is told which rows have changed, else that this is not known."""
         feed = ProjectionFeed(
             name=self.projection.name,
             version=self.projection.version,
             generation=self._writer.generation,
-            state=self.state,
+            state=self.told_state,
             reason=self.reason,
             stalled_event=self._stalled_event,
             applied_position=self.applied_position,
             changed_position=self._changed_position,
+            filling_up=not self.answering,
+            shape=self._shape,
         )
         identity = self._writer.identity
         if identity is not None:
@@ -386,10 +473,11 @@ class Follower:
             for epoch, first in identity.epochs:
                 feed.identity.epochs.add(epoch=epoch, first_position=first)
         changed, self._changed_rows = self._changed_rows, []
-        self._feed.publish(feed, changes_of(self.projection.views, changed) if changed and self._feed.heard else ())
+        told = changes_of(self.projection.views, changed) if changed and self._outlet.heard else ()
+        self._outlet.publish(feed, told if known else None)
 
     def _state_name(self) -> str:
-        return states.ProjectionState.Name(self.state).removeprefix("PROJECTION_STATE_")
+        return states.ProjectionState.Name(self.told_state).removeprefix("PROJECTION_STATE_")
 
 
 def _fold_failed(failure: FoldFailure) -> str:

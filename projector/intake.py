@@ -10,6 +10,7 @@ from typing import Protocol
 from diptych.internal.v1.log_pb2 import FollowResponse
 from diptych.read_store import Checkpoint
 from diptych.v1.events_pb2 import RecordedEvent
+from projector.pace import Pace
 
 _FRAMES_MAX = 4
 """Frames, of about 1 MiB at most, that are read ahead of folding."""
@@ -43,11 +44,12 @@ class LogEndedError(Exception):
 
 
 class Intake:
-    """Reads ahead, a few frames at most, and gives out what is there in batches of at most so many events."""
+    """Reads ahead, a few frames at most, and gives out what is there in batches as large as the pace allows."""
 
-    def __init__(self, stream: FollowStream, batch_events_max: int) -> None:
+    def __init__(self, stream: FollowStream, pace: Pace) -> None:
         self._stream = stream
-        self._max = batch_events_max
+        self._pace = pace
+        self._max = pace.events_max
         self._frames: asyncio.Queue[FollowResponse] = asyncio.Queue(_FRAMES_MAX)
         self._frame: FollowResponse | None = None
         self._events: Sequence[RecordedEvent] = ()
@@ -62,6 +64,7 @@ class Intake:
                 return None
             self._open(frame)
         batch = Batch()
+        self._max = self._pace.events_max
         while self._take(batch) and len(batch.events) < self._max and not self._frames.empty():
             self._open(self._frames.get_nowait())
         return batch

@@ -26,7 +26,7 @@ _COMMIT = Histogram(
     buckets=(0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
 )
 
-_STATES = ("RUNNING", "CATCHING_UP", "PAUSED", "STALLED")
+_STATES = ("RUNNING", "CATCHING_UP", "REBUILDING", "PAUSED", "STALLED")
 
 
 class ProjectionMetrics:

@@ -1,20 +1,22 @@
-"""The read store's file as its one writer has it: a lock, a connection, and a thread of its own."""
+"""The read store's file as a projector has it: its leads, a connection, and a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, Table
 
-from diptych.file_lock import FileLock
+from diptych.projection import Projection
 from diptych.read_store import generations, marks
 from diptych.serving import StartError
+from projector.leads import Leads
 
 A = ParamSpec("A")
 T = TypeVar("T")
@@ -25,22 +27,25 @@ class ReadStoreFile:
 
     def __init__(self, path: Path, owner: str) -> None:
         self.path = path
-        self._lock = FileLock(path.with_name(path.name + ".lock"), owner)
+        self.leads = Leads(path, owner)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-store")
         self.connection: sqlite3.Connection
         """Only for functions that `run` runs."""
 
-    async def open(self) -> None:
-        """Takes the lock and opens the file, making it if there is none; raises `StartError`."""
+    async def open(self, projections: Iterable[Projection] = ()) -> None:
+        """Takes the lead of projections and opens the file, making it if there is none; raises `StartError`.
+
+        Without any projections it must be the only one on the file.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
+            self.leads.take(projections)
         except OSError as error:
             raise StartError(f"The read store {self.path} cannot be opened: {error}.") from error
         try:
             await self.run(self._connect)
         except sqlite3.Error as error:
-            self._lock.release()
+            self.leads.release()
             raise StartError(f"The read store {self.path} cannot be opened: {error}.") from error
 
     async def run(self, function: Callable[A, T], /, *args: A.args, **kwargs: A.kwargs) -> T:
@@ -52,7 +57,7 @@ class ReadStoreFile:
         """Closes the file when the thread has done what it was given, then gives the lock back."""
         await self.run(self._disconnect)
         self._thread.shutdown()
-        self._lock.release()
+        self.leads.release()
 
     def create(self, table: Table) -> None:
         """Makes a table and its indexes, as far as they are missing. Runs on the database's thread."""
@@ -90,3 +95,16 @@ class ReadStoreFile:
 
     def _disconnect(self) -> None:
         self.connection.close()
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction that holds the write lock from its first statement on."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # Some errors roll back by themselves.
+            connection.execute("ROLLBACK")
+        raise

@@ -8,13 +8,11 @@ has been replaced and does not know it yet.
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Table, bindparam, func, insert, select, update
+from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from diptych.folding import Contents, Folded, Folding
@@ -27,13 +25,12 @@ from diptych.read_store import (
     encode_epochs,
     generations,
     new_filling,
-    shape,
     view_table,
 )
-from diptych.serving import StartError
 from diptych.token import LogIdentity
 from diptych.v1.events_pb2 import RecordedEvent
-from projector.read_store_file import ReadStoreFile
+from projector.generations import take_up
+from projector.read_store_file import ReadStoreFile, transaction
 
 
 class LeadLostError(Exception):
@@ -92,32 +89,15 @@ class RowWriter:
         self._identify: Compiled
         self._pause: Compiled
 
-    def open(self) -> None:
-        """Opens the active generation, or makes the first of this version; raises `StartError`.
-
-        A newer version of the projection begins a generation of its own, which answers from then on. Those of older
-        versions stay as they are.
-        """
-        connection = self._file.connection
-        name, version, digest = self.projection.name, self.projection.version, shape(self.projection)
-        with transaction(connection):
-            found = connection.execute(*_bound(_ACTIVE, projection=name)).fetchone()
-            if found is not None and found[1] > version:
-                raise StartError(
-                    f"Projection {name} has version {found[1]} in {self._file.path}, and this code is the older "
-                    f"version {version}: run the newer code, or use another read store."
-                )
-            if found is not None and found[1] == version:
-                self._reopen(found, digest)
-            else:
-                # It is the projection that an operator paused, whatever its version.
-                self.paused = found is not None and bool(found[-1])
-                self._begin(digest)
-            tables = [view_table(view, self.generation) for view in self.projection.views]
-            for table in tables:
-                self._file.create(table)
-        self._views = [_ViewStatements(table) for table in tables]
-        mine = (generations.c.projection == name) & (generations.c.generation == self.generation)
+    def open(self, generation: int = 0) -> None:
+        """Opens a generation; 0: the one that answers, or else the one that is filled. Raises `StartError`."""
+        if not generation:
+            found = take_up(self._file, self.projection)
+            generation = found.answering or found.filling
+        with transaction(self._file.connection):
+            self._reopen(generation)
+        self._views = [_ViewStatements(view_table(view, generation)) for view in self.projection.views]
+        mine = (generations.c.projection == self.projection.name) & (generations.c.generation == self.generation)
         moved = (generations.c.position == bindparam("old_position")) & (
             generations.c.event_id == bindparam("old_event_id")
         )
@@ -170,6 +150,10 @@ class RowWriter:
             self.stored = checkpoint
         return self.stored
 
+    def move(self, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint in a transaction of the caller's, who sets `stored` when that is committed."""
+        self._write(checkpoint)
+
     def write_identity(self, identity: LogIdentity) -> None:
         """Writes which log the rows come from."""
         log_id, epochs = encode_epochs(identity)
@@ -207,56 +191,24 @@ class RowWriter:
                 f"{old_position}, where this projector left it"
             )
 
-    def _reopen(self, found: Sequence[Any], digest: str) -> None:
-        generation, version, stored_shape, position, event_id, log_id, epochs, paused = found
-        if stored_shape != digest:
-            raise StartError(
-                f"The views, rows or columns of projection {self.projection.name} have changed since "
-                f"{self._file.path} was filled, and its version is still {version}: raise the version, which fills "
-                "it anew beside what is there."
-            )
+    def _reopen(self, generation: int) -> None:
+        name, connection = self.projection.name, self._file.connection
+        found = connection.execute(*_bound(_FIND, of_projection=name, of_generation=generation)).fetchone()
+        position, event_id, log_id, epochs, paused = found
         self.generation = generation
         self.stored = Checkpoint(position, event_id)
         self.identity = decode_epochs(log_id, epochs)
         self.paused = bool(paused)
-        named = _bound(
-            _NAME, of_projection=self.projection.name, of_generation=generation, unnamed="", named=new_filling()
-        )
-        self._file.connection.execute(*named)
-
-    def _begin(self, digest: str) -> None:
-        connection, name = self._file.connection, self.projection.name
-        (last,) = connection.execute(*_bound(_LAST, projection=name)).fetchone()
-        self.generation = (last or 0) + 1
-        connection.execute(*_bound(_RETIRE, of_projection=name))
-        connection.execute(
-            *_bound(
-                _BEGIN,
-                projection=name,
-                generation=self.generation,
-                version=self.projection.version,
-                shape=digest,
-                active=True,
-                position=0,
-                event_id="",
-                log_id="",
-                epochs="",
-                filling=new_filling(),
-                tombstone_floor=0,
-                paused=self.paused,
-            )
-        )
+        named = _bound(_NAME, of_projection=name, of_generation=generation, unnamed="", named=new_filling())
+        connection.execute(*named)
 
 
 _C = generations.c
-_ACTIVE = compile_sqlite(
-    select(_C.generation, _C.version, _C.shape, _C.position, _C.event_id, _C.log_id, _C.epochs, _C.paused).where(
-        _C.projection == bindparam("projection"), _C.active.is_(True)
+_FIND = compile_sqlite(
+    select(_C.position, _C.event_id, _C.log_id, _C.epochs, _C.paused).where(
+        _C.projection == bindparam("of_projection"), _C.generation == bindparam("of_generation")
     )
 )
-_LAST = compile_sqlite(select(func.max(_C.generation)).where(_C.projection == bindparam("projection")))
-_RETIRE = compile_sqlite(update(generations).where(_C.projection == bindparam("of_projection")).values(active=False))
-_BEGIN = compile_sqlite(insert(generations))
 _NAME = compile_sqlite(  # The file was made before fillings had names.
     update(generations)
     .where(
@@ -270,16 +222,3 @@ _NAME = compile_sqlite(  # The file was made before fillings had names.
 
 def _bound(statement: Compiled, **values: Any) -> tuple[str, tuple[Any, ...]]:
     return statement.sql, statement.bind(**values)
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """A transaction that holds the write lock from its first statement on."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # Some errors roll back by themselves.
-            connection.execute("ROLLBACK")
-        raise

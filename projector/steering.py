@@ -4,9 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 _PATIENCE_SECONDS = 0.1
+
+T = TypeVar("T")
+
+
+class Turns:
+    """Changes that are made one after the other, each to its end even if whoever asks for it goes away."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._changes: set[asyncio.Task[Any]] = set()
+
+    async def take(self, change: Callable[[], Awaitable[T]]) -> T:
+        """Makes a change when those before it are made; returns what it does."""
+
+        async def in_turn() -> T:
+            async with self._turn:
+                return await change()
+
+        changing = asyncio.create_task(in_turn())
+        self._changes.add(changing)
+        changing.add_done_callback(self._changes.discard)
+        return await asyncio.shield(changing)
+
+    async def settle(self) -> None:
+        """Waits until no change is under way."""
+        await asyncio.gather(*self._changes, return_exceptions=True)
 
 
 class Steering:
@@ -18,8 +44,7 @@ class Steering:
         self._work = work
         self._working: asyncio.Task[None] | None = None
         self._go = asyncio.Event()
-        self._changing = asyncio.Lock()
-        self._changes: set[asyncio.Task[None]] = set()
+        self._turns = Turns()
         if going:
             self._go.set()
 
@@ -53,12 +78,4 @@ class Steering:
 
     async def change(self, change: Callable[[], Awaitable[None]]) -> None:
         """Makes a change, one after the other, and to the end even if whoever asks for it goes away."""
-
-        async def in_turn() -> None:
-            async with self._changing:
-                await change()
-
-        changing = asyncio.create_task(in_turn())
-        self._changes.add(changing)
-        changing.add_done_callback(self._changes.discard)
-        await asyncio.shield(changing)
+        await self._turns.take(change)

@@ -18,8 +18,8 @@ from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from diptych.read_store import Compiled, compile_sqlite, generations, marks, view_table
-from projector.read_store_file import ReadStoreFile
-from projector.row_writer import RowWriter, transaction
+from projector.read_store_file import ReadStoreFile, transaction
+from projector.row_writer import RowWriter
 
 _ROWS_MAX = 500
 """Tombstones that go in one transaction."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from diptych.binder import Context
-from diptych.refusals import Refusal
+from diptych.refusals import ReadModelNotReady, Refusal
 from diptych.token import METADATA_KEY
 from query_server.freshness import Freshness, Tracker
 
@@ -42,6 +42,8 @@ def requirement(request: Any, context: Context) -> Requirement | None:
 
 def tell(refusal: Refusal, freshness: Freshness, tracker: Tracker | None, presented: str) -> Refusal:
     """Gives a refusal the token of its trailer: the greater of the one presented and what is applied."""
+    if isinstance(refusal, ReadModelNotReady) and (missing := freshness.trackers.get(refusal.projection)) is not None:
+        refusal = freshness.absent(missing)
     trackers = freshness.trackers.values() if tracker is None else (tracker,)
     position = min((one.position for one in trackers), default=0)
     refusal.token = refusal.token or max(presented, freshness.token(position))

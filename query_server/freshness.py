@@ -24,11 +24,13 @@ from typing import NamedTuple, Protocol, TypeVar
 from diptych.domain import Domain
 from diptych.internal.v1 import log_pb2
 from diptych.internal.v1.feed_pb2 import FollowFeedResponse, ProjectionFeed
+from diptych.read_store import shape
 from diptych.refusals import (
     Overloaded,
     ReadModelBehind,
     ReadModelNotReady,
     ReadModelPaused,
+    ReadModelRebuilding,
     ReadModelStalled,
     Refusal,
     TokenAheadOfLog,
@@ -144,6 +146,7 @@ class Tracker:
         "bound",
         "changed",
         "checkpoint",
+        "elsewhere",
         "fed_generation",
         "fed_state",
         "fed_version",
@@ -156,14 +159,19 @@ class Tracker:
         "paused",
         "position",
         "reason",
+        "shape",
         "stalled_event",
         "stored",
         "version",
     )
 
-    def __init__(self, name: str, version: int) -> None:
+    def __init__(self, name: str, version: int, digest: str = "") -> None:
         self.name = name
         self.version = version
+        self.shape = digest
+        """What rows look like that can be read here."""
+        self.elsewhere = False
+        """Whether the feed speaks of a generation that is not read here: it is being filled, or is of another shape."""
         self.stored = False
         """Whether the store has a generation of it that can be read."""
         self.paused = False
@@ -195,8 +203,8 @@ class Tracker:
         return min(checkpoint, self.bound)
 
     def forget(self) -> None:
-        """Forgets what the feed said, which was about other rows."""
-        self.fed_generation = self.fed_version = self.applied = self.changed = 0
+        """Forgets what the feed said, which was about another log."""
+        self.turn_away()
         self.position = min(self.checkpoint, self.bound)
 
     def compare(self, log: LogIdentity | None) -> bool:
@@ -222,6 +230,11 @@ class Tracker:
         """Whether its rows hold events that the log has lost."""
         return max(self.checkpoint, self.applied) > self.bound
 
+    def turn_away(self) -> None:
+        """Forgets what the feed said about rows that are no longer read. What was told to be applied stays so: the
+        generation that is read instead has it, or will in a moment."""
+        self.fed_generation = self.fed_version = self.applied = self.changed = 0
+
     def state(self, now: float) -> ProjectionState:
         """What it is doing, unless it has not been heard of for too long.
 
@@ -233,7 +246,9 @@ class Tracker:
                 return PAUSED
             if self.fed_state == PAUSED:
                 return UNKNOWN  # It was resumed since.
-        return self.fed_state if silence < GONE_SECONDS else UNKNOWN
+        if silence >= GONE_SECONDS:
+            return UNKNOWN
+        return REBUILDING if self.elsewhere and self.fed_state in (RUNNING, CATCHING_UP) else self.fed_state
 
     def serving(self, now: float) -> bool:
         """Whether its health is good."""
@@ -305,7 +320,7 @@ class Freshness:
         self, domain: Domain, upstream: Upstream, *, waits_max: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.head = Head()
-        self.trackers = {name: Tracker(name, p.version) for name, p in sorted(domain.projections.items())}
+        self.trackers = {name: Tracker(name, p.version, shape(p)) for name, p in sorted(domain.projections.items())}
         self.waits = 0
         self.feed_connected = False
         self.closed = False
@@ -339,8 +354,12 @@ class Freshness:
                 continue
             identity = identity_from(fed.identity)
             self._identified(identity, 1)
-            self._filled_from(tracker, identity)
-            self._take(tracker, fed)
+            tracker.elsewhere = fed.filling_up or fed.shape not in ("", tracker.shape)
+            # An older version goes on being folded when a newer one answers.
+            ours = not tracker.elsewhere and not (tracker.stored and fed.version < tracker.version)
+            if ours:
+                self._filled_from(tracker, identity, fed.generation)
+            self._take(tracker, fed, ours=ours)
             self._tell(tracker)
             if self.keeper is not None:
                 self.keeper.heard(fed)
@@ -348,18 +367,20 @@ class Freshness:
             if tracker.fed_state != UNKNOWN:
                 tracker.heard, tracker.followed = now, True
 
-    def _take(self, tracker: Tracker, fed: ProjectionFeed) -> None:
-        if (fed.generation, fed.version) != (tracker.fed_generation, tracker.fed_version):
-            tracker.forget()
-            tracker.fed_generation, tracker.fed_version = fed.generation, fed.version
-        if fed.applied_position >= tracker.applied:
-            # Less is what a projector says that has just started: what the one before it said stays true.
-            tracker.applied, tracker.changed = fed.applied_position, fed.changed_position
-        tracker.position = max(tracker.position, min(tracker.applied, tracker.bound))
+    def _take(self, tracker: Tracker, fed: ProjectionFeed, *, ours: bool) -> None:
+        """Takes what the feed says of a projection; `ours`: of a generation that is read here."""
+        if ours:
+            if (fed.generation, fed.version) != (tracker.fed_generation, tracker.fed_version):
+                tracker.turn_away()
+                tracker.fed_generation, tracker.fed_version = fed.generation, fed.version
+            if fed.applied_position >= tracker.applied:
+                # Less is what a projector says that has just started: what the one before it said stays true.
+                tracker.applied, tracker.changed = fed.applied_position, fed.changed_position
+            tracker.position = max(tracker.position, min(tracker.applied, tracker.bound))
         tracker.fed_state = fed.state
         tracker.reason = fed.reason
         tracker.stalled_event = fed.stalled_event if fed.HasField("stalled_event") else None
-        if fed.state in (PAUSED, STALLED):
+        if tracker.elsewhere or fed.state in (PAUSED, STALLED):
             self._wake(tracker.heap, None)  # Waiting is hopeless now.
         else:
             self._wake(tracker.heap, tracker.position)
@@ -390,12 +411,15 @@ class Freshness:
             for tracker in self.trackers.values():
                 self._compare(tracker)
 
-    def _filled_from(self, tracker: Tracker, identity: LogIdentity | None) -> None:
+    def _filled_from(self, tracker: Tracker, identity: LogIdentity | None, generation: int) -> None:
         """Learns which log a projection's rows were folded from. Store and feed tell it, one later than the other."""
         known = tracker.log
         if identity is None or identity == known:
             return
         if known is None or identity.log_id != known.log_id or identity.epoch > known.epoch:
+            if tracker.diverged and generation != (tracker.fed_generation or tracker.generation):
+                tracker.turn_away()
+                tracker.position = tracker.checkpoint = 0  # They were of events that are lost.
             tracker.log = identity
             self._compare(tracker)
 
@@ -420,11 +444,15 @@ class Freshness:
                 continue
             missing.discard(stored.projection)
             tracker.stored, tracker.paused = True, stored.paused
+            if _is_earlier(stored.identity, tracker.log):
+                continue  # The feed was faster to tell that a generation of a later life of the log has taken over.
             tracker.version = stored.version
-            if tracker.fed_version not in (0, stored.version):
-                self._forget(tracker)  # That was said of other folds.
+            if 0 < tracker.fed_version < stored.version:
+                tracker.turn_away()  # That was said of other folds.
+                if self.keeper is not None:
+                    self.keeper.void(tracker.name)
             self._identified(stored.identity, 0)
-            self._filled_from(tracker, stored.identity)
+            self._filled_from(tracker, stored.identity, stored.generation)
             self.saw(tracker, stored.generation, stored.position)
             if self.keeper is not None:
                 # What is kept would be told to be true at positions that the log has lost.
@@ -645,8 +673,20 @@ class Freshness:
                 return ReadModelStalled(
                     projection=name, applied_position=applied, wanted_position=wanted, stall_reason=tracker.reason
                 )
+            case ProjectionState.PROJECTION_STATE_REBUILDING if tracker.elsewhere:
+                return ReadModelRebuilding(projection=name, applied_position=applied, wanted_position=wanted)
             case _:
                 return None
+
+    def absent(self, tracker: Tracker) -> Refusal:
+        """The refusal for a read where there is no generation that can be read."""
+        if tracker.elsewhere and not tracker.stored and tracker.state(self._clock()) == REBUILDING:
+            return ReadModelRebuilding(
+                projection=tracker.name,
+                applied_position=tracker.position,
+                wanted_position=max(self.head.position or 0, tracker.position),
+            )
+        return ReadModelNotReady(projection=tracker.name)
 
     def behind(self, tracker: Tracker, wanted: int) -> Refusal:
         """The refusal for a read that would not have been fresh enough in time."""
@@ -706,6 +746,11 @@ class Freshness:
         if len(heap) > 2 * self.waits + 64:
             heap[:] = [entry for entry in heap if not entry[2].future.done()]
             heapq.heapify(heap)
+
+
+def _is_earlier(one: LogIdentity | None, other: LogIdentity | None) -> bool:
+    """Whether one is an earlier life of the same log."""
+    return one is not None and other is not None and one.log_id == other.log_id and one.epoch < other.epoch
 
 
 def identity_from(message: log_pb2.LogIdentity) -> LogIdentity | None:

@@ -6,6 +6,7 @@ Rows pass through as the bytes that they are stored as; only a combined query pa
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from diptych.binder import Binder, Context, UnaryHandler, parse, tell_token, wai
 from diptych.domain import LoadedDomain, QueryMethod, repeated_field
 from diptych.projection import View
 from diptych.query import CombinedQuery, Find, FindQuery, GetQuery
-from diptych.refusals import InvalidRequest, Overloaded, Refusal, RowNotFound
+from diptych.refusals import FailedPrecondition, InvalidRequest, Overloaded, ReadModelBehind, Refusal, RowNotFound
 from diptych.wire import delimited, varint
 from query_server.answers import Requirement, requirement, tell
 from query_server.cache import Cache, ListRead, ViewCache
@@ -30,6 +31,7 @@ RETRY_SECONDS = 0.1
 """How soon a row that is missing may be there, where the read model is behind."""
 
 _MOMENT = timedelta(microseconds=1)
+_TAKE_OVER_SECONDS = 1.0
 
 
 class Reading(NamedTuple):
@@ -95,6 +97,19 @@ async def _fresh(
         raise tell(refusal, freshness, tracker, presented) from None
 
 
+async def _plain_read(
+    told: int, tracker: Tracker, freshness: Freshness, read: Callable[[], Awaitable[Read]]
+) -> tuple[Read, int]:
+    """Reads what there is, but nothing older than what was told to be applied; gives the position, too."""
+    got = await read()
+    position = tracker.includes(got.generation, got.position)
+    if position < told:
+        # Another projector's generation has just taken over, and comes up to there in a moment.
+        with suppress(ReadModelBehind, FailedPrecondition):
+            return await freshness.read_fresh(tracker, told, freshness.now + _TAKE_OVER_SECONDS, read)
+    return got, position
+
+
 def _get(query: GetQuery, reading: Reading) -> UnaryHandler:
     reader, freshness = reading.reader, reading.freshness
     view, key_of, request_type = query.view, query.key, query.request
@@ -116,8 +131,8 @@ def _get(query: GetQuery, reading: Reading) -> UnaryHandler:
             if found is not None:
                 row, position = found
             elif asked is None:
-                got = await read(key)
-                row, position = got.row, tracker.includes(got.generation, got.position)
+                got, position = await _plain_read(wanted or 0, tracker, freshness, lambda: read(key))
+                row = got.row
             else:
 
                 def kept(wanted: int) -> tuple[RowRead, int] | None:
@@ -243,8 +258,7 @@ class _Lists:
 
             one = read if once else share
             if asked is None:
-                got = await one()
-                position = tracker.includes(got.generation, got.position)
+                got, position = await _plain_read(wanted or 0, tracker, freshness, one)
             else:
                 got, position = await _fresh(asked, wanted, presented, tracker, context, self._reading, one, kept)
             response = got.response

@@ -8,7 +8,14 @@ from typing import TypeVar
 
 from diptych.binder import Binder, Context, parse, tell_token, wait_seconds
 from diptych.domain import Domain
-from diptych.refusals import InvalidRequest, ReadModelNotReady, ReadModelPaused, Refusal, UnknownView
+from diptych.refusals import (
+    InvalidRequest,
+    ReadModelPaused,
+    ReadModelRebuilding,
+    ReadModelStalled,
+    Refusal,
+    UnknownView,
+)
 from diptych.v1.projections_pb2 import ProjectionStatus, VersionProgress, ViewInfo
 from diptych.v1.read_model_pb2 import (
     AggregateVersion,
@@ -36,6 +43,15 @@ _PROGRESS_SECONDS = 0.1
 
 _LIFE_SECONDS = 1.0
 """How often it is told at least."""
+
+_OUTCOMES: dict[type[Refusal], WaitOutcome] = {
+    ReadModelStalled: WaitOutcome.WAIT_OUTCOME_STALLED,
+    ReadModelPaused: WaitOutcome.WAIT_OUTCOME_PAUSED,
+    ReadModelRebuilding: WaitOutcome.WAIT_OUTCOME_REBUILDING,
+}
+"""What comes of a wait that is hopeless, by the refusal that says so, the worst first."""
+
+_HOPELESS = tuple(_OUTCOMES)
 
 V = TypeVar("V", WaitForVersionRequest, WatchVersionRequest)
 
@@ -131,7 +147,10 @@ class ReadModelService:
         while True:
             behind = [tracker for tracker in trackers if tracker.position < wanted]
             if absent := [tracker for tracker in trackers if not tracker.stored and not tracker.fed_generation]:
-                raise ReadModelNotReady(projection=absent[0].name)
+                refusal = self._freshness.absent(absent[0])
+                if isinstance(refusal, ReadModelRebuilding):
+                    return WaitOutcome.WAIT_OUTCOME_REBUILDING, absent[0]
+                raise refusal
             if not behind:
                 return WaitOutcome.WAIT_OUTCOME_REACHED, _worst(trackers)
             if hopeless := self._hopeless(behind, wanted):
@@ -146,12 +165,11 @@ class ReadModelService:
         for tracker in behind:
             refusal = self._freshness.hopeless(tracker, wanted)
             if refusal is not None:
-                paused = isinstance(refusal, ReadModelPaused)
-                outcomes.append((paused, tracker.position, tracker.name, tracker))
+                outcomes.append((_HOPELESS.index(type(refusal)), tracker.position, tracker.name, tracker))
         if not outcomes:
             return None
-        paused, *_, tracker = min(outcomes)
-        return WaitOutcome.WAIT_OUTCOME_PAUSED if paused else WaitOutcome.WAIT_OUTCOME_STALLED, tracker
+        rank, *_, tracker = min(outcomes)
+        return _OUTCOMES[_HOPELESS[rank]], tracker
 
     def _answer(self, outcome: WaitOutcome, tracker: Tracker, presented: str, context: Context) -> bytes:
         token = max(presented, self._freshness.token(tracker.position))

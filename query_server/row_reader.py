@@ -32,6 +32,9 @@ from query_server.statements import Statements, find_values, unpack_keyed, unpac
 READS_MAX = 10_000
 """Reads waiting for a connection, or keys for the next select; more are refused."""
 
+_ATTEMPTS = 4
+"""How often a read looks for the generation that answers, which may just have changed, and once more."""
+
 RECHECK_SECONDS = 0.1
 """For how long an answer that a projection is not there is repeated without looking again."""
 
@@ -234,12 +237,13 @@ class RowReader:
     def _read(
         self, store: _Store, projection: str, statement: Callable[[int], tuple[str, tuple[Any, ...]]]
     ) -> tuple[int, tuple[Any, ...]]:
-        """Runs what reads a projection on its active generation, and once more if that has changed."""
-        for _ in range(2):
+        """Runs what reads a projection on its active generation, and again if that has changed."""
+        for attempt in range(_ATTEMPTS):
             generation = 0
             row: tuple[Any, ...] | None = None
             try:
-                generation = self._generation(store, projection)
+                # What is remembered may be out of date, and be so again: a look at the store may have been overtaken.
+                generation = self._generation(store, projection, remembered=attempt == 0)
                 row = store.one(self.file_changes, *statement(generation))
             except sqlite3.DatabaseError as error:
                 code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
@@ -253,9 +257,9 @@ class RowReader:
             self._generations.pop(projection, None)
         raise self._not_ready(projection)
 
-    def _generation(self, store: _Store, projection: str) -> int:
+    def _generation(self, store: _Store, projection: str, *, remembered: bool) -> int:
         known = self._generations.get(projection)
-        if known is not None:
+        if known is not None and remembered:
             return known
         if time.monotonic() < self._absent.get(projection, 0.0):
             raise ReadModelNotReady(projection=projection)

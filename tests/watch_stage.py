@@ -21,7 +21,8 @@ from diptych.settings import QueryServerSettings
 from diptych.token import LogIdentity
 from diptych.v1.projections_pb2 import ProjectionState
 from diptych.v1.read_model_pb2 import ResetReason, WatchRequest, WatchResponse
-from projector.read_store_file import ReadStoreFile
+from projector import generations
+from projector.read_store_file import ReadStoreFile, transaction
 from projector.row_writer import RowWriter
 from projector.tombstones import Tombstones
 from query_server.freshness import Freshness, HeadHeard
@@ -115,8 +116,16 @@ class Stage:
     async def refill(self, upto: int | None = None) -> None:
         """Begins a new generation, which answers at once, and fills it."""
         self._version += 1
-        self.writer = RowWriter(self.file, Notes(version=self._version).projection)
-        await self.file.run(self.writer.open)
+        projection = Notes(version=self._version).projection
+        self.writer = RowWriter(self.file, projection)
+
+        def begin() -> None:
+            with transaction(self.file.connection):
+                self.file.connection.execute("UPDATE diptych_generations SET active = FALSE")
+                generation = generations.begin(self.file, projection, active=True)
+            self.writer.open(generation)
+
+        await self.file.run(begin)
         await self.file.run(self.writer.write_identity, IDENTITY)
         self.tombstones = Tombstones(self.file, self.writer, keep_seconds=3600, clock=lambda: self.time)
         wanted = self.folded if upto is None else upto

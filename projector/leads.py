@@ -1,0 +1,67 @@
+"""Leads: which projections this projector folds, where several run on one read store.
+
+Each version of a projection has a lock, whose holder leads it: it alone folds it. The file's own lock is that of the
+projector that came first, and names it to whoever looks; when that one ends, another takes it over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from diptych.file_lock import FileLock
+from diptych.projection import Projection
+from diptych.serving import StartError
+
+
+class Leads:
+    """The locks of one projector on one read store."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        self._path = path
+        self._owner = owner
+        self._main = FileLock(path.with_name(path.name + ".lock"), owner)
+        self._first = False
+        self._led: dict[str, FileLock] = {}
+
+    def take(self, projections: Iterable[Projection] = ()) -> None:
+        """Takes what nobody has; raises `StartError`, naming the holder, if that is nothing."""
+        holder = self._main.attempt()
+        self._first = holder is None
+        for projection in projections:
+            self.attempt(projection)
+        if holder is not None and not self._led:
+            raise StartError(f"{self._path} is in use by another process ({holder}).")
+
+    def attempt(self, projection: Projection) -> str | None:
+        """Takes the lead of a projection, and returns None; or who has it, if another projector does."""
+        if projection.name in self._led:
+            return None
+        lock = self._lock(projection.name, projection.version)
+        holder = lock.attempt()
+        if holder is None:
+            self._led[projection.name] = lock
+        if not self._first:
+            self._first = self._main.attempt() is None
+        return holder
+
+    def led_elsewhere(self, projection: str, versions: Iterable[int]) -> frozenset[int]:
+        """Those of some versions of a projection that another projector leads."""
+        elsewhere = set()
+        for version in versions:
+            lock = self._lock(projection, version)
+            if lock.attempt() is None:
+                lock.release()
+            else:
+                elsewhere.add(version)
+        return frozenset(elsewhere)
+
+    def release(self) -> None:
+        """Gives everything back."""
+        for lock in self._led.values():
+            lock.release()
+        self._led.clear()
+        self._main.release()
+
+    def _lock(self, projection: str, version: int) -> FileLock:
+        return FileLock(self._path.with_name(f"{self._path.name}.{projection}.v{version}.lock"), self._owner)

@@ -1,0 +1,156 @@
+"""The projector's services: the feed, and what operators see and steer."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import TypeVar
+
+import structlog
+
+from diptych.binder import Binder, Context, parse
+from diptych.internal.v1 import feed_pb2
+from diptych.refusals import (
+    InvalidRequest,
+    ProjectionNotFound,
+    ReadModelNotReady,
+    ReadStoreUnavailable,
+    RebuildFailed,
+)
+from diptych.v1 import projections_pb2
+from projector.build import Build, Progress
+from projector.feed import Feed
+from projector.line import Line
+from projector.row_writer import LeadLostError
+
+_FEED_SERVICE = feed_pb2.DESCRIPTOR.services_by_name["FeedService"].full_name
+_PROJECTION_SERVICE = projections_pb2.DESCRIPTOR.services_by_name["ProjectionService"].full_name
+
+_PROGRESS_SECONDS = 0.2
+"""How often a rebuild tells how far it is."""
+
+_log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+
+class Services:
+    """FeedService and ProjectionService."""
+
+    def __init__(self, feed: Feed, lines: Mapping[str, Line]) -> None:
+        self._feed = feed
+        self._lines = lines
+
+    def bind(self, binder: Binder) -> None:
+        """Binds the rpcs."""
+        binder.stream(_FEED_SERVICE, "FollowFeed", self.follow_feed)
+        binder.unary(_FEED_SERVICE, "WriteCheckpoint", self.write_checkpoint)
+        binder.unary(_PROJECTION_SERVICE, "ListProjections", self.list_projections)
+        binder.unary(_PROJECTION_SERVICE, "Pause", self.pause)
+        binder.unary(_PROJECTION_SERVICE, "Resume", self.resume)
+        binder.stream(_PROJECTION_SERVICE, "Rebuild", self.rebuild)
+        binder.unary(_PROJECTION_SERVICE, "CancelRebuild", self.cancel_rebuild)
+        binder.unary(_PROJECTION_SERVICE, "SwitchGeneration", self.switch_generation)
+
+    async def follow_feed(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        """Tells query servers what the projections do."""
+        parse(feed_pb2.FollowFeedRequest, request)
+        async for frame in self._feed.follow():
+            yield frame
+
+    async def write_checkpoint(self, request: bytes, context: Context) -> bytes:
+        """Writes a projection's checkpoint."""
+        wanted = parse(feed_pb2.WriteCheckpointRequest, request)
+        line = self._lines.get(wanted.projection)
+        if line is None:
+            raise InvalidRequest.of(("projection", f"there is no projection {wanted.projection[:200]!r} here"))
+        try:
+            position = await line.write_checkpoint()
+        except (sqlite3.Error, LeadLostError) as error:
+            _log.warning("a checkpoint is not written", projection=wanted.projection, error=str(error))
+            raise ReadModelNotReady(projection=wanted.projection) from error
+        return feed_pb2.WriteCheckpointResponse(position=position).SerializeToString()
+
+    async def list_projections(self, request: bytes, context: Context) -> bytes:
+        """Tells the state of every projection."""
+        parse(projections_pb2.ListProjectionsRequest, request)
+        statuses = [await line.status() for line in self._lines.values()]
+        return projections_pb2.ListProjectionsResponse(projections=statuses).SerializeToString()
+
+    async def pause(self, request: bytes, context: Context) -> bytes:
+        """Pauses a projection."""
+        line = self._named(parse(projections_pb2.PauseRequest, request).projection)
+        await _written(line, line.pause())
+        return projections_pb2.PauseResponse(status=await line.status()).SerializeToString()
+
+    async def resume(self, request: bytes, context: Context) -> bytes:
+        """Lets a projection go on."""
+        line = self._named(parse(projections_pb2.ResumeRequest, request).projection)
+        await _written(line, line.resume())
+        return projections_pb2.ResumeResponse(status=await line.status()).SerializeToString()
+
+    async def rebuild(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        """Fills a new generation, and tells how far it is until it answers."""
+        line = self._named(parse(projections_pb2.RebuildRequest, request).projection)
+        build = await _written(line, line.rebuild())
+        while True:
+            ended = await _ended(line, build)
+            yield _told(build.progress(), switched=ended).SerializeToString()
+            if ended:
+                return
+
+    async def cancel_rebuild(self, request: bytes, context: Context) -> bytes:
+        """Ends the filling of a generation."""
+        line = self._named(parse(projections_pb2.CancelRebuildRequest, request).projection)
+        await _written(line, line.cancel())
+        return projections_pb2.CancelRebuildResponse(status=await line.status()).SerializeToString()
+
+    async def switch_generation(self, request: bytes, context: Context) -> bytes:
+        """Lets a kept generation answer again."""
+        wanted = parse(projections_pb2.SwitchGenerationRequest, request)
+        line = self._named(wanted.projection)
+        build = await _written(line, line.switch_to(wanted.generation))
+        while build is not None and not await _ended(line, build):
+            pass
+        return projections_pb2.SwitchGenerationResponse(status=await line.status()).SerializeToString()
+
+    def _named(self, projection: str) -> Line:
+        line = self._lines.get(projection)
+        if line is None:
+            raise ProjectionNotFound(projection=projection[:200])
+        return line
+
+
+async def _ended(line: Line, build: Build) -> bool:
+    """Waits a little; whether the generation answers now. Raises `RebuildCancelled`, `RebuildFailed`."""
+    await asyncio.wait((build.ended,), timeout=_PROGRESS_SECONDS)
+    if build.ended.done():
+        build.ended.result()
+        return True
+    if build.failure:
+        raise RebuildFailed(
+            projection=line.projection.name, generation=build.generation, cause=build.failure.rstrip(".")
+        )
+    return False
+
+
+def _told(progress: Progress, *, switched: bool) -> projections_pb2.RebuildResponse:
+    told = projections_pb2.RebuildResponse(
+        generation=progress.generation,
+        position=progress.position,
+        head_position=progress.head_position,
+        events_per_second=progress.events_per_second,
+        switched=switched,
+    )
+    if (seconds := progress.remaining_seconds) is not None:
+        told.remaining.FromNanoseconds(int(min(seconds, 1e9) * 1e9))
+    return told
+
+
+async def _written(line: Line, change: Awaitable[T]) -> T:
+    """Awaits a change of a projection; raises `ReadStoreUnavailable`."""
+    try:
+        return await change
+    except (sqlite3.Error, LeadLostError) as error:
+        _log.warning("a change is not written", projection=line.projection.name, error=str(error))
+        raise ReadStoreUnavailable(projection=line.projection.name, cause=str(error)) from error
