@@ -303,10 +303,7 @@ class Follower:
                 lag_events=self.lag_events,
                 lag_time=lag,
             ),
-            views=[
-                states.ViewInfo(name=view.name, row_type=view.row.DESCRIPTOR.full_name)
-                for view in sorted(self.projection.views, key=lambda view: view.name)
-            ],
+            views=views_of(self.projection),
         )
 
     async def _follow(self) -> None:
@@ -478,6 +475,14 @@ class Follower:
 
     def _state_name(self) -> str:
         return states.ProjectionState.Name(self.told_state).removeprefix("PROJECTION_STATE_")
+
+
+def views_of(projection: Projection) -> list[states.ViewInfo]:
+    """What operators are told of a projection's views."""
+    return [
+        states.ViewInfo(name=view.name, row_type=view.row.DESCRIPTOR.full_name)
+        for view in sorted(projection.views, key=lambda view: view.name)
+    ]
 
 
 def _fold_failed(failure: FoldFailure) -> str:

@@ -21,17 +21,18 @@ class Leads:
         self._path = path
         self._owner = owner
         self._main = FileLock(path.with_name(path.name + ".lock"), owner)
-        self._first = False
+        self.first = False
+        """Whether it is the one that the file's own lock names."""
         self._led: dict[str, FileLock] = {}
 
     def take(self, projections: Iterable[Projection] = ()) -> None:
         """Takes what nobody has; raises `StartError`, naming the holder, if that is nothing."""
         holder = self._main.attempt()
-        self._first = holder is None
-        for projection in projections:
-            self.attempt(projection)
-        if holder is not None and not self._led:
-            raise StartError(f"{self._path} is in use by another process ({holder}).")
+        self.first = holder is None
+        holders = [self.attempt(projection) for projection in projections] or [holder]
+        if None not in holders:
+            self.release()
+            raise StartError(f"{self._path} is in use by another process ({holder or holders[0]}).")
 
     def attempt(self, projection: Projection) -> str | None:
         """Takes the lead of a projection, and returns None; or who has it, if another projector does."""
@@ -41,9 +42,12 @@ class Leads:
         holder = lock.attempt()
         if holder is None:
             self._led[projection.name] = lock
-        if not self._first:
-            self._first = self._main.attempt() is None
         return holder
+
+    def come_first(self) -> bool:
+        """Takes the file's own lock, if nobody has it; whether this projector has."""
+        self.first = self.first or self._main.attempt() is None
+        return self.first
 
     def led_elsewhere(self, projection: str, versions: Iterable[int]) -> frozenset[int]:
         """Those of some versions of a projection that another projector leads."""

@@ -146,10 +146,7 @@ class Line:
         except sqlite3.Error as error:
             self._log.warning("the generations cannot be read", error=str(error))
             return status
-        for one in found:
-            status.generations.add(
-                generation=one.generation, version=one.version, position=one.position, state=_state_of(one)
-            )
+        status.generations.extend(map(info_of, found))
         return status
 
     # What operators ask for.
@@ -393,7 +390,12 @@ class Line:
                 asyncio.get_running_loop().call_later(_DROP_AGAIN_SECONDS, self._drop.set)
 
 
-def _state_of(one: Generation) -> states.GenerationState:
-    if one.active:
-        return states.GENERATION_STATE_ACTIVE
-    return states.GENERATION_STATE_FILLING if one.filling else states.GENERATION_STATE_KEPT
+def info_of(one: Generation) -> states.GenerationInfo:
+    """What operators are told of a generation."""
+    state = states.GENERATION_STATE_FILLING if one.filling else states.GENERATION_STATE_KEPT
+    return states.GenerationInfo(
+        generation=one.generation,
+        version=one.version,
+        state=states.GENERATION_STATE_ACTIVE if one.active else state,
+        position=one.position,
+    )

@@ -19,14 +19,18 @@ from diptych.settings import ProjectorSettings, sqlite_path
 from projector.feed import Feed
 from projector.follower import Follower
 from projector.head import Head, HeadFollower
+from projector.leads import Leads
 from projector.line import Line, Parts
 from projector.pace import Share
 from projector.read_store_file import ReadStoreFile
 from projector.row_writer import LeadLostError
 from projector.services import Services
+from projector.standby import Standby
 
 _BUSY_SECONDS = 0.25
 """A live projection that folded something so short a time ago will have something to fold soon."""
+
+_COME_FIRST_SECONDS = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -53,20 +57,38 @@ async def bootstrap(
     await file.open(ordered)
     channel = grpc.aio.insecure_channel(settings.commands, options=serving.CHANNEL_OPTIONS)
     head, feed = Head(), Feed(settings.feeds_max)
-    lines: dict[str, Line] = {}
+    lines: dict[str, Line | Standby] = {}
 
     def live() -> list[Follower]:
-        return [line.live for line in lines.values() if line.live is not None]
+        return [line.live for line in lines.values() if isinstance(line, Line) and line.live is not None]
 
     share = Share(
         live_lag=lambda: max((follower.lag_seconds for follower in live()), default=0.0),
-        live_busy=lambda: time.monotonic() - max((f.worked for f in live()), default=0.0) < _BUSY_SECONDS,
+        live_busy=lambda: (
+            not file.leads.first or time.monotonic() - max((f.worked for f in live()), default=0.0) < _BUSY_SECONDS
+        ),
     )
     parts = Parts(file, channel, head, feed, health, share, settings.batch_events_max, settings.tombstone_hours * 3600)
+
+    async def lead(projection: Projection) -> None:
+        line = Line(parts, projection)
+        await line.open()
+        lines[projection.name] = line
+
+    async def stand_by(projection: Projection, owner: str) -> None:
+        async def follow_on() -> None:
+            """Goes on with the projection in the other one's place, within the task of the standby."""
+            await lead(projection)
+            await lines[projection.name].run()
+
+        standby = Standby(parts, projection, owner, follow_on)
+        await standby.open()
+        lines[projection.name] = standby
+
     try:
         for projection in ordered:
-            lines[projection.name] = Line(parts, projection)
-            await lines[projection.name].open()
+            owner = file.leads.attempt(projection)
+            await (lead(projection) if owner is None else stand_by(projection, owner))
     except BaseException as error:
         await channel.close()
         await file.close()
@@ -82,6 +104,8 @@ async def bootstrap(
     Services(feed, lines).bind(binder)
     tasks = [asyncio.create_task(line.run()) for line in lines.values()]
     tasks.append(asyncio.create_task(HeadFollower(channel, settings.commands, head, head_heard).run()))
+    if not file.leads.first:
+        tasks.append(asyncio.create_task(_come_first(file.leads)))
 
     async def drain() -> None:
         for task in tasks:
@@ -99,6 +123,14 @@ async def bootstrap(
         await file.close()
 
     return Served(binder, failed=_first_failure(tasks), drain=drain, close=close)
+
+
+async def _come_first(leads: Leads) -> None:
+    """Takes the file's own lock when the projector that came before has ended."""
+    while True:
+        await asyncio.sleep(_COME_FIRST_SECONDS)
+        if leads.come_first():
+            return
 
 
 def _first_failure(tasks: Sequence[asyncio.Task[None]]) -> asyncio.Future[None]:

@@ -23,6 +23,7 @@ from projector.build import Build, Progress
 from projector.feed import Feed
 from projector.line import Line
 from projector.row_writer import LeadLostError
+from projector.standby import Standby
 
 _FEED_SERVICE = feed_pb2.DESCRIPTOR.services_by_name["FeedService"].full_name
 _PROJECTION_SERVICE = projections_pb2.DESCRIPTOR.services_by_name["ProjectionService"].full_name
@@ -37,7 +38,7 @@ T = TypeVar("T")
 class Services:
     """FeedService and ProjectionService."""
 
-    def __init__(self, feed: Feed, lines: Mapping[str, Line]) -> None:
+    def __init__(self, feed: Feed, lines: Mapping[str, Line | Standby]) -> None:
         self._feed = feed
         self._lines = lines
 
@@ -114,14 +115,14 @@ class Services:
             pass
         return projections_pb2.SwitchGenerationResponse(status=await line.status()).SerializeToString()
 
-    def _named(self, projection: str) -> Line:
+    def _named(self, projection: str) -> Line | Standby:
         line = self._lines.get(projection)
         if line is None:
             raise ProjectionNotFound(projection=projection[:200])
         return line
 
 
-async def _ended(line: Line, build: Build) -> bool:
+async def _ended(line: Line | Standby, build: Build) -> bool:
     """Waits a little; whether the generation answers now. Raises `RebuildCancelled`, `RebuildFailed`."""
     await asyncio.wait((build.ended,), timeout=_PROGRESS_SECONDS)
     if build.ended.done():
@@ -147,7 +148,7 @@ def _told(progress: Progress, *, switched: bool) -> projections_pb2.RebuildRespo
     return told
 
 
-async def _written(line: Line, change: Awaitable[T]) -> T:
+async def _written(line: Line | Standby, change: Awaitable[T]) -> T:
     """Awaits a change of a projection; raises `ReadStoreUnavailable`."""
     try:
         return await change

@@ -28,6 +28,7 @@ _COMMANDS = {
     "status": _Command("diptych.cli.status", "status"),
     "pause": _Command("diptych.cli.pause", "pause"),
     "resume": _Command("diptych.cli.pause", "resume"),
+    "rebuild": _Command("diptych.cli.rebuild", "rebuild"),
     "events": _Command("diptych.cli.events", "events"),
     "watch": _Command("diptych.cli.watch", "watch"),
     "backup": _Command("diptych.cli.backup", "backup"),

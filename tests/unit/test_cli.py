@@ -25,7 +25,7 @@ PROGRAMS: dict[str, type[BaseSettings]] = {
 
 COMMANDS = [
     *("up", "command-server", "projector", "query-server"),
-    *("status", "pause", "resume", "events", "watch", "health", "contracts"),
+    *("status", "pause", "resume", "rebuild", "events", "watch", "health", "contracts"),
 ]
 
 

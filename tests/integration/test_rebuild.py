@@ -1,0 +1,516 @@
+"""Rebuilding a projection while everything goes on, with real processes: nothing is taken away, and nothing is old."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from diptych.client import CallRefused, Connection, open_channel
+from diptych.read_store import generations
+from diptych.token import Token
+from diptych.v1 import projections_pb2 as states
+from diptych.v1 import projections_pb2_grpc, read_model_pb2
+from diptych.v1.read_model_pb2 import ResetReason, WaitOutcome
+from library.v1.command_service_pb2 import RegisterMemberRequest
+from library.v1.query_service_pb2 import GetLoanDayRequest, GetMemberRequest, ListMembersRequest
+from shop.v1.user_commands_pb2 import RecordLoginRequest, RegisterUserRequest
+from shop.v1.user_queries_pb2 import GetUserRequest, ListUsersRequest
+from tests.integration.harness import ROOT, Pair, Server, eventually, started_pair
+
+SECONDS = 60.0
+"""What the slowest machine may take for anything here."""
+
+
+class Operator:
+    """Whoever rebuilds, and looks at the projector and the query server."""
+
+    def __init__(self, projector: grpc.aio.Channel) -> None:
+        self.projections = projections_pb2_grpc.ProjectionServiceStub(projector)
+
+    def rebuild(self, name: str) -> Any:
+        """The stream of a rebuild."""
+        return self.projections.Rebuild(states.RebuildRequest(projection=name), timeout=SECONDS, wait_for_ready=True)
+
+    async def rebuilt(self, name: str) -> list[states.RebuildResponse]:
+        """All that a rebuild told, to its end."""
+        return [told async for told in self.rebuild(name)]
+
+    async def cancel(self, name: str) -> states.ProjectionStatus:
+        answer = await self.projections.CancelRebuild(states.CancelRebuildRequest(projection=name), timeout=SECONDS)
+        status: states.ProjectionStatus = answer.status
+        return status
+
+    async def switch(self, name: str, generation: int) -> states.ProjectionStatus:
+        request = states.SwitchGenerationRequest(projection=name, generation=generation)
+        status: states.ProjectionStatus = (await self.projections.SwitchGeneration(request, timeout=SECONDS)).status
+        return status
+
+    async def listed(self, name: str) -> states.ProjectionStatus:
+        answer = await self.projections.ListProjections(states.ListProjectionsRequest(), wait_for_ready=True)
+        found: states.ProjectionStatus
+        (found,) = [projection for projection in answer.projections if projection.name == name]
+        return found
+
+    async def generations(self, name: str) -> dict[int, str]:
+        """The projection's generations, and what each is for."""
+        return {
+            one.generation: states.GenerationState.Name(one.state).removeprefix("GENERATION_STATE_")
+            for one in (await self.listed(name)).generations
+        }
+
+
+@asynccontextmanager
+async def operator_at(projector: Server) -> AsyncIterator[Operator]:
+    async with open_channel(projector.address) as channel:
+        yield Operator(channel)
+
+
+@pytest.fixture
+async def operator(pair: Pair) -> AsyncIterator[Operator]:
+    async with operator_at(pair.projector) as operator:
+        yield operator
+
+
+async def _to_the_end(call: Any) -> None:
+    async for _ in call:
+        pass
+
+
+def reason_of(error: BaseException) -> str:
+    assert isinstance(error, grpc.aio.AioRpcError)
+    return CallRefused.of(error).reason
+
+
+async def registered(shop: Connection, count: int, *, first: int = 0) -> list[str]:
+    """Registers users, all in one stream."""
+    names = [f"user-{number}" for number in range(first, first + count)]
+    async with shop.command_stream() as stream:
+        for begin in range(0, count, 500):
+            await stream.submit(
+                [RegisterUserRequest(user_id=n, email=f"{n}@example.com") for n in names[begin : begin + 500]]
+            )
+    return names
+
+
+def kept_tables(path: Path) -> set[str]:
+    """The generations of which the read store has any table of the projection `users`."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    finally:
+        connection.close()
+    views = ("users", "user_summaries", "role_statistics")
+    return {name.rpartition("_")[2] for name in names if name.rpartition("_")[0] in views}
+
+
+def rows(path: Path, table: str) -> list[Any]:
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return connection.execute(f"SELECT * FROM {table} ORDER BY key").fetchall()
+    finally:
+        connection.close()
+
+
+class Watcher:
+    """Follows a view and keeps what it was told."""
+
+    def __init__(self, shop: Connection, view: str, *, resume_token: str = "") -> None:
+        self.held: dict[str, bytes] = {}
+        self.resets: list[ResetReason] = []
+        self.position = 0
+        self.tokens: list[str] = []
+        self._frames = shop.watch(view, resume_token=resume_token)
+
+    async def run(self) -> None:
+        async with aclosing(self._frames) as frames:  # type: ignore[type-var]
+            async for frame in frames:
+                if frame.HasField("reset"):
+                    self.resets.append(frame.reset.reason)
+                    self.held.clear()
+                for row in frame.rows.rows:
+                    if row.HasField("deleted"):
+                        self.held.pop(row.key, None)
+                    else:
+                        self.held[row.key] = row.row.value
+                for mark in (frame.caught_up, frame.progress):
+                    if mark.token:
+                        self.position = Token.parse(mark.token).position
+                if frame.resume_token:
+                    self.tokens.append(frame.resume_token)
+
+
+@asynccontextmanager
+async def watching(shop: Connection, view: str, *, resume_token: str = "") -> AsyncIterator[Watcher]:
+    watcher = Watcher(shop, view, resume_token=resume_token)
+    task = asyncio.create_task(watcher.run())
+    try:
+        yield watcher
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_rebuild_under_load_takes_nothing_away(pair: Pair, shop: Connection, operator: Operator) -> None:
+    """While writers write, readers read what was just written, and somebody watches: nothing old, nothing refused."""
+    names = await registered(shop, 3000)
+    await shop.wait_for()
+    logins = dict.fromkeys(names[:40], 0)
+    going = True
+    old: list[str] = []
+    reads = 0
+
+    async def write_and_read(name: str) -> None:
+        nonlocal reads
+        async with pair.connect() as mine:
+            while going:
+                await mine.execute(RecordLoginRequest(user_id=name))
+                logins[name] += 1
+                read = await mine.query(GetUserRequest(user_id=name), token=mine.token)
+                plain = await mine.query(GetUserRequest(user_id=name))
+                reads += 2
+                old.extend(
+                    f"{name}: {answer.login_count} logins of {logins[name]}"
+                    for answer in (read, plain)
+                    if answer.login_count != logins[name]
+                )
+
+    async with watching(shop, "users") as watcher:
+        await eventually(lambda: len(watcher.held) == 3000, seconds=SECONDS)
+        bookmark = watcher.tokens[-1]
+        working = [asyncio.create_task(write_and_read(name)) for name in logins]
+        try:
+            told = await operator.rebuilt("users")
+            before = reads
+            await eventually(lambda: reads > before + 100, seconds=SECONDS)  # Some after the switch, too.
+        finally:
+            going = False
+            await asyncio.gather(*working)
+        assert old == []
+        assert [one.switched for one in told[-2:]][-1]
+        assert {one.generation for one in told} == {2}
+        assert told[-1].position >= 3000
+        final = await shop.wait_for()
+        head = final.progress.head_position
+        await eventually(lambda: watcher.position >= head, seconds=SECONDS)
+        assert watcher.resets == [ResetReason.RESET_REASON_GENERATION]
+        stored = {key: row for key, position, row, *_ in rows(pair.data / "read.db", "users_g2")}
+        assert watcher.held == stored
+    async with watching(shop, "users", resume_token=bookmark) as resumed:
+        await eventually(lambda: len(resumed.held) == 3000, seconds=SECONDS)
+        assert resumed.resets == [ResetReason.RESET_REASON_GENERATION]
+    # What is kept is as it was, and comes to the same when it is caught up.
+    assert await operator.generations("users") == {1: "KEPT", 2: "ACTIVE"}
+    back = await operator.switch("users", 1)
+    assert (back.generation, back.state) == (1, states.PROJECTION_STATE_RUNNING)
+    store = pair.data / "read.db"
+    for view in ("users", "user_summaries", "role_statistics"):
+        assert rows(store, f"{view}_g1") == rows(store, f"{view}_g2")
+    assert (await shop.query(GetUserRequest(user_id=names[0]))).login_count == logins[names[0]]
+
+
+async def test_one_generation_is_kept_and_the_others_go(pair: Pair, shop: Connection, operator: Operator) -> None:
+    await registered(shop, 1200)
+    await operator.rebuilt("users")
+    page = await shop.query(ListUsersRequest(page_size=10))
+    assert (await operator.rebuilt("users"))[-1].generation == 3
+    assert await operator.generations("users") == {2: "KEPT", 3: "ACTIVE"}
+    store = pair.data / "read.db"
+    await eventually(lambda: kept_tables(store) == {"g2", "g3"}, seconds=SECONDS)
+    # Page tokens outlive generations.
+    following = await shop.query(ListUsersRequest(page_size=10, page_token=page.next_page_token))
+    assert len(following.users) == 10
+    assert not {user.user_id for user in page.users} & {user.user_id for user in following.users}
+    await operator.switch("users", 2)
+    await operator.switch("users", 3)
+    assert await operator.generations("users") == {2: "KEPT", 3: "ACTIVE"}
+    assert (await operator.switch("users", 3)).generation == 3, "it answers already"
+    for generation in (1, 9):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await operator.switch("users", generation)
+        assert reason_of(refused.value) == "GENERATION_NOT_FOUND"
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_cancelled_rebuild_leaves_nothing_behind(pair: Pair, shop: Connection, operator: Operator) -> None:
+    await registered(shop, 6000)
+    call = operator.rebuild("users")
+    assert (await call.read()).generation == 2
+    assert (await operator.listed("users")).state == states.PROJECTION_STATE_REBUILDING
+    assert await operator.generations("users") == {1: "ACTIVE", 2: "FILLING"}
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await operator.switch("users", 1 + 2)
+    assert reason_of(refused.value) == "REBUILD_UNDER_WAY"
+    status = await operator.cancel("users")
+    assert (status.generation, len(status.generations)) == (1, 1)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await _to_the_end(call)
+    assert reason_of(refused.value) == "REBUILD_CANCELLED"
+    await eventually(lambda: kept_tables(pair.data / "read.db") == {"g1"}, seconds=SECONDS)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await operator.cancel("users")
+    assert reason_of(refused.value) == "REBUILD_NOT_RUNNING"
+    assert (await operator.listed("users")).state == states.PROJECTION_STATE_RUNNING
+    await shop.execute(RecordLoginRequest(user_id="user-1"))
+    assert (await shop.query(GetUserRequest(user_id="user-1"), token=shop.token)).login_count == 1
+
+
+async def test_a_rebuild_goes_on_without_its_caller_and_after_a_crash(
+    pair: Pair, shop: Connection, operator: Operator
+) -> None:
+    await registered(shop, 6000)
+    call = operator.rebuild("users")
+    first = await call.read()
+    assert first.generation == 2
+    call.cancel()
+    pair.projector.kill()
+    assert rows(pair.data / "read.db", "users_g2")  # Something had been filled, but not all.
+    await pair.projector.restart()
+    # Whoever asks again hears of the one under way, or of the one after it.
+    told = await operator.rebuilt("users")
+    assert told[-1].switched
+    assert told[0].generation in (2, 3)
+
+    assert (await operator.listed("users")).generation == told[-1].generation
+    assert len(rows(pair.data / "read.db", f"users_g{told[-1].generation}")) == 6000
+    assert (await shop.query(GetUserRequest(user_id="user-5999"), token=shop.token)).user_id == "user-5999"
+
+
+async def test_an_empty_log_and_events_that_are_not_for_it(pair: Pair, shop: Connection, operator: Operator) -> None:
+    assert (await operator.rebuilt("orders"))[-1].switched
+    await registered(shop, 50)  # None of these is for orders.
+    told = await operator.rebuilt("orders")
+    assert (told[-1].generation, told[-1].position, told[-1].switched) == (3, 50, True)
+    waited = await shop.wait_for(view="orders")
+    assert waited.outcome == WaitOutcome.WAIT_OUTCOME_REACHED
+
+
+async def test_a_paused_projection_is_not_rebuilt(shop: Connection, operator: Operator) -> None:
+    await operator.projections.Pause(states.PauseRequest(projection="users"))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await operator.rebuilt("users")
+    assert reason_of(refused.value) == "PROJECTION_PAUSED"
+    await operator.projections.Resume(states.ResumeRequest(projection="users"))
+    assert (await operator.rebuilt("users"))[-1].switched
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await operator.rebuilt("nobody")
+    assert reason_of(refused.value) == "PROJECTION_NOT_FOUND"
+
+
+async def test_the_command_line_rebuilds(pair: Pair, shop: Connection, operator: Operator) -> None:
+    await registered(shop, 20)
+
+    async def diptych(*arguments: str) -> tuple[int, str, str]:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "diptych.cli", "rebuild", *arguments, f"--projector={pair.projector.address}"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=SECONDS,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    status, out, err = await diptych("users")
+    assert (status, err) == (0, "")
+    assert out.endswith("generation 2 of projection users answers, at position 20\n")
+    assert await diptych("users", "--switch", "1") == (
+        0,
+        "projection users, generation 1, is RUNNING at position 20 (up to date)\n",
+        "",
+    )
+    status, out, err = await diptych("users", "--cancel")
+    assert (status, out) == (1, "")
+    assert "Projection users is not being rebuilt." in err
+
+
+# A newer version beside the old one.
+
+
+def changed_library(folder: Path, *changes: tuple[str, str]) -> Path:
+    """The library with changes in its read model, as somebody would deploy it."""
+    shutil.copytree(ROOT / "tests" / "library_domain", folder)
+    source = folder / "library" / "lending.py"
+    text = source.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    source.write_text(text)
+    return folder
+
+
+VERSION_2 = ('Projection("lending", version=1)', 'Projection("lending", version=2)')
+OTHER_FOLD = ("email=event.email, name=event.name,", "email=event.email, name=event.name.upper(),")
+OTHER_SHAPE = ('members.column("name", lambda row: row.name)', 'members.column("full_name", lambda row: row.name)')
+
+
+class Deployed:
+    """Servers of a version of the library that are started beside a pair."""
+
+    def __init__(self, pair: Pair, code: Path, label: str) -> None:
+        env = {"PYTHONPATH": f"{ROOT}:{code}"}
+        store = f"--read-store=sqlite:///{pair.data / 'read.db'}"
+        commands = f"--commands={pair.command.address}"
+
+        def server(name: str, *more: str) -> Server:
+            return Server(
+                name, "--domain=library", commands, store, *more, log=pair.data / f"{name}-{label}.log", env=env
+            )
+
+        self.projector = server("projector")
+        self.query = server("query-server", f"--projector={self.projector.address}")
+
+        self._started: list[Server] = []
+
+    def start(self, *servers: Server, ready: bool = True) -> None:
+        """Starts servers, all at once."""
+        self._started += servers
+        for server in servers:
+            server.spawn()
+        for server in servers if ready else ():
+            server.wait_ready()
+
+    def close(self) -> None:
+        for server in self._started:
+            server.close()
+
+
+@asynccontextmanager
+async def library(tmp_path: Path, *changes: tuple[str, str]) -> AsyncIterator[tuple[Pair, Deployed]]:
+    """A pair of the library, and servers of changed code that are not started yet."""
+    with started_pair(tmp_path / "data", "library") as pair:
+        deployed = Deployed(pair, changed_library(tmp_path / "changed", *changes), "2")
+        try:
+            yield pair, deployed
+        finally:
+            deployed.close()
+
+
+async def members(client: Connection, numbers: Sequence[int]) -> str:
+    for number in numbers:
+        await client.execute(
+            RegisterMemberRequest(member_id=f"m{number}", email=f"m{number}@example.com", name=f"member {number}")
+        )
+    return client.token
+
+
+def active(path: Path) -> set[tuple[str, int, int]]:
+    """The active generations of a store: projection, version, generation."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return set(
+            connection.execute(
+                f"SELECT projection, version, generation FROM {generations.name} WHERE active"
+            ).fetchall()
+        )
+    finally:
+        connection.close()
+
+
+async def test_a_new_version_is_deployed_beside_the_old_one(tmp_path: Path) -> None:
+    """Both versions are folded and answer; what did not change is folded by one, and taken over when that one goes."""
+    async with library(tmp_path, VERSION_2, OTHER_FOLD, OTHER_SHAPE) as (pair, new):
+        store = pair.data / "read.db"
+        async with pair.connect() as old_client, Connection(pair.command.address, new.query.address) as new_client:
+            token = await members(old_client, range(50))
+            await asyncio.to_thread(new.start, new.projector, new.query)
+            await eventually(lambda: ("lending", 2, 2) in active(store), seconds=SECONDS)
+            assert active(store) == {("lending", 1, 1), ("lending", 2, 2), ("activity", 1, 1)}
+            seventh = await once_rebuilt(new_client, GetMemberRequest(member_id="m7"), token)
+            assert seventh.name == "MEMBER 7"
+            # The old one goes on.
+            token = await members(old_client, range(50, 60))
+            assert (await old_client.query(GetMemberRequest(member_id="m55"), token=token)).name == "member 55"
+            assert (await new_client.query(GetMemberRequest(member_id="m55"), token=token)).name == "MEMBER 55"
+            await new_client.query(GetLoanDayRequest(day="2026-01-01"), token=token)
+            async with operator_at(new.projector) as operator:
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await operator.rebuilt("activity")
+                assert reason_of(refused.value) == "PROJECTION_LED_ELSEWHERE"
+                assert (await operator.listed("activity")).state == states.PROJECTION_STATE_RUNNING
+                # A third one of the same versions is refused, by name.
+                third = Deployed(pair, tmp_path / "changed", "3")
+                try:
+                    third.start(third.projector, ready=False)
+                    assert await asyncio.to_thread(third.projector.wait) == 1
+                    assert f"address={pair.projector.address}" in third.projector.logged()
+                finally:
+                    third.close()
+                # The old one goes: what it alone has folded, the new one goes on with.
+                pair.projector.kill()
+                token = await members(new_client, range(60, 70))
+                await new_client.query(GetLoanDayRequest(day="2026-01-01"), token=token)
+                assert (await new_client.query(GetMemberRequest(member_id="m66"), token=token)).name == "MEMBER 66"
+                assert (await operator.rebuilt("activity"))[-1].switched
+                await eventually(
+                    lambda: f"address={new.projector.address}" in (pair.data / "read.db.lock").read_text(),
+                    seconds=SECONDS,
+                )
+
+
+async def test_a_new_version_alone_builds_beside_what_the_old_one_left(tmp_path: Path) -> None:
+    """Rows of the old version are read as long as nothing newer is asked for, and what is gets told at once."""
+    async with library(tmp_path, VERSION_2, OTHER_FOLD) as (pair, new):  # noqa: SIM117 - the second needs the first.
+        async with pair.connect() as client, Connection(pair.command.address, new.query.address) as renewed:
+            token = await members(client, range(20))
+            await client.wait_for()
+            pair.projector.stop()
+            pair.query.stop()
+            later = await members(client, range(20, 30))
+            pair.command.freeze()  # So nothing can be filled yet.
+            await asyncio.to_thread(new.start, new.projector, new.query)
+            assert (await renewed.query(GetMemberRequest(member_id="m3"))).name == "member 3", "as it was"
+            assert len((await renewed.query(ListMembersRequest(page_size=100), token=token)).members) == 20
+
+            async def told() -> str:
+                waited = await renewed.wait_for(later, "members", timeout_seconds=SECONDS)
+                return WaitOutcome.Name(waited.outcome)
+
+            async def rebuilding() -> Any:
+                return await _state(new.query, "lending") == states.PROJECTION_STATE_REBUILDING
+
+            await eventually(rebuilding, seconds=SECONDS)
+            assert await told() == "WAIT_OUTCOME_REBUILDING"
+            with pytest.raises(CallRefused) as refused:
+                await renewed.query(GetMemberRequest(member_id="m25"), token=later, timeout_seconds=SECONDS)
+            assert refused.value.reason == "READ_MODEL_REBUILDING"
+            assert refused.value.code is grpc.StatusCode.FAILED_PRECONDITION
+            pair.command.thaw()
+            await eventually(lambda: ("lending", 2, 2) in active(pair.data / "read.db"), seconds=SECONDS)
+            assert active(pair.data / "read.db") == {("lending", 2, 2), ("activity", 1, 1)}
+
+            got = await once_rebuilt(renewed, GetMemberRequest(member_id="m25"), later)
+            assert got.name == "MEMBER 25"
+
+
+async def once_rebuilt(client: Connection, query: Any, token: str) -> Any:
+    """The answer, as soon as it is not refused any more because of a rebuild."""
+
+    async def answer() -> Any:
+        try:
+            return await client.query(query, token=token)
+        except CallRefused as refusal:
+            if refusal.reason != "READ_MODEL_REBUILDING":
+                raise
+            return None
+
+    return await eventually(answer, seconds=SECONDS)
+
+
+async def _state(query: Server, name: str) -> states.ProjectionState:
+    """A projection's state, by a query server."""
+    async with open_channel(query.address) as channel:
+        get_status: Any = channel.unary_unary("/diptych.v1.ReadModelService/GetStatus")
+        status = read_model_pb2.GetStatusResponse.FromString(await get_status(b"", timeout=SECONDS))
+    (found,) = [one for one in status.projections if one.name == name]
+    return found.state
