@@ -94,11 +94,11 @@ class Services:
         """Fills a new generation, and tells how far it is until it answers."""
         line = self._named(parse(projections_pb2.RebuildRequest, request).projection)
         build = await _written(line, line.rebuild())
-        while True:
+        ended = False
+        while not ended:
+            yield _told(build.progress(), switched=False).SerializeToString()
             ended = await _ended(line, build)
-            yield _told(build.progress(), switched=ended).SerializeToString()
-            if ended:
-                return
+        yield _told(build.progress(), switched=True).SerializeToString()
 
     async def cancel_rebuild(self, request: bytes, context: Context) -> bytes:
         """Ends the filling of a generation."""

@@ -583,13 +583,16 @@ def everything_is_applied_in_the_end(case: Case) -> Iterator[str]:
 
 @_check
 def checkpoints_go_forward(case: Case) -> Iterator[str]:
-    """A generation's checkpoint in the read store never goes back, a generation neither."""
-    before: dict[str, tuple[int, int]] = {}
+    """The checkpoint of what answers in the read store never goes back, whichever generation that is."""
+    before: dict[str, Stored] = {}
     for stored in sorted(case.history.stored, key=lambda stored: stored.taken):
-        now = stored.generation, stored.position
-        if now < before.get(stored.projection, now):
-            yield f"{stored.projection} went from {before[stored.projection]} back to {now}"
-        before[stored.projection] = now
+        last = before.get(stored.projection, stored)
+        if stored.position < last.position:
+            yield (
+                f"{stored.projection} went from {last.position} of generation {last.generation} back to "
+                f"{stored.position} of generation {stored.generation}"
+            )
+        before[stored.projection] = stored
 
 
 def _compare(case: Case, stored: Stored) -> Iterator[str]:

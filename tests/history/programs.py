@@ -88,7 +88,38 @@ def crash_between_rows_and_feed(number: int) -> None:
     _dying(RowWriter, "commit", number)
 
 
+@plant
+def crash_before_switch(number: int) -> None:
+    """The projector dies within the transaction of a switch, with everything written."""
+    from projector import generations
+
+    _dying(generations, "_superfluous", number)
+
+
+@plant
+def crash_after_switch(number: int) -> None:
+    """The projector dies when another generation answers and the feed does not know."""
+    from projector import generations
+
+    _dying(generations, "switch", number)
+
+
 # Bugs of the projector.
+
+
+@plant
+def switch_too_early(number: int) -> None:
+    """A new generation takes over while it is so many events behind what was told."""
+    from projector import generations
+    from projector.follower import Follower
+    from projector.line import Line
+
+    async def reach(self: Any, other: Any) -> None:
+        return None
+
+    wrap(Follower, "reach", lambda original: reach)
+    wrap(Line, "_near", lambda original: lambda self, build, least: build.follower.applied_position > number)
+    setattr(generations.Generation, "position", property(lambda self: 0))  # noqa: B010 - so that nobody objects.
 
 
 def _with_events(change: Callable[[Sequence[Any]], Sequence[Any]]) -> None:

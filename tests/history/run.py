@@ -14,11 +14,15 @@ from diptych.domain import load
 from diptych.v1.read_model_pb2 import WaitOutcome
 from tests.history.clients import RecordingClient, whole_log
 from tests.history.judge import Case, Finding, judge
+from tests.history.rebuilding import Rebuilder
 from tests.history.records import History
 from tests.history.shop import ShopEffects
 from tests.history.shopping import Board, Importer, Shopper, open_shop
 from tests.history.stage import Stage, stored
 from tests.integration.harness import eventually
+
+_RESETS = frozenset({"RESET_REASON_GENERATION"})
+"""Why a watch may begin anew where projections are rebuilt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,8 @@ class Plan:
     """By program, plants for it, as `programs.py` takes them."""
     settings: Mapping[str, list[str]] = field(default_factory=dict)
     watches: bool = True
+    rebuilds: bool = False
+    """Whether projections are rebuilt, switched and switched back all the time."""
     end_seconds: float = 20.0
     """How long everything may take to settle when the faults are over."""
     slow: Mapping[str, float] = field(default_factory=dict)
@@ -46,6 +52,7 @@ class Outcome:
     history: History
     findings: list[Finding]
     deaths: int
+    switches: int = 0
 
     @property
     def checks(self) -> set[str]:
@@ -60,7 +67,8 @@ class Outcome:
             f"{len(history.log)} events, {len(history.writes)} writes, {answered} of {len(history.reads)} reads, "
             f"{len(history.waits)} waits, "
             f"{sum(len(one.frames) for one in history.watched)} frames watched, "
-            f"{len(history.faults)} faults, {self.deaths} deaths, {len(history.stored)} looks"
+            f"{len(history.faults)} faults, {self.deaths} deaths, {self.switches} switches, "
+            f"{len(history.stored)} looks"
         )
 
     def report(self) -> str:
@@ -78,12 +86,16 @@ async def run(data: Path, plan: Plan) -> Outcome:
     rng = random.Random(plan.seed)
     domain = load("shop").domain
     stage = Stage(data, domain, history, random.Random(rng.random()), bugs=plan.bugs, settings=plan.settings)
+    stage.rebuilds = plan.rebuilds
     async with stage:
+        rebuilder = Rebuilder(
+            stage.actors["projector"].server.address, sorted(domain.projections), random.Random(plan.seed)
+        )
         clients = [
             RecordingClient(f"c{number}", history, stage.commands, stage.queries) for number in range(plan.clients + 4)
         ]
         try:
-            await _play(plan, stage, board, clients, rng)
+            await _play(plan, stage, board, clients, rebuilder, rng)
         finally:
             for client in clients:
                 await client.close()
@@ -94,14 +106,24 @@ async def run(data: Path, plan: Plan) -> Outcome:
         history.stored += stored(stage.read_store, domain)
     for last in history.stored[-len(domain.projections) :]:
         history.final[last.projection] = last.position
-    findings = await asyncio.to_thread(judge, Case(history, domain, ShopEffects()))
+    findings = await asyncio.to_thread(
+        judge, Case(history, domain, ShopEffects(), resets=_RESETS if plan.rebuilds else frozenset())
+    )
+    findings += [Finding("rebuilds_are_what_they_say", text) for text in rebuilder.wrong]
     findings += [Finding("no_server_ends_by_itself", text) for text in stage.unexpected]
     if status:
         findings.append(Finding("no_server_ends_by_itself", f"the projector ended with {status} when told to"))
-    return Outcome(history=history, findings=findings, deaths=deaths)
+    return Outcome(history=history, findings=findings, deaths=deaths, switches=rebuilder.switched)
 
 
-async def _play(plan: Plan, stage: Stage, board: Board, clients: list[RecordingClient], rng: random.Random) -> None:
+async def _play(
+    plan: Plan,
+    stage: Stage,
+    board: Board,
+    clients: list[RecordingClient],
+    rebuilder: Rebuilder,
+    rng: random.Random,
+) -> None:
     follower, importing, watcher, key_watcher, *others = clients
     for link, seconds in plan.slow.items():
         stage.links[link].delay_seconds = seconds
@@ -124,9 +146,13 @@ async def _play(plan: Plan, stage: Stage, board: Board, clients: list[RecordingC
     working.append(asyncio.create_task(_look(stage, plan.seconds, random.Random(rng.random()))))
     if plan.faults:
         working.append(asyncio.create_task(stage.torment(plan.seconds)))
+    if plan.rebuilds:
+        working.append(asyncio.create_task(rebuilder.work(plan.seconds)))
     try:
         await asyncio.gather(*working)
         await stage.calm()
+        if plan.rebuilds:
+            await rebuilder.settle(plan.end_seconds)
         await asyncio.gather(*(shopper.settle(plan.end_seconds) for shopper in shoppers))
         stage.history.log = await whole_log(stage.commands)
         await _end(stage, board, shoppers, plan.end_seconds)

@@ -25,6 +25,9 @@ _CRASHES = {
     "query-2": (),
 }
 
+_SWITCH_CRASHES = ("crash-before-switch", "crash-after-switch")
+"""Crash points of a projector whose projections are rebuilt."""
+
 
 class Actor:
     """A server under a name, which is started again whenever it has ended."""
@@ -70,6 +73,8 @@ class Stage:
         self.rng = rng
         self.crashes = False
         """Whether servers that are started again may have a crash point planted."""
+        self.rebuilds = False
+        """Whether projections are rebuilt, so that a projector can die of that, too."""
         self.unexpected: list[str] = []
         """Servers that ended by themselves, without a cause."""
         self._bugs = bugs or {}
@@ -266,6 +271,8 @@ class Stage:
             points = _CRASHES[actor.name]
             planted = self.crashes and points and actor.fate.random() < 0.6
             actor.cast(f"{actor.fate.choice(points)}@{actor.fate.randint(2, 40)}" if planted else "")
+            if planted and self.rebuilds and actor.name == "projector" and actor.fate.random() < 0.5:
+                actor.cast(f"{actor.fate.choice(_SWITCH_CRASHES)}@1")
             try:
                 await actor.server.restart()
             except AssertionError:

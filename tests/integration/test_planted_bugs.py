@@ -12,6 +12,7 @@ BUGS = [
     ("projector", "skip-event@13", "views_equal_the_fold"),
     ("projector", "fold-twice@13", "views_equal_the_fold"),
     ("projector", "checkpoint-before-rows@20", "views_equal_the_fold"),
+    ("projector", "switch-too-early@20", "checkpoints_go_forward"),
     ("query-server", "fresh-by-one-less", "reads_are_cuts"),
     ("query-server", "token-unheeded", "reads_are_cuts"),
     ("query-server", "trailer-too-low", "tokens_tell_the_truth"),
@@ -29,6 +30,15 @@ BUGS = [
 async def test_a_bug_in_a_real_server_is_seen(tmp_path: Path, program: str, bug: str, check: str) -> None:
     # A read model that lags shows what would otherwise be over before anybody looks.
     slow = {"projector>command-server": 0.1} if program == "query-server" else {}
-    plan = Plan(seed=1, seconds=2.5, faults=False, bugs={program: bug}, slow=slow, watches=False, end_seconds=5.0)
+    plan = Plan(
+        seed=1,
+        seconds=2.5,
+        faults=False,
+        bugs={program: bug},
+        slow=slow,
+        watches=False,
+        rebuilds=bug.startswith("switch"),
+        end_seconds=5.0,
+    )
     outcome = await run(tmp_path / "data", plan)
     assert check in outcome.checks, f"{bug} was not seen: {outcome.report()}"

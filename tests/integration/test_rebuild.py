@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -26,10 +27,15 @@ from library.v1.command_service_pb2 import RegisterMemberRequest
 from library.v1.query_service_pb2 import GetLoanDayRequest, GetMemberRequest, ListMembersRequest
 from shop.v1.user_commands_pb2 import RecordLoginRequest, RegisterUserRequest
 from shop.v1.user_queries_pb2 import GetUserRequest, ListUsersRequest
+from tests.history.run import Plan, run, seeds
 from tests.integration.harness import ROOT, Pair, Server, eventually, started_pair
 
 SECONDS = 60.0
 """What the slowest machine may take for anything here."""
+
+
+HISTORY_SECONDS = float(os.environ.get("DIPTYCH_TEST_SECONDS", "5"))
+"""How long a run lasts in which everything is rebuilt and killed at random."""
 
 
 class Operator:
@@ -83,7 +89,7 @@ async def operator(pair: Pair) -> AsyncIterator[Operator]:
 
 
 async def _to_the_end(call: Any) -> None:
-    async for _ in call:
+    while await call.read() is not grpc.aio.EOF:
         pass
 
 
@@ -243,7 +249,8 @@ async def test_one_generation_is_kept_and_the_others_go(pair: Pair, shop: Connec
 
 
 async def test_a_cancelled_rebuild_leaves_nothing_behind(pair: Pair, shop: Connection, operator: Operator) -> None:
-    await registered(shop, 6000)
+    await registered(shop, 10)
+    pair.command.freeze()  # So it cannot be done before it is cancelled.
     call = operator.rebuild("users")
     assert (await call.read()).generation == 2
     assert (await operator.listed("users")).state == states.PROJECTION_STATE_REBUILDING
@@ -260,7 +267,7 @@ async def test_a_cancelled_rebuild_leaves_nothing_behind(pair: Pair, shop: Conne
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await operator.cancel("users")
     assert reason_of(refused.value) == "REBUILD_NOT_RUNNING"
-    assert (await operator.listed("users")).state == states.PROJECTION_STATE_RUNNING
+    pair.command.thaw()
     await shop.execute(RecordLoginRequest(user_id="user-1"))
     assert (await shop.query(GetUserRequest(user_id="user-1"), token=shop.token)).login_count == 1
 
@@ -270,11 +277,10 @@ async def test_a_rebuild_goes_on_without_its_caller_and_after_a_crash(
 ) -> None:
     await registered(shop, 6000)
     call = operator.rebuild("users")
-    first = await call.read()
-    assert first.generation == 2
+    while not (first := await call.read()).position:
+        assert first.generation == 2
     call.cancel()
     pair.projector.kill()
-    assert rows(pair.data / "read.db", "users_g2")  # Something had been filled, but not all.
     await pair.projector.restart()
     # Whoever asks again hears of the one under way, or of the one after it.
     told = await operator.rebuilt("users")
@@ -332,6 +338,17 @@ async def test_the_command_line_rebuilds(pair: Pair, shop: Connection, operator:
     status, out, err = await diptych("users", "--cancel")
     assert (status, out) == (1, "")
     assert "Projection users is not being rebuilt." in err
+
+
+@pytest.mark.parametrize("seed", seeds("11,12"))
+@pytest.mark.timeout(HISTORY_SECONDS + 90)
+async def test_the_promises_hold_while_everything_is_rebuilt(tmp_path: Path, seed: int) -> None:
+    """Clients write, read and watch while projections are rebuilt, switched back, and all servers killed."""
+    outcome = await run(tmp_path / "data", Plan(seed=seed, seconds=HISTORY_SECONDS, rebuilds=True))
+    print(f"seed {seed}: {outcome.summary()}")
+    assert not outcome.findings, f"seed {seed}: {outcome.report()}"
+    assert outcome.switches >= 4, outcome.summary()
+    assert sum(read.refused is None for read in outcome.history.reads) > 30, outcome.summary()
 
 
 # A newer version beside the old one.
