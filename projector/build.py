@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
+from diptych.refusals import Refusal
 from diptych.v1 import projections_pb2 as states
 from projector.follower import Follower
 from projector.head import Head
@@ -51,6 +52,12 @@ class Build:
         """Why it stands still; empty: it does not."""
         follower = self.follower
         return follower.reason if follower.state == states.PROJECTION_STATE_STALLED else ""
+
+    def fail(self, refusal: Refusal) -> None:
+        """Tells those who wait that it will not answer."""
+        if not self.ended.done():
+            self.ended.set_exception(refusal)
+            self.ended.exception()  # Perhaps nobody waits.
 
     def note(self) -> None:
         """Takes note of how far it is, for the rate. To be called now and then."""

@@ -27,6 +27,7 @@ from diptych.projection import Projection
 from diptych.refusals import (
     GenerationNotFound,
     ProjectionPaused,
+    ReadStoreUnavailable,
     RebuildCancelled,
     RebuildNotRunning,
     RebuildUnderWay,
@@ -123,6 +124,10 @@ class Line:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._turns.settle()
+            if self.build is not None:
+                self.build.fail(
+                    ReadStoreUnavailable(projection=self.projection.name, cause="the projector is stopping")
+                )
 
     def head_heard(self) -> None:
         """Takes word that the head, or the silence about it, has changed."""
@@ -228,8 +233,7 @@ class Line:
                 raise
             self.build = None
             self._end(build)
-            build.ended.set_exception(RebuildCancelled(projection=self.projection.name, generation=build.generation))
-            build.ended.exception()  # Perhaps nobody waits for it.
+            build.fail(RebuildCancelled(projection=self.projection.name, generation=build.generation))
             self.live.tell_rebuilding(False)
             self._drop.set()
             self._log.info("the rebuild is cancelled", generation=build.generation)
@@ -301,12 +305,12 @@ class Line:
         live, new = self.live, build.follower
         if live is not None and live.state == states.PROJECTION_STATE_PAUSED:
             return False
-        found = await self._file.run(generations.listed, self._file, self.projection.name)
-        others = {one.version for one in found} - {self.projection.version}
-        elsewhere = self._file.leads.led_elsewhere(self.projection.name, others)
         going = live is not None and await live.halt()
         build.pace.hurried = True
         try:
+            found = await self._file.run(generations.listed, self._file, self.projection.name)
+            others = {one.version for one in found} - {self.projection.version}
+            elsewhere = self._file.leads.led_elsewhere(self.projection.name, others)
             if live is not None and not live.diverged:
                 async with asyncio.timeout(_TAKE_OVER_SECONDS):
                     await new.reach(live)
@@ -315,7 +319,7 @@ class Line:
                 await self._file.run(generations.switch, self._file, old, new.place, elsewhere)
                 await self._promote(build)
             return True
-        except (TimeoutError, OvertakenError, LeadLostError, sqlite3.Error) as error:
+        except (OSError, OvertakenError, LeadLostError, sqlite3.Error) as error:  # A time-out is an OSError, too.
             self._log.warning(
                 "the new generation does not take over yet", generation=build.generation, error=str(error)
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import TypeVar
@@ -17,6 +18,7 @@ from diptych.refusals import (
     ReadModelNotReady,
     ReadStoreUnavailable,
     RebuildFailed,
+    Refusal,
 )
 from diptych.v1 import projections_pb2
 from projector.build import Build, Progress
@@ -126,7 +128,9 @@ async def _ended(line: Line | Standby, build: Build) -> bool:
     """Waits a little; whether the generation answers now. Raises `RebuildCancelled`, `RebuildFailed`."""
     await asyncio.wait((build.ended,), timeout=_PROGRESS_SECONDS)
     if build.ended.done():
-        build.ended.result()
+        refusal = build.ended.exception()
+        if isinstance(refusal, Refusal):
+            raise copy.copy(refusal)  # Everybody who waits gets one of their own.
         return True
     if build.failure:
         raise RebuildFailed(

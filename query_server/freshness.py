@@ -367,7 +367,7 @@ class Freshness:
             if tracker.fed_state != UNKNOWN:
                 tracker.heard, tracker.followed = now, True
 
-    def _take(self, tracker: Tracker, fed: ProjectionFeed, *, ours: bool) -> None:
+    def _take(self, tracker: Tracker, fed: ProjectionFeed, *, ours: bool = True) -> None:
         """Takes what the feed says of a projection; `ours`: of a generation that is read here."""
         if ours:
             if (fed.generation, fed.version) != (tracker.fed_generation, tracker.fed_version):

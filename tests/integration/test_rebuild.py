@@ -292,6 +292,17 @@ async def test_a_rebuild_goes_on_without_its_caller_and_after_a_crash(
     assert (await shop.query(GetUserRequest(user_id="user-5999"), token=shop.token)).user_id == "user-5999"
 
 
+async def test_a_projector_that_stops_says_so_to_who_waits(pair: Pair, operator: Operator) -> None:
+    pair.command.freeze()  # So the rebuild cannot end by itself.
+    call = operator.rebuild("users")
+    await call.read()
+    stopping = asyncio.create_task(asyncio.to_thread(pair.projector.stop))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await _to_the_end(call)
+    assert reason_of(refused.value) == "READ_STORE_UNAVAILABLE"
+    assert await stopping == 0
+
+
 async def test_an_empty_log_and_events_that_are_not_for_it(pair: Pair, shop: Connection, operator: Operator) -> None:
     assert (await operator.rebuilt("orders"))[-1].switched
     await registered(shop, 50)  # None of these is for orders.
