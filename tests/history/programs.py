@@ -109,7 +109,7 @@ def crash_after_switch(number: int) -> None:
 
 @plant
 def switch_too_early(number: int) -> None:
-    """A new generation takes over while it is so many events behind what was told."""
+    """A new generation takes over when it has so many events, and never gets those that came until then."""
     from projector import generations
     from projector.follower import Follower
     from projector.line import Line
@@ -117,8 +117,16 @@ def switch_too_early(number: int) -> None:
     async def reach(self: Any, other: Any) -> None:
         return None
 
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        async def apply(self: Any, batch: Any) -> None:
+            if self.answering or self.applied_position < number:
+                await original(self, batch)
+
+        return apply
+
+    wrap(Follower, "_apply", around)
     wrap(Follower, "reach", lambda original: reach)
-    wrap(Line, "_near", lambda original: lambda self, build, least: build.follower.applied_position > number)
+    wrap(Line, "_near", lambda original: lambda self, build, least: build.follower.applied_position >= number)
     setattr(generations.Generation, "position", property(lambda self: 0))  # noqa: B010 - so that nobody objects.
 
 

@@ -17,6 +17,7 @@ from diptych.refusals import (
     ReadModelBehind,
     ReadModelNotReady,
     ReadModelPaused,
+    ReadModelRebuilding,
     ReadModelStalled,
     TokenAheadOfLog,
     TokenOfAnotherLog,
@@ -28,6 +29,7 @@ from query_server.freshness import Freshness, Head, HeadHeard, Tracker
 from query_server.row_reader import StoredGeneration
 
 RUNNING = ProjectionState.PROJECTION_STATE_RUNNING
+REBUILDING = ProjectionState.PROJECTION_STATE_REBUILDING
 PAUSED = ProjectionState.PROJECTION_STATE_PAUSED
 STALLED = ProjectionState.PROJECTION_STATE_STALLED
 UNKNOWN = ProjectionState.PROJECTION_STATE_UNSPECIFIED
@@ -92,6 +94,12 @@ def feed(freshness: Freshness, applied: int, changed: int, name: str = "p", **mo
             ]
         )
     )
+
+
+def identity_message(identity: LogIdentity) -> log_pb2.LogIdentity:
+    """A log's identity as the feed tells it."""
+    epochs = [log_pb2.Epoch(epoch=epoch, first_position=first) for epoch, first in identity.epochs]
+    return log_pb2.LogIdentity(log_id=identity.log_id, epochs=epochs)
 
 
 def store(freshness: Freshness, position: int, *, generation: int = 1, version: int = 1, paused: bool = False) -> None:
@@ -657,3 +665,78 @@ def test_an_identity_that_is_not_told_yet() -> None:
     from query_server.freshness import identity_from
 
     assert identity_from(log_pb2.LogIdentity()) is None
+
+
+async def test_what_is_being_filled_is_not_taken_for_what_is_read(answers: Answers) -> None:
+    """A newer version is filled beside what answers here, which stays where it is until the switch."""
+    freshness = freshness_of(answers)
+    tracker = freshness.trackers["p"]
+    store(freshness, 90)
+    waiting = asyncio.create_task(freshness.news((tracker,), 100, soon(freshness)))
+    await turns()
+    feed(freshness, 120, 110, generation=2, version=2, state=REBUILDING, filling_up=True)
+    await waiting
+    assert tracker.position == 90
+    assert tracker.state(freshness.now) == REBUILDING
+    assert tracker.includes(2, 110) == 110
+    assert freshness.hopeless(tracker, 90) is None
+    assert freshness.hopeless(tracker, 100) == ReadModelRebuilding(
+        projection="p", applied_position=90, wanted_position=100
+    )
+    feed(freshness, 121, 110, generation=2, version=2)
+    assert (tracker.position, tracker.includes(2, 110)) == (121, 121)
+    store(freshness, 95)  # A look that began before the switch.
+    assert (tracker.position, tracker.includes(2, 110)) == (121, 121)
+
+
+async def test_a_rebuild_beside_what_goes_on_is_no_reason_to_give_up(answers: Answers) -> None:
+    freshness = freshness_of(answers)
+    feed(freshness, 90, 90, state=REBUILDING)
+    assert freshness.trackers["p"].serving(freshness.now)
+    assert freshness.hopeless(freshness.trackers["p"], 100) is None
+
+
+async def test_a_projection_that_nothing_answers_for_yet_is_being_rebuilt(answers: Answers) -> None:
+    freshness = freshness_of(answers)
+    assert isinstance(freshness.absent(freshness.trackers["p"]), ReadModelNotReady)
+    feed(freshness, 9, 9, generation=2, version=2, state=REBUILDING, filling_up=True)
+    assert isinstance(freshness.absent(freshness.trackers["p"]), ReadModelRebuilding)
+
+
+async def test_rows_of_another_shape_are_not_heard_of(answers: Answers) -> None:
+    freshness = freshness_of(answers)
+    store(freshness, 90)
+    feed(freshness, 120, 120, generation=2, version=2, shape="another")
+    tracker = freshness.trackers["p"]
+    assert (tracker.position, tracker.state(freshness.now)) == (90, REBUILDING)
+    assert isinstance(freshness.hopeless(tracker, 100), ReadModelRebuilding)
+
+
+async def test_an_older_version_that_goes_on_says_nothing_of_the_newer_one(answers: Answers) -> None:
+    """Both have the same shape, and the feed is still that of the older one's projector."""
+    freshness = freshness_of(answers)
+    tracker = freshness.trackers["p"]
+    feed(freshness, 100, 80)
+    store(freshness, 90)
+    store(freshness, 98, generation=2, version=2)
+    assert tracker.includes(2, 98) == 98
+    feed(freshness, 130, 80)
+    assert tracker.includes(2, 98) == 98
+    assert tracker.position == 100, "what was told to be applied stays so; reads come up to there in a moment"
+    read, _ = reading(At(2, 98), At(2, 103))
+    assert await freshness.read_fresh(tracker, 100, soon(freshness), read) == (At(2, 103), 103)
+
+
+async def test_a_generation_of_a_later_life_of_the_log_begins_where_it_is(answers: Answers) -> None:
+    """What answered holds events that a restore has lost; a rebuild takes over from it at a lower position."""
+    later = LogIdentity(LOG.log_id, (Epoch(1, 1), Epoch(2, 51)))
+    freshness = freshness_of(answers)
+    tracker = freshness.trackers["p"]
+    feed(freshness, 90, 90, identity=identity_message(LOG))
+    store(freshness, 90)
+    freshness.heard_head(60, later)
+    assert tracker.position == 50
+    feed(freshness, 60, 60, generation=2, identity=identity_message(later))
+    assert tracker.position == 60
+    store(freshness, 90)  # A look that began before the switch.
+    assert tracker.position == 60
