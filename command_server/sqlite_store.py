@@ -35,6 +35,7 @@ from command_server.event_store import (
     StreamHead,
 )
 from command_server.frames import frame
+from diptych import failpoints
 from diptych.file_lock import FileLock
 from diptych.read_store import Compiled, compile_sqlite
 from diptych.serving import StartError
@@ -234,11 +235,13 @@ class SqliteEventStore(EventStore):
         connection.execute("BEGIN IMMEDIATE")
         try:
             committed = self._commit_in_transaction(connection, reads, decide)
+            failpoints.hit("commit.recorded")
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        failpoints.hit("commit.committed")
         return committed
 
     def _commit_in_transaction(
@@ -261,6 +264,7 @@ class SqliteEventStore(EventStore):
             found = dict(self._named(connection, self._sql.holders, decided.wanted))
             holders.update((key, found.get(key)) for key in decided.wanted)
             decided = decide(Loaded(heads, histories, requests, holders))
+        failpoints.hit("commit.decided")
         return self._record(connection, decided, ids)
 
     @staticmethod

@@ -18,6 +18,7 @@ from command_server.event_store import Committed, EventStore, StoreUnavailable
 from command_server.metrics import BATCH_COMMANDS, COMMANDS
 from command_server.state_cache import StateCache
 from command_server.submission import Submission
+from diptych import failpoints
 from diptych.binder import internal_error
 from diptych.domain import LoadedDomain
 from diptych.refusals import LogUnavailable, Overloaded, Refusal
@@ -92,6 +93,7 @@ class Writer:
     async def _commit(self, submissions: list[Submission]) -> None:
         batch = Batch(submissions, self._catalogue, self._cache, datetime.now(UTC))
         try:
+            failpoints.hit("commit.taken")
             committed = await self._store.commit(batch.reads(), batch.decide)
         except StoreUnavailable as error:
             _log.error("the log is not available", cause=str(error), commands=len(submissions))
@@ -103,11 +105,13 @@ class Writer:
         changed = batch.finish(committed)
         if committed.frames:
             self._published(committed, batch.event_types, changed)
+            failpoints.hit("publish.done")
         BATCH_COMMANDS.observe(len(submissions))
         refused = 0
         for submission in submissions:
             refused += submission.refusal is not None
             submission.done()
+        failpoints.hit("commit.answered")
         COMMANDS.labels("accepted").inc(len(submissions) - refused)
         COMMANDS.labels("refused").inc(refused)
 

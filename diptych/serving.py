@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import ipaddress
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from diptych import failpoints
 from diptych.binder import Binder
 from diptych.settings import ServerSettings
 from diptych.telemetry import configure_logging, serve_metrics
@@ -107,6 +109,13 @@ def check_addresses(settings: ServerSettings) -> None:
             )
 
 
+def _arm_failpoints() -> None:
+    try:
+        failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
+    except ValueError as error:
+        raise StartError(f"{failpoints.VARIABLE}: {error}") from error
+
+
 def _is_loopback(address: str) -> bool:
     host = address.rpartition(":")[0].strip("[]")
     try:
@@ -120,6 +129,7 @@ def run(program: str, settings: ServerSettings, start: Start) -> int:
     configure_logging(program, settings.log_level, settings.log_format)
     sys.setswitchinterval(0.001)  # The loop shares the interpreter with a database thread, and must not wait 5 ms.
     try:
+        _arm_failpoints()
         check_addresses(settings)
         return uvloop.run(_serve(program, settings, start))
     except StartError as error:

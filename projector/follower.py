@@ -18,6 +18,7 @@ import grpc.aio
 import structlog
 from google.protobuf.duration_pb2 import Duration
 
+from diptych import failpoints
 from diptych.folding import ChangedRow, FoldFailure
 from diptych.internal.v1 import log_pb2, log_pb2_grpc
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
@@ -371,6 +372,7 @@ class Follower:
         self._advance(position, through)
         self._settle()
         self._publish()
+        failpoints.hit("fold.told")
 
     def _advance(self, position: int, through: Checkpoint) -> None:
         self.applied_position = max(self.applied_position, position)

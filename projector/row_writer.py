@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from diptych import failpoints
 from diptych.folding import Contents, Folded, Folding
 from diptych.projection import Projection
 from diptych.read_store import (
@@ -119,6 +120,7 @@ class RowWriter:
         `through` is what the batch reaches to. If an event cannot be folded, what came before it is committed. If
         no row changed, nothing is written, and the checkpoint is the caller's to write when it likes.
         """
+        failpoints.hit("fold.taken")
         prepared = self._folding.prepare(events)
         connection = self._file.connection
         with transaction(connection):
@@ -129,6 +131,7 @@ class RowWriter:
             started = time.perf_counter()
             folded = self._folding.fold(prepared, loaded)
             seconds = time.perf_counter() - started
+            failpoints.hit("fold.folded")
             checkpoint = through
             if folded.failure is not None:
                 last = folded.last
@@ -138,7 +141,9 @@ class RowWriter:
                     if changes:
                         connection.executemany(view.upsert, changes.values())
                 self._write(checkpoint)
+                failpoints.hit("fold.written")
         if folded.changed_position:
+            failpoints.hit("fold.committed")
             self.stored = checkpoint
         return Committed(folded, checkpoint, seconds)
 
@@ -147,6 +152,7 @@ class RowWriter:
         if checkpoint.position > self.stored.position:
             with transaction(self._file.connection):
                 self._write(checkpoint)
+                failpoints.hit("checkpoint.written")
             self.stored = checkpoint
         return self.stored
 
