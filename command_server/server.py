@@ -15,12 +15,13 @@ from diptych import domain as domains
 from diptych import serving
 from diptych.binder import Binder
 from diptych.settings import CommandServerSettings, sqlite_path
+from diptych.standard_services import Health
 
 
 def run(settings: CommandServerSettings) -> int:
     """Runs the command server until it is told to stop; returns the exit status."""
 
-    async def start(health: serving.Health) -> serving.Served:
+    async def start(health: Health) -> serving.Served:
         return await bootstrap(settings, health.address)
 
     return serving.run("command-server", settings, start)

@@ -15,7 +15,7 @@ The tree::
         InvalidRequest, MalformedMessage, CommandUnknown, TokenMalformed, PageTokenInvalid,
         ResumeTokenMalformed, UnknownView
       NotFound             the target does not exist                       do not retry
-        GenerationNotFound, ProjectionNotFound, RowNotFound
+        GenerationNotFound, ProjectionNotFound, RowNotFound, ServiceUnknown
       AlreadyExists        an id or a unique value is taken                do not retry
       FailedPrecondition   a rule of the domain forbids it                 do not retry
         RequestIdReused, TokenOfAnotherLog, TokenOfOlderEpoch, TokenAheadOfLog, ReadModelPaused,
@@ -256,6 +256,13 @@ class MethodUnknown(Unimplemented):
 
     message = "Method {method} is not served here."
     method: str
+
+
+class ServiceUnknown(NotFound):
+    """Nothing is known of the health of a service of that name."""
+
+    message = "No service '{service}' is served here."
+    service: str
 
 
 class CommandUnknown(InvalidArgument):

@@ -32,7 +32,7 @@ from diptych.refusals import (
     RebuildNotRunning,
     RebuildUnderWay,
 )
-from diptych.serving import Health
+from diptych.standard_services import Health
 from diptych.v1 import projections_pb2 as states
 from projector import generations
 from projector.build import Build

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -19,15 +18,40 @@ _DEPTH_MAX = 5
 _OVERSIZED_BYTES = 5 << 20
 
 _WORDS = (
-    "", "a", "ada", "tea", "order-1", "user", "product", "order", "review", "tea/ada", "a/b/c", "..", "A" * 64, "b" * 65,
-    "x" * 300, "y" * 20_000, "ada@example.com", "@", "not an email", "GBP", "gbp", "EUR", "Ünïcödé ✓ 漢字 🙂", "\0", "a\0b",
-    "\n\r\t", "'; DROP TABLE events; --", "%s%n{}", "email desc", "name", "-1", "1e309", "NaN", "users", "user_summaries",
-    "products", "orders", "analytics", "role_statistics", "shop.v1.UserRegistered", "shop.v1.Nothing", "en-GB",
+    "", "a", "ada", "tea", "order-1", "user", "product", "order", "review", "tea/ada", "a/b/c", "..", "A" * 64,
+    "b" * 65, "x" * 300, "y" * 20_000, "ada@example.com", "@", "not an email", "GBP", "gbp", "EUR", "Ünïcödé ✓ 漢字 🙂",
+    "\0", "a\0b", "\n\r\t", "'; DROP TABLE events; --", "%s%n{}", "email desc", "name", "-1", "1e309", "NaN", "users",
+    "user_summaries", "products", "orders", "analytics", "role_statistics", "shop.v1.UserRegistered",
+    "shop.v1.Nothing", "en-GB",
 )  # fmt: skip
 
 _INTEGERS = (0, 1, 2, 3, 5, 7, 50, 1000, 1001, 10_000, 1 << 31, (1 << 53) + 1, (1 << 63) - 1, -1, -2, -1000, -(1 << 63))
 _FLOATS = (0.0, 1.0, -1.0, 0.5, 1e-300, 1e300, float("inf"), float("-inf"), float("nan"))
 _PAGE_TOKENS = ("AAAA", "====", "bm90IGEgdG9rZW4", "%%%")
+
+_PLAUSIBLE: dict[str, Sequence[str]] = {
+    "id": ("ada", "tea", "order-1", "bob", "mug", "new-1", "new-2", "new-3", ""),
+    "user_id": ("ada", "bob", "eve", ""),
+    "product_id": ("tea", "mug", "pot"),
+    "email": ("ada@example.com", "bob@example.com", "eve@example.com"),
+    "username": ("ada", "bob", ""),
+    "currency_code": ("GBP",),
+    "type": ("user", "product", "order"),
+    "types": ("shop.v1.UserRegistered", "shop.v1.StockAdjusted"),
+    "view": ("users", "products", "orders", "user_summaries", ""),
+    "projection": ("users", "products", "orders", "analytics"),
+    "paths": ("email", "bio", "first_name", "name"),
+    "by": ("email desc", "name", ""),
+    "name": ("Ada", "Tea", ""),
+    "address": ("1 High Street", ""),
+    "country": ("France", ""),
+    "uri": ("https://example.com/a.png",),
+    "request_id": ("r-1", "r-2", "r-3", ""),
+    "text": ("good", ""),
+    "reason": ("because", ""),
+    "token": (),
+}
+"""What fields might hold in earnest, by their name or the last word of it."""
 
 METADATA_KEYS = (
     "diptych-token",
@@ -42,15 +66,18 @@ METADATA_KEYS = (
 class Maker:
     """Makes messages of one set of descriptors."""
 
-    def __init__(self, pool: DescriptorPool, packed: Sequence[Descriptor], tokens: Sequence[str]) -> None:
-        self._pool = pool
+    def __init__(self, packed: Sequence[Descriptor], tokens: Sequence[str]) -> None:
         self._packed = packed
         """What an `Any` is filled with."""
         self._words = (*_WORDS, *tokens, *(token[:-1] for token in tokens), *_PAGE_TOKENS)
         self._tokens = tokens
+        self._plausible = {**_PLAUSIBLE, "token": tokens, "at_least_as_fresh": tokens}
+        self._careful = 0.0
+        """How many of the fields of this request hold what they might in earnest."""
 
     def request(self, rng: random.Random, kind: Descriptor) -> bytes:
         """A request of a type: as likely a right one as one that is not."""
+        self._careful = rng.choice((0.0, 0.7, 1.0, 1.0))
         data = self.message(rng, kind).SerializeToString()
         wrong: Callable[[random.Random, bytes], bytes] | None = rng.choices(
             (None, mutated, truncated, garbage, self._oversized), (60, 25, 7, 7, 0.2)
@@ -72,13 +99,16 @@ class Maker:
                 )
         return found
 
-    def message(self, rng: random.Random, kind: Descriptor, depth: int = 0) -> Message:
+    def message(self, rng: random.Random, kind: Descriptor, depth: int = 0) -> Any:
         """A message, of which every field may hold anything that its type allows."""
-        made = GetMessageClass(kind)()
+        made: Any = kind_of(kind)()
         if kind.full_name == "google.protobuf.Any":
             self._pack(rng, made, depth)
             return made
-        filled = rng.choice((0.2, 0.7, 1.0))
+        if kind.full_name == "google.protobuf.Timestamp" and rng.random() < self._careful:
+            made.seconds = rng.randrange(1_600_000_000, 1_800_000_000)
+            return made
+        filled = rng.choice((0.2, 0.7, 1.0, 1.0))
         for field in kind.fields:
             if rng.random() < filled and depth < _DEPTH_MAX:
                 self._fill(rng, made, field, depth)
@@ -102,6 +132,14 @@ class Maker:
             setattr(made, field.name, self._scalar(rng, field))
 
     def _scalar(self, rng: random.Random, field: FieldDescriptor) -> Any:
+        if rng.random() < self._careful:
+            found = self._plausible.get(field.name) or self._plausible.get(field.name.rpartition("_")[2])
+            if found and field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+                return rng.choice(found)
+            if field.cpp_type in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64):
+                return rng.randrange(1, 6)
+            if field.enum_type is not None:
+                return rng.choice([value.number for value in field.enum_type.values])
         match field.cpp_type:
             case FieldDescriptor.CPPTYPE_STRING:
                 word = rng.choice(self._words)
@@ -131,6 +169,12 @@ class Maker:
 
     def _oversized(self, rng: random.Random, _: bytes) -> bytes:
         return b"\x0a\x80\x80\xc0\x02" + bytes(_OVERSIZED_BYTES)
+
+
+def kind_of(kind: Descriptor) -> type[Message]:
+    """The message class of a descriptor."""
+    found: type[Message] = GetMessageClass(kind)
+    return found
 
 
 def mutated(rng: random.Random, data: bytes) -> bytes:
