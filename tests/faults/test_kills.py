@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -42,4 +43,6 @@ async def test_nothing_is_lost_whatever_befalls_the_servers(tmp_path: Path) -> N
         # A run in which nothing can be done would find nothing.
         assert len(outcome.history.log) > 10, outcome.summary()
         assert any(read.refused is None for read in outcome.history.reads), outcome.summary()
+        times = [event.record_time.seconds for event in outcome.history.log]
+        assert any(later < earlier - 3600 for earlier, later in pairwise(times)), "no clock was set"
     print(f"seed {SEED}: {deaths} deaths in {part} parts, {time.monotonic() - began:.0f} s, nothing lost", flush=True)
