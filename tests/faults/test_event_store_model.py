@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import Coroutine
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -19,9 +18,11 @@ from command_server.frames import recorded
 from command_server.sqlite_store import SqliteEventStore
 from diptych.serving import StartError
 from diptych.v1.events_pb2 import RecordedEvent
-from tests.faults.extent import EXAMPLES
+from tests.faults.extent import EXAMPLES, memory_folder
 
 T = TypeVar("T")
+
+pytestmark = pytest.mark.timeout(120 + EXAMPLES)
 
 SHAPES = (b"shape-one", b"shape-two")
 streams = st.sampled_from(["test/a", "test/b", "test/c", "test/d"])
@@ -40,7 +41,7 @@ class StoreModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = memory_folder()
         self.store: SqliteEventStore
         self.log: list[RecordedEvent] = []
         self.requests: dict[str, Request] = {}

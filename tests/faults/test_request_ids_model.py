@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import pytest
 from google.protobuf.message import Message
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -28,9 +27,11 @@ from diptych import domain as domains
 from diptych.settings import CommandServerSettings
 from diptych.v1.commands_pb2 import CommandContext
 from shop.v1.user_commands_pb2 import DeactivateUserRequest, RecordLoginRequest, RegisterUserRequest
-from tests.faults.extent import EXAMPLES
+from tests.faults.extent import EXAMPLES, memory_folder
 
 T = TypeVar("T")
+
+pytestmark = pytest.mark.timeout(120 + EXAMPLES)
 SHOP = domains.load("shop")
 
 users = st.sampled_from(["ada", "bob"])
@@ -78,7 +79,7 @@ class RequestIds(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = memory_folder()
         self.dispatcher = Dispatcher(SHOP)
         self.head = 0
         self.streams: dict[str, tuple[int, int, bool]] = {}
