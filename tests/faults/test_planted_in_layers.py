@@ -24,14 +24,14 @@ from tests.faults.test_event_store_model import StoreModel
 from tests.faults.test_request_ids_model import RequestIds
 
 Original = Callable[..., Any]
-_plants: dict[str, tuple[type[RuleBasedStateMachine], Any, str, Callable[[Original], Original]]] = {}
+PLANTS: dict[str, tuple[type[RuleBasedStateMachine], Any, str, Callable[[Original], Original]]] = {}
 
 
 def plant(machine: type[RuleBasedStateMachine], owner: Any, name: str) -> Callable[[Any], Any]:
     """Registers what is put in the place of a function, and the model that must see it."""
 
     def register(around: Callable[[Original], Original]) -> Callable[[Original], Original]:
-        _plants[around.__name__] = (machine, owner, name, around)
+        PLANTS[around.__name__] = (machine, owner, name, around)
         return around
 
     return register
@@ -202,9 +202,9 @@ def commands_of_one_type_are_all_alike(original: Original) -> Original:
     return lambda data, digest_size: original(data.partition(b"\0")[0], digest_size=digest_size)
 
 
-@pytest.mark.parametrize("bug", _plants)
+@pytest.mark.parametrize("bug", PLANTS)
 def test_a_bug_in_a_layer_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
-    machine, owner, name, around = _plants[bug]
+    machine, owner, name, around = PLANTS[bug]
     original = vars(owner)[name]
     monkeypatch.setattr(owner, name, around(original))
     with pytest.raises((AssertionError, KeyError)):

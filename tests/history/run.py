@@ -24,6 +24,13 @@ from tests.integration.harness import eventually
 _RESETS = frozenset({"RESET_REASON_GENERATION"})
 """Why a watch may begin anew where projections are rebuilt."""
 
+_EXPLAINED = {
+    # A read store that cannot grow stalls, and goes on by itself.
+    "fill": ("READ_MODEL_STALLED", WaitOutcome.WAIT_OUTCOME_STALLED),
+    "pause": ("READ_MODEL_PAUSED", WaitOutcome.WAIT_OUTCOME_PAUSED),
+}
+"""Reasons that reads are refused for, and outcomes of waits, by the trouble that explains them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -120,18 +127,15 @@ async def run(data: Path, plan: Plan) -> Outcome:
         history.stored += stored(stage.read_store, domain)
     for last in history.stored[-len(domain.projections) :]:
         history.final[last.projection] = last.position
-    resets = _RESETS if plan.rebuilds else frozenset()
-    case = Case(history, domain, ShopEffects(), resets=resets)
-    if plan.troubles.get("fill"):
-        # A read store that cannot grow stalls, and says so; it goes on by itself.
-        case = Case(
-            history,
-            domain,
-            ShopEffects(),
-            refusals=frozenset({"READ_MODEL_STALLED"}),
-            outcomes=frozenset({WaitOutcome.WAIT_OUTCOME_STALLED}),
-            resets=resets,
-        )
+    explained = [_EXPLAINED[trouble] for trouble in plan.troubles if trouble in _EXPLAINED]
+    case = Case(
+        history,
+        domain,
+        ShopEffects(),
+        refusals=frozenset(reason for reason, _ in explained),
+        outcomes=frozenset(outcome for _, outcome in explained),
+        resets=_RESETS if plan.rebuilds else frozenset(),
+    )
     findings = await asyncio.to_thread(judge, case)
     findings += [Finding("rebuilds_are_what_they_say", text) for text in rebuilder.wrong]
     findings += [Finding("no_server_ends_by_itself", text) for text in stage.unexpected]

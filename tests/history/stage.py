@@ -14,9 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import grpc
+import grpc.aio
+
 from diptych.domain import Domain
 from diptych.failpoints import NAMES, VARIABLE
 from diptych.read_store import generations, view_table
+from diptych.v1.projections_pb2 import PauseRequest, ResumeRequest
+from diptych.v1.projections_pb2_grpc import ProjectionServiceStub
 from tests.history.proxy import Proxy
 from tests.history.records import Fault, History, Stored, StoredRow
 from tests.integration.harness import Server, eventually
@@ -201,6 +206,27 @@ class Stage:
 
         await self._befall("fill", name, stay_full)
 
+    async def pause(self, projection: str, seconds: float) -> None:
+        """Pauses a projection for a time."""
+
+        async def stand() -> None:
+            if await self._operate(lambda stub: stub.Pause(PauseRequest(projection=projection), timeout=2)):
+                await asyncio.sleep(seconds)
+            # What was asked for may have been done, though nobody answered.
+            while not await self._operate(lambda stub: stub.Resume(ResumeRequest(projection=projection), timeout=2)):
+                await asyncio.sleep(0.1)
+
+        await self._befall("pause", projection, stand)
+
+    async def _operate(self, call: Callable[[ProjectionServiceStub], Awaitable[object]]) -> bool:
+        """Calls the projector as an operator does; whether it answered that it was done."""
+        async with grpc.aio.insecure_channel(self.actors["projector"].server.address) as channel:
+            try:
+                await call(ProjectionServiceStub(channel))
+            except grpc.aio.AioRpcError:
+                return False
+        return True
+
     async def die_at(self, name: str, failpoints: Sequence[str], seconds: float) -> list[str]:
         """Has a server die at one failpoint after the other; returns those that it did not come to in time."""
         actor = self.actors[name]
@@ -266,6 +292,9 @@ class Stage:
                 case "fill":
                     name = rng.choice(("command-server", "projector"))
                     under_way.add(asyncio.create_task(self.fill(name, rng.uniform(0.1, 1.0))))
+                case "pause":
+                    projection = rng.choice(sorted(self.domain.projections))
+                    under_way.add(asyncio.create_task(self.pause(projection, rng.uniform(0.1, 1.0))))
                 case "cut":
                     await self.cut(link, rng.choice((0.0, rng.uniform(0.0, 0.6))))
                 case "hold":
