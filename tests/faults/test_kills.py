@@ -1,5 +1,6 @@
-"""Everything at once: servers killed, stopped and starved of disk, projections paused, ways cut, held and slowed, clocks
-set, feed messages lost, doubled and late, and clients that read nothing. Nothing acknowledged may be lost, nothing read may be wrong.
+"""Everything at once: servers killed, stopped and starved of disk, projections paused, ways cut, held and slowed,
+clocks set, feed messages lost, doubled and late, and clients that read nothing. Nothing acknowledged may be lost, and
+nothing read may be wrong.
 
 `make faults KILLS=1000 SEED=7` runs it until so many processes were killed, in parts of half a minute, each of them
 judged by itself. The same seed wishes for the same faults; what they meet is up to the machine.
