@@ -22,6 +22,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from command_server import log_schema as schema
 from command_server.event_store import (
+    CommitNotKnown,
     Committed,
     Decided,
     EventStore,
@@ -42,6 +43,9 @@ from diptych.serving import StartError
 from diptych.token import Epoch, LogIdentity
 
 T = TypeVar("T")
+
+_NOT_SYNCED = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC")
+"""Errors of a commit that has been written and may outlive a crash, or not."""
 
 _SCAN_EVENTS_MAX = 20_000
 """How many events a filtered read looks at before it gives an answer, however little matched."""
@@ -236,13 +240,23 @@ class SqliteEventStore(EventStore):
         try:
             committed = self._commit_in_transaction(connection, reads, decide)
             failpoints.hit("commit.recorded")
-            connection.execute("COMMIT")
+            self._end(connection)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
         failpoints.hit("commit.committed")
         return committed
+
+    @staticmethod
+    def _end(connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            # All is written but for what the disk has of it: taken back here, and found again after a crash.
+            if getattr(error, "sqlite_errorname", "") in _NOT_SYNCED:
+                raise CommitNotKnown(f"{error.sqlite_errorname}: {error}") from error
+            raise
 
     def _commit_in_transaction(
         self, connection: sqlite3.Connection, reads: Reads, decide: Callable[[Loaded], Decided]

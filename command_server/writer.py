@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 import structlog
 
 from command_server.batch import Batch, Catalogue
-from command_server.event_store import Committed, EventStore, StoreUnavailable
+from command_server.event_store import CommitNotKnown, Committed, EventStore, StoreUnavailable
 from command_server.metrics import BATCH_COMMANDS, COMMANDS
 from command_server.state_cache import StateCache
 from command_server.submission import Submission
 from diptych import failpoints
 from diptych.binder import internal_error
 from diptych.domain import LoadedDomain
-from diptych.refusals import LogUnavailable, Overloaded, Refusal
+from diptych.refusals import LogUnavailable, OutcomeUnknown, Overloaded, Refusal
 from diptych.settings import CommandServerSettings
 
 _log = structlog.get_logger(__name__)
@@ -95,12 +95,18 @@ class Writer:
         try:
             failpoints.hit("commit.taken")
             committed = await self._store.commit(batch.reads(), batch.decide)
+        except CommitNotKnown as error:
+            _log.error("it is not known whether a batch was recorded", cause=str(error), commands=len(submissions))
+            self._fail(submissions, lambda one: OutcomeUnknown(request_id=one.request_id))
+            return
         except StoreUnavailable as error:
             _log.error("the log is not available", cause=str(error), commands=len(submissions))
-            self._fail(submissions, LogUnavailable(cause=str(error)))
+            cause = str(error)
+            self._fail(submissions, lambda _: LogUnavailable(cause=cause))
             return
         except Exception as error:
-            self._fail(submissions, internal_error(error, "", where="commit"))
+            internal = internal_error(error, "", where="commit")
+            self._fail(submissions, lambda _: internal)
             return
         changed = batch.finish(committed)
         if committed.frames:
@@ -116,10 +122,10 @@ class Writer:
         COMMANDS.labels("refused").inc(refused)
 
     @staticmethod
-    def _fail(submissions: Sequence[Submission], refusal: Refusal) -> None:
+    def _fail(submissions: Sequence[Submission], refusal: Callable[[Submission], Refusal]) -> None:
         COMMANDS.labels("failed").inc(len(submissions))
         for submission in submissions:
             submission.accepted = None
             submission.position = 0
-            submission.refusal = refusal
+            submission.refusal = refusal(submission)
             submission.done()
