@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 SEED = int(os.environ.get("DIPTYCH_FAULTS_SEED", "1"))
-KILLS = int(os.environ.get("DIPTYCH_FAULTS_KILLS", "10"))
+KILLS = int(os.environ.get("DIPTYCH_FAULTS_KILLS", "8"))
 REQUESTS = int(os.environ.get("DIPTYCH_FAULTS_REQUESTS", "3000"))
 EXAMPLES = int(os.environ.get("DIPTYCH_FAULTS_EXAMPLES", "0"))
 """Of the stateful models; 0: as many as each says itself."""

@@ -34,7 +34,7 @@ async def test_nothing_is_lost_whatever_befalls_the_servers(tmp_path: Path) -> N
     began = time.monotonic()
     while deaths < KILLS:
         seed = rng.randrange(1 << 32) if part else SEED
-        seconds = min(PART_SECONDS, max(3.0, 0.9 * (KILLS - deaths)))
+        seconds = min(PART_SECONDS, max(3.0, 1.2 * (KILLS - deaths)))
         plan = Plan(seed=seed, seconds=seconds, clients=4, troubles=TROUBLES, plants=PLANTS, sleepers=2)
         outcome = await run(tmp_path / f"part-{part}", plan)
         part += 1
