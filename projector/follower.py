@@ -24,7 +24,6 @@ from diptych.internal.v1 import log_pb2, log_pb2_grpc
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
 from diptych.projection import Projection
 from diptych.read_store import Checkpoint, shape
-from diptych.standard_services import Health
 from diptych.token import Epoch, LogIdentity
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.events_pb2 import RecordedEvent

@@ -1,6 +1,6 @@
-"""Everything at once: servers killed, stopped and starved of disk, projections paused, ways cut, held and slowed,
-clocks set, feed messages lost, doubled and late, and clients that read nothing. Nothing acknowledged may be lost, and
-nothing read may be wrong.
+"""Everything at once: servers killed, stopped and starved of disk, projections paused, rebuilt and switched back, ways
+cut, held and slowed, clocks set, feed messages lost, doubled and late, and clients that read nothing. Nothing
+acknowledged may be lost, and nothing read may be wrong.
 
 `make faults KILLS=1000 SEED=7` runs it until so many processes were killed, in parts of half a minute, each of them
 judged by itself. The same seed wishes for the same faults; what they meet is up to the machine.
@@ -35,7 +35,7 @@ async def test_nothing_is_lost_whatever_befalls_the_servers(tmp_path: Path) -> N
     while deaths < KILLS:
         seed = rng.randrange(1 << 32) if part else SEED
         seconds = min(PART_SECONDS, max(3.0, 1.2 * (KILLS - deaths)))
-        plan = Plan(seed=seed, seconds=seconds, clients=4, troubles=TROUBLES, plants=PLANTS, sleepers=2)
+        plan = Plan(seed=seed, seconds=seconds, clients=4, troubles=TROUBLES, plants=PLANTS, sleepers=2, rebuilds=True)
         outcome = await run(tmp_path / f"part-{part}", plan)
         part += 1
         deaths += outcome.deaths

@@ -179,7 +179,7 @@ async def _play(
     elif plan.faults:
         working.append(asyncio.create_task(stage.torment(plan.seconds)))
     if plan.rebuilds:
-        working.append(asyncio.create_task(rebuilder.work(plan.seconds)))
+        working.append(asyncio.create_task(rebuilder.work(plan.seconds, lambda: board.over)))
     try:
         await asyncio.gather(*working)
         await stage.calm()
