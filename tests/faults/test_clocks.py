@@ -28,7 +28,8 @@ READERS = {
     "projector/tombstones.py": "where its own steady clock begins",
     "query_server/queries.py": "the time that a query's finder is told",
 }
-"""Who may read the wall clock, modules or whole packages, and what for. Nothing else may, or a step of it can harm what nobody thought of."""
+"""Who may read the wall clock, modules or whole packages, and what for. Nothing else may, or a step of it can harm
+what nobody thought of."""
 
 
 def test_nobody_else_reads_the_wall_clock() -> None:
