@@ -8,7 +8,7 @@ changed it, and a row that was made and deleted within one batch leaves the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,6 +26,9 @@ Contents = Mapping[str, bytes | None]
 
 ChangedRow = tuple[Any, ...]
 """A row that changed: key, position, bytes (None: deleted), then the values of its columns (None of a deleted row)."""
+
+RowName = tuple[int, str]
+"""A row: its view's place in the order of declaration, and its key."""
 
 _INT64 = range(-(1 << 63), 1 << 63)
 _NONE_NAMED: frozenset[RowRef] = frozenset()
@@ -62,6 +65,15 @@ class Prepared:
         """For each view, in order of declaration, the keys of the rows to load."""
         self.failure: FoldFailure | None = None
         """Why the event after the last step cannot be folded; those after it are left out."""
+
+    def rows(self) -> Iterator[tuple[RecordedEvent, set[RowName], set[RowName]]]:
+        """For each event the rows that it folds, and those that it looks up."""
+        for event, _, work in self.steps:
+            yield (
+                event,
+                {(binding.place, key) for binding, keys, _ in work for key in keys},
+                {(read.index, key) for _, _, named in work for read, key in named},
+            )
 
 
 class Folded:

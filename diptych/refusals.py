@@ -15,12 +15,12 @@ The tree::
         InvalidRequest, MalformedMessage, CommandUnknown, TokenMalformed, PageTokenInvalid,
         ResumeTokenMalformed, UnknownView
       NotFound             the target does not exist                       do not retry
-        GenerationNotFound, ProjectionNotFound, RowNotFound
+        GenerationNotFound, ParkedNotFound, ProjectionNotFound, RowNotFound
       AlreadyExists        an id or a unique value is taken                do not retry
       FailedPrecondition   a rule of the domain forbids it                 do not retry
-        RequestIdReused, TokenOfAnotherLog, TokenOfOlderEpoch, TokenAheadOfLog, ReadModelPaused,
-        ReadModelStalled, ReadModelRebuilding, RebuildNotRunning, RebuildFailed, RebuildUnderWay,
-        ProjectionPaused, ProjectionLedElsewhere
+        RequestIdReused, TokenOfAnotherLog, TokenOfOlderEpoch, TokenAheadOfLog, ReadModelParked,
+        ReadModelPaused, ReadModelStalled, ReadModelRebuilding, RebuildNotRunning, RebuildFailed,
+        RebuildUnderWay, ProjectionPaused, ProjectionLedElsewhere, StillParked
       Aborted              decided on a stale version                      read again, decide again
         VersionConflict, RebuildCancelled
       OutOfRange           beyond the end                                  do not retry
@@ -495,6 +495,33 @@ class ProjectionLedElsewhere(FailedPrecondition):
     message = "Projection {projection} is folded by another projector ({owner}); ask that one."
     projection: str
     owner: str
+
+
+class ReadModelParked(FailedPrecondition):
+    """The token's own event is left out of the projection."""
+
+    message = "The event at position {position} is left out of projection {projection}: {error}"
+    projection: str
+    position: int
+    error: str
+
+
+class ParkedNotFound(NotFound):
+    """No stream of that aggregate is parked."""
+
+    message = "Nothing of {aggregate} is parked in projection {projection}."
+    projection: str
+    aggregate: str
+
+
+class StillParked(FailedPrecondition):
+    """What is parked failed again."""
+
+    message = "{aggregate} stays parked in projection {projection}, as its event {position} failed again: {error}"
+    projection: str
+    aggregate: str
+    position: int
+    error: str
 
 
 class ProjectionNotFound(NotFound):

@@ -87,6 +87,9 @@ class ProjectorSettings(ServerSettings):
     tombstone_hours: float = Field(
         24.0, gt=0, description="How long deleted rows stay known, so that watches can be resumed, in hours."
     )
+    park_attempts: int = Field(4, ge=1, le=20, description="Attempts to fold an event before its stream is parked.")
+    park_pause_seconds: float = Field(0.1, gt=0, description="Pause after the first attempt; it doubles.")
+    parked_streams_max: int = Field(100, ge=0, description="Streams parked in a projection before it stalls instead.")
 
 
 class QueryServerSettings(ServerSettings):
