@@ -19,11 +19,11 @@ from diptych.folding import MemoryRows
 from diptych.internal.v1 import feed_pb2
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.commands_pb2 import AggregateRef
+from tests.integration.harness import eventually
 from tests.integration.scripted_log import ScriptedLog
 from tests.integration.test_projector import (
     Running,
     checkpoint,
-    eventually,
     is_paused,
     is_running,
     is_stalled,
@@ -32,7 +32,7 @@ from tests.integration.test_projector import (
 )
 from tests.notes import Archived, Note, Noted, Notes, Tagged
 
-QUICKLY = {"park_pause_seconds": 0.001}
+QUICKLY: dict[str, Any] = {"park_pause_seconds": 0.001}
 
 
 @pytest.fixture
