@@ -29,6 +29,7 @@ _COMMANDS = {
     "pause": _Command("diptych.cli.pause", "pause"),
     "resume": _Command("diptych.cli.pause", "resume"),
     "rebuild": _Command("diptych.cli.rebuild", "rebuild"),
+    "parked": _Command("diptych.cli.parked", "parked"),
     "events": _Command("diptych.cli.events", "events"),
     "watch": _Command("diptych.cli.watch", "watch"),
     "backup": _Command("diptych.cli.backup", "backup"),
@@ -78,7 +79,11 @@ def _app(arguments: Sequence[str]) -> Callable[..., Any]:
     wanted = arguments[0] if arguments else ""
     for name, command in _COMMANDS.items():
         if wanted not in _COMMANDS or wanted == name:
-            app.command(name)(getattr(importlib.import_module(command.module), command.function))
+            found = getattr(importlib.import_module(command.module), command.function)
+            if isinstance(found, typer.Typer):  # It has commands of its own.
+                app.add_typer(found, name=name)
+            else:
+                app.command(name)(found)
     return app
 
 
