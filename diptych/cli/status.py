@@ -161,7 +161,7 @@ async def _look(query: str, projector: str) -> _Seen:
 
 async def _ask(address: str, method: str, response: type[Any]) -> Any:
     async with open_channel(address) as channel:
-        call = channel.unary_unary(f"/diptych.v1.{method}", response_deserializer=response.FromString)
+        call: Any = channel.unary_unary(f"/diptych.v1.{method}", response_deserializer=response.FromString)
         return await call(b"", timeout=_ANSWER_SECONDS)  # The requests have no fields.
 
 
