@@ -35,7 +35,7 @@ from projector.intake import Batch, Intake, LogEndedError
 from projector.metrics import ProjectionMetrics
 from projector.outlet import Outlet
 from projector.pace import Pace
-from projector.parking import ParkedStream, Patience, error_of
+from projector.parking import ParkedStream, Patience, error_of, trace_of
 from projector.read_store_file import ReadStoreFile
 from projector.refold import Refold
 from projector.row_writer import LeadLostError, RowWriter
@@ -519,11 +519,10 @@ class Follower:
             )
             await asyncio.sleep(pause)
             return False
-        trace = failure.__cause__
         parked = self._writer.parked.numbers.streams
         if parked >= self._parked_streams_max:
             self._stalled_event = event
-            self._log.error("an event cannot be folded", position=event.position, exc_info=trace)
+            self._log.error("an event cannot be folded", position=event.position, exception=trace_of(failure))
             raise _StalledError(
                 f"PARKED_TOO_MANY: {parked} streams are parked, which looks like a defect of the code, so no more are. "
                 f"{error_of(failure)}"
@@ -540,7 +539,7 @@ class Follower:
             position=event.position,
             attempts=attempts,
             parked_streams=parked + 1,
-            exc_info=trace,
+            exception=trace_of(failure),
         )
         return True
 

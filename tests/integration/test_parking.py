@@ -248,6 +248,33 @@ async def test_what_is_folded_in_place_is_read_and_watched(library: Library) -> 
     assert (await diptych("parked", "list", projector))[1] == "Nothing is parked in any projection.\n"
 
 
+async def test_what_is_entangled_is_folded_by_a_new_generation(library: Library) -> None:
+    await library.stock("c1", "c2")
+    library.breaks("c1")
+    first = await library.borrow("c1")
+    second = await library.borrow("c2")
+    assert await library.outcome(first, "members") == (PARKED, "lending")
+    assert await library.open_loans("ada", second) == 1
+    library.breaks()
+    projector = f"--projector={library.pair.projector.address}"
+    status, out, err = await diptych("parked", "retry", "lending", "--all", projector)
+    assert (status, err) == (0, "")
+    assert out == (
+        "Event 6 of copy/c2, which was folded since, touched row ada of view members, as what is parked does. "
+        "So projection lending is rebuilt: it folds everything anew.\n"
+    )
+
+    async def folded() -> Any:
+        return await library.outcome(first) == (REACHED, "activity")
+
+    await eventually(folded, seconds=60)
+    assert (await library.loan("c1.1", first)).email == "ada@example.com"
+    assert await library.open_loans("ada", second) == 2
+    assert await library.parked(0) == []
+    await library.operator.until("lending", states.PROJECTION_STATE_RUNNING)
+    assert (await library.operator.seen("lending")).generation == 2
+
+
 async def test_a_discarded_stream_goes_on(library: Library) -> None:
     await library.stock("c1")
     library.breaks("c1")
