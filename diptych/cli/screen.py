@@ -129,9 +129,12 @@ class Table:
 def described(projection: projections_pb2.ProjectionStatus) -> str:
     """A projection's state in words."""
     state = projections_pb2.ProjectionState.Name(projection.state).removeprefix("PROJECTION_STATE_")
+    return f"{state}{f': {projection.reason}' if projection.reason else ''}{_parked(projection)}"
+
+
+def _parked(projection: projections_pb2.ProjectionStatus) -> str:
     streams = projection.parked_streams
-    parked = f", {streams} {'stream' if streams == 1 else 'streams'} parked" if streams else ""
-    return f"{state}{f': {projection.reason}' if projection.reason else ''}{parked}"
+    return f", {streams} {'stream' if streams == 1 else 'streams'} parked" if streams else ""
 
 
 def lag(projection: projections_pb2.ProjectionStatus) -> str:
@@ -147,7 +150,7 @@ def lag(projection: projections_pb2.ProjectionStatus) -> str:
 
 def _progress(projection: projections_pb2.ProjectionStatus) -> tuple[Text, str, Text]:
     state = projections_pb2.ProjectionState.Name(projection.state).removeprefix("PROJECTION_STATE_")
-    note = f"{lag(projection)}  {projection.reason}".rstrip()
+    note = f"{lag(projection)}{_parked(projection)}  {projection.reason}".rstrip()
     position = f"{projection.progress.applied_position:,}"
     return Text(state, style={"PAUSED": "magenta", "STALLED": "red"}.get(state, "")), position, Text(note)
 

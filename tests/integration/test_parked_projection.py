@@ -272,7 +272,6 @@ async def test_what_others_have_touched_since_is_folded_by_a_new_generation(tmp_
         assert read(tmp_path) == folded(log, 1, 2)
         because = "Event 3 of note/b, which was folded since, touched row r of view notes_tags, as what is parked does."
         notes.poison = "-"
-        # The first parked event fails no more, and whether it does is not asked before all are folded anew.
         answer = await retry(projector, "a")
         assert (answer.way, answer.events, answer.because) == (states.RETRY_WAY_NEW_GENERATION, 0, because)
         status = await projector.until(switched(2))
@@ -282,19 +281,14 @@ async def test_what_others_have_touched_since_is_folded_by_a_new_generation(tmp_
 
         # A new generation parks for itself.
         notes.poison = "poison"
-        await asyncio.wait_for(
-            _to_the_end(projector.projections.Rebuild(states.RebuildRequest(projection="notes"))), 60
-        )
+        async with asyncio.timeout(60):
+            async for _ in projector.projections.Rebuild(states.RebuildRequest(projection="notes")):
+                pass
         status = await projector.until(switched(3))
         assert (status.parked_streams, status.left_out_events) == (1, 2)
         (stream,) = await parked(projector)
         assert (stream.first_position, stream.events) == (1, 2)
         assert read(tmp_path, 3) == folded(log, 1, 2)
-
-
-async def _to_the_end(stream: Any) -> None:
-    async for _ in stream:
-        pass
 
 
 async def test_a_paused_projection_is_retried_and_stays_paused(tmp_path: Path, log: ScriptedLog) -> None:

@@ -19,7 +19,7 @@ from projector.parking import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, LeftOu
 from projector.read_store_file import ReadStoreFile
 from projector.refold import Entangled, Refold
 from projector.row_writer import LeadLostError, RowWriter
-from tests.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of_streams
+from tests.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of_streams, recorded
 
 _KEYS = st.sampled_from("abc")
 _EVENTS = st.one_of(
@@ -28,7 +28,8 @@ _EVENTS = st.one_of(
     st.builds(lambda key, tags: Tagged(key=key, tags=tags), _KEYS, st.lists(st.sampled_from("rst"), max_size=2)),
     st.builds(lambda key: Archived(key=key), _KEYS),
 )
-_LOGS = st.lists(_EVENTS, max_size=30)
+# Events of a stream, which may touch rows that other streams do.
+_LOGS = st.lists(st.tuples(_EVENTS, _KEYS), max_size=30)
 _CUTS = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 
 
@@ -127,15 +128,19 @@ def in_a_store(notes: Notes, test: Any) -> Any:
             store.file.connection.close()
 
 
-def expected_left_out(events: Sequence[Any]) -> set[int]:
+def log_of(events: Sequence[tuple[Any, str]]) -> list[RecordedEvent]:
+    return [recorded(position, event, stream=f"note/{key}") for position, (event, key) in enumerate(events, 1)]
+
+
+def expected_left_out(events: Sequence[tuple[Any, str]]) -> set[int]:
     """What must be left out: poison, and what its projection folds of the same stream after it."""
     left_out: set[int] = set()
     parked: set[str] = set()
-    for position, event in enumerate(events, 1):
+    for position, (event, key) in enumerate(events, 1):
         if isinstance(event, Archived):
             continue
-        if event.key in parked or (isinstance(event, Noted) and event.text == "poison"):
-            parked.add(event.key)
+        if key in parked or (isinstance(event, Noted) and event.text == "poison"):
+            parked.add(key)
             left_out.add(position)
     return left_out
 
@@ -143,9 +148,9 @@ def expected_left_out(events: Sequence[Any]) -> set[int]:
 @settings(max_examples=60)
 @given(_LOGS, _CUTS)
 def test_rows_are_the_fold_of_the_log_without_what_is_parked_whatever_the_batches(
-    events: list[Any], cuts: list[int]
+    events: list[tuple[Any, str]], cuts: list[int]
 ) -> None:
-    log = log_of_streams(events)
+    log = log_of(events)
 
     def test(store: Store) -> None:
         store.fold(log, cuts)
@@ -153,7 +158,7 @@ def test_rows_are_the_fold_of_the_log_without_what_is_parked_whatever_the_batche
         assert left_out == expected_left_out(events)
         assert store.rows() == folded(log, left_out, by_key())
         numbers = store.writer.parked.numbers
-        streams = {event.key for position, event in enumerate(events, 1) if position in left_out}
+        streams = {key for position, (_, key) in enumerate(events, 1) if position in left_out}
         assert numbers == (len(streams), len(left_out), max(left_out, default=0))
         again = store.reopened().writer.parked
         assert (again.numbers, again.first) == (numbers, store.writer.parked.first)
@@ -161,12 +166,12 @@ def test_rows_are_the_fold_of_the_log_without_what_is_parked_whatever_the_batche
     in_a_store(by_key(), test)
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(_LOGS, _CUTS, st.permutations("abc"))
 def test_what_is_folded_in_place_gives_what_folding_in_order_would_have_given(
-    events: list[Any], cuts: list[int], order: Sequence[str]
+    events: list[tuple[Any, str]], cuts: list[int], order: Sequence[str]
 ) -> None:
-    log = log_of_streams(events)
+    log = log_of(events)
 
     def test(store: Store) -> None:
         store.fold(log)
