@@ -31,7 +31,7 @@ from library.v1.query_service_pb2 import (
     ListMembersRequest,
 )
 from library.v1.resources_pb2 import OpenLoan
-from tests.integration.harness import ROOT, Pair, eventually, started_pair
+from tests.integration.harness import ROOT, Pair, Program, eventually, started_pair
 from tests.integration.test_pause import Operator, operator_of
 
 LONG = 60.0
@@ -335,8 +335,21 @@ async def test_status_says_which_server_does_not_answer(library: Library) -> Non
     assert (line[1], line[-1]) == ("RUNNING", "1")
     assert "lending: 1 stream is parked, and 1 event left out; `diptych parked list lending` shows why" in out
 
+    arguments = ["-m", "diptych.cli", "status", "--watch", "--every=0.1", "--json", *addresses]
+    watching = Program(arguments, log=library.pair.data / "watching.log")
+    watching.spawn()
+
+    def states_of(line: str) -> dict[str, str]:
+        return {projection["name"]: projection["state"] for projection in json.loads(line)["projections"]}
+
+    await asyncio.to_thread(watching.wait_for_line, lambda line: "lending" in states_of(line))
     library.pair.command.kill()
     library.pair.projector.kill()
+    await asyncio.to_thread(
+        watching.wait_for_line, lambda line: states_of(line)["lending"] == "PROJECTION_STATE_UNSPECIFIED", 60
+    )
+    assert states_of(watching.lines[0])["lending"] != "PROJECTION_STATE_UNSPECIFIED"
+    assert watching.stop() == 0
     await library.operator.until("lending", states.PROJECTION_STATE_UNSPECIFIED)
 
     async def both_silent() -> Any:
