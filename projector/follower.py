@@ -408,7 +408,7 @@ class Follower:
                 if failure is not None:
                     await self._file.run(self._writer.fail_again, aggregate, failure)
                 else:
-                    failure = await self._file.run(self._writer.refold, aggregate, refold.events)
+                    failure = await self._file.run(self._writer.refold, aggregate, refold.first_position, refold.events)
             except KeyError:
                 raise ParkedNotFound(projection=self.projection.name, aggregate=str(aggregate)) from None
             if failure is not None:

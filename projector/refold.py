@@ -28,6 +28,7 @@ class Refold:
     """What is parked of one stream, collected while the log is read."""
 
     def __init__(self, projection: Projection, first_position: int) -> None:
+        self.first_position = first_position
         self.events: list[RecordedEvent] = []
         """The parked events so far, in order."""
         self.position = first_position - 1
@@ -36,7 +37,6 @@ class Refold:
         """Why the last of them does not even name its rows. What follows is not looked at."""
         self._projection = projection
         self._folding = Folding(projection)
-        self._first = first_position
         self._bytes = 0
         self._folded: set[RowName] = set()
         self._looked_up: set[RowName] = set()
@@ -51,7 +51,7 @@ class Refold:
             first = left_out.get(event.position)
             if first is None:
                 others.append(event)
-            elif first == self._first:
+            elif first == self.first_position:
                 self._check(others)
                 others = []
                 self._collect(event)

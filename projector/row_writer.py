@@ -199,19 +199,21 @@ class RowWriter:
         self.parked.now(numbers, gone=aggregate)
         return count
 
-    def refold(self, aggregate: AggregateRef, events: Sequence[RecordedEvent]) -> FoldFailure | None:
+    def refold(
+        self, aggregate: AggregateRef, first_position: int, events: Sequence[RecordedEvent]
+    ) -> FoldFailure | None:
         """Folds all that is parked of a stream onto the rows as they are, and lets it go on; the failure, if it fails.
 
         Then everything is as before. Else the tables count as filled anew, as rows have changed before the checkpoint.
-        Raises `KeyError` if the stream is not parked, `LeadLostError`, `sqlite3.Error`.
+        Raises `KeyError` if the stream is not parked from that position on, `LeadLostError`, `sqlite3.Error`.
         """
+        if self.parked.first[aggregate] != first_position:
+            raise KeyError(aggregate)
         prepared = self._folding.prepare(events)
         filling, numbers = new_filling(), self.parked.numbers
         with durably(self._file.connection):
             folded = self._folding.fold(prepared, self._load(prepared.wanted))
             if folded.failure is None:
-                if self.parked.count(aggregate) != len(events):
-                    raise ValueError(f"other events of {aggregate} are parked than are folded")
                 self._put(folded)
                 numbers = self.parked.release(aggregate)
                 self._write_left_out(self.stored, numbers)

@@ -86,7 +86,7 @@ class Store:
             turn += 1
             refold.take(frame, self.writer.parked.between(refold.position, frame[-1].position))
             refold.position = frame[-1].position
-        return self.writer.refold(note(key), refold.events)
+        return self.writer.refold(note(key), first, refold.events)
 
     def rows(self) -> Any:
         return {view: self.read(f"SELECT * FROM {view}_g1 ORDER BY key") for view in ("notes", "notes_tags")}
@@ -237,6 +237,23 @@ def test_what_fails_again_stays_as_it_was(store: Store) -> None:
     assert found.error.startswith("Event 3 (notes.v1.Noted of note/a) failed in view notes_tags, row a: ValueError")
     assert RecordedEvent.FromString(found.event) == log[2]
     assert (store.rows(), store.writer.filling, store.left_out()) == (before, filling, {2, 3})
+
+
+def test_what_was_parked_anew_in_the_meantime_is_not_taken_for_what_was_asked_for(store: Store) -> None:
+    log = log_of_streams([Noted(key="a", text="poison"), Noted(key="a", text="poison")])
+    store.fold(log[:1])
+    store.writer.discard(note("a"))
+    store.fold(log[1:])
+    with pytest.raises(KeyError):
+        store.writer.refold(note("a"), 1, log[:1])
+    assert store.writer.parked.numbers == LeftOut(1, 2, 2)
+
+
+def test_events_that_mended_code_folds_no_more_are_let_go(store: Store) -> None:
+    log = log_of_streams([Noted(key="a", text="poison"), Tagged(key="a", tags=["r"])])
+    store.fold(log)
+    assert store.writer.refold(note("a"), 1, log[1:]) is None
+    assert store.writer.parked.numbers == LeftOut()
 
 
 def test_a_discarded_stream_goes_on_and_what_was_left_out_stays_listed(store: Store) -> None:
