@@ -224,6 +224,25 @@ def test_a_row_that_an_event_since_touched_or_looked_up_is_entangled(store: Stor
     assert store.left_out() == {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("parked", "other", "row"),
+    [
+        (Tagged(key="b", tags=["r"]), Noted(key="b", text="x"), "row b of view notes"),
+        (Noted(key="b", text="x"), Tagged(key="b", tags=["r"]), "row b of view notes"),
+        (Noted(key="b", text="x"), Noted(key="b", text="y"), "row b of view notes"),
+    ],
+    ids=["looked up, then changed", "changed, then looked up", "changed twice"],
+)
+def test_what_lies_in_the_way_of_folding_in_place(store: Store, parked: Any, other: Any, row: str) -> None:
+    events = ((Noted(key="a", text="poison"), "a"), (parked, "a"), (other, "o"))
+    log = log_of(events)
+    store.fold(log)
+    assert store.left_out() == {1, 2}
+    store.notes.poison = "-"
+    with pytest.raises(Entangled, match=row):
+        store.refold("a", log)
+
+
 def test_what_fails_again_stays_as_it_was(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text="x"), Noted(key="a", text="poison"), Noted(key="a", text="worse")])
     store.fold(log)
