@@ -233,11 +233,12 @@ class Tracker:
         return self.fed_left_out < position <= self.applied
 
     def applied_in(self, position: int) -> int:
-        """The generation that is known to have applied the event at a position; 0: none."""
-        if self.feed_applied(position):
+        """The generation that is read and known to have applied the event at a position; 0: that is not known."""
+        # What was said of one that is no longer read, by a feed that has ended since, is of no use.
+        if self.feed_applied(position) and self.generation in (0, self.fed_generation):
             return self.fed_generation
         generation, checkpoint, left_out = self.polled
-        return generation if left_out < position <= checkpoint else 0
+        return generation if generation == self.generation and left_out < position <= checkpoint else 0
 
     def forget(self) -> None:
         """Forgets what the feed said, which was about another log."""

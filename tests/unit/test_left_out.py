@@ -152,6 +152,16 @@ async def test_what_became_of_it_in_a_generation_that_is_gone_proves_nothing(sta
     assert stage.store.asked == [8, 8]
 
 
+async def test_bug_a_read_waited_for_a_generation_that_was_gone(stage: Stage) -> None:
+    """The projector switched, and died before it could tell."""
+    stage.store.checkpoint = 10
+    stage.feed(10)
+    stage.freshness.lost_feed()
+    stage.store.generation = 2
+    async with asyncio.timeout(10):
+        assert (await stage.read(7)).generation == 2
+
+
 async def test_a_store_that_does_not_show_it_yet_is_asked_again(stage: Stage) -> None:
     """As where a replica is read: the feed says that something up to there is left out."""
     stage.feed(10, left_out=10, changed=5)
