@@ -31,6 +31,7 @@ _COMMANDS = {
     "rebuild": _Command("diptych.cli.rebuild", "rebuild"),
     "events": _Command("diptych.cli.events", "events"),
     "watch": _Command("diptych.cli.watch", "watch"),
+    "verify": _Command("diptych.cli.verify", "verify"),
     "backup": _Command("diptych.cli.backup", "backup"),
     "restore": _Command("diptych.cli.backup", "restore"),
     "health": _Command("diptych.cli.health", "health"),
