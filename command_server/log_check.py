@@ -129,10 +129,11 @@ class LogCheck:
             yield reach, EventBatch.FromString(b"".join([frame for (frame,) in rows])).events
             after = reach
 
-    def event_id_at(self, position: int) -> str:
-        """The id of the event at a position; empty if there is none."""
+    def event_id_at(self, position: int) -> str | None:
+        """The id of the event at a position; empty if there is none, None if it cannot be read."""
         rows = self._rows(_FRAME, at=position)
-        return EventBatch.FromString(rows[0][0]).events[0].event_id if rows else ""
+        recorded = _parsed(rows[0][0]) if rows else RecordedEvent()
+        return None if recorded is None else recorded.event_id
 
     def _rows(self, statement: Compiled, **values: Any) -> list[Any]:
         return self._connection.execute(statement.sql, statement.bind(**values)).fetchall()
@@ -151,9 +152,8 @@ class LogCheck:
         connection.execute("ATTACH ? AS source", (f"{self._path.absolute().as_uri()}?mode=ro",))
         connection.execute("BEGIN")
         self.log = log_file.describe(connection, self._path)
-        for table in _TAKEN:
-            taken = select(table.to_metadata(_IN_LOG))
-            connection.execute(compile_sqlite(insert(table).from_select(list(table.columns.keys()), taken)).sql)
+        for statement in _TAKE:
+            connection.execute(statement.sql)
         ((last,),) = self._rows(_LAST)
         connection.execute("COMMIT")
         if (last or 0) != self.log.head:
@@ -334,8 +334,8 @@ class LogCheck:
         while frames := self._rows(_HISTORY, stream=stream, after=version, until=self.log.head, count=PAGE_EVENTS):
             for version, frame in frames:
                 event = EventBatch.FromString(frame).events[0]
-                kind, evolve = aggregate.evolvers[event.event.type_url.rpartition("/")[2]]
-                state = evolve(state, kind.FromString(event.event.value))
+                kind = event.event.type_url.rpartition("/")[2]
+                state = aggregate.evolve(state, aggregate.recorded(kind, event.event.value))
                 if snapshot is not None and snapshot[0] == version and codec.encode(state) != snapshot[2]:
                     self._findings.differs(
                         "SNAPSHOT_WRONG",
@@ -377,6 +377,10 @@ def _listed(parameter: str) -> Any:
 _E, _W, _R, _U, _S = _EVENTS.c, _walked.c, schema.requests.c, schema.unique_values.c, schema.snapshots.c
 _T = schema.streams.c
 _AFTER, _UNTIL = _E.position > bindparam("after"), _E.position <= bindparam("until")
+_TAKE = [
+    compile_sqlite(insert(table).from_select(list(table.columns.keys()), select(table.to_metadata(_IN_LOG))))
+    for table in _TAKEN
+]
 _LAST = compile_sqlite(select(func.max(_E.position)))
 _PAGE = compile_sqlite(
     select(_E.position, _E.stream, _E.version, _E.type, _E.frame)

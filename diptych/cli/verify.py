@@ -106,7 +106,7 @@ def _diverged(name: str, filled: Any, log: Any, findings: Findings) -> bool:
         findings.differs(
             "LOG_DIVERGED", f"Projection {name} was filled from log {filled.log_id}, and this is {log_id}."
         )
-    elif position and log.event_id_at(position) != event_id:
+    elif position and log.event_id_at(position) not in (None, event_id):
         findings.differs(
             "LOG_DIVERGED",
             f"Projection {name} has applied event {event_id} at position {position}, and the log has "
