@@ -16,7 +16,7 @@ from diptych import serving
 from diptych.binder import Binder
 from diptych.settings import CommandServerSettings, sqlite_path
 
-_ANSWER_SECONDS = 0.5
+_ANSWER_SECONDS = 1.0
 """Left for the last answers when the server stops."""
 
 
