@@ -275,8 +275,7 @@ class Batch:
             state = self._catalogue.codecs[ref.type].decode(history.snapshot.state)
         for frame in history.frames:
             payload = recorded(frame).event
-            kind, evolve = aggregate.evolvers[payload.type_url.rpartition("/")[2]]
-            state = evolve(state, kind.FromString(payload.value))
+            state = aggregate.evolve(state, aggregate.recorded(payload.type_url.rpartition("/")[2], payload.value))
         return _Stream(state, head.version, head.position)
 
     def _event_id(self) -> str:

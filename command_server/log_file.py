@@ -38,6 +38,11 @@ def read(connection: sqlite3.Connection, path: Path) -> LogFile:
         raise LogFileError(f"{path} is no SQLite file: {error}.") from error
     if not tables >= set(schema.metadata.tables):
         raise LogFileError(f"{path} is an SQLite file of something else, and no log.")
+    return describe(connection, path)
+
+
+def describe(connection: sqlite3.Connection, path: Path) -> LogFile:
+    """Reads the same of tables that are known to be there; raises `LogFileError`, `sqlite3.Error`."""
     found = connection.execute(_LOG.sql).fetchone()
     epochs = [Epoch(*row) for row in connection.execute(_EPOCHS.sql)]
     if found is None or not epochs:

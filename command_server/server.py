@@ -16,6 +16,9 @@ from diptych import serving
 from diptych.binder import Binder
 from diptych.settings import CommandServerSettings, sqlite_path
 
+_ANSWER_SECONDS = 1.0
+"""Left for the last answers when the server stops."""
+
 
 def run(settings: CommandServerSettings) -> int:
     """Runs the command server until it is told to stop; returns the exit status."""
@@ -54,5 +57,8 @@ async def bootstrap(settings: CommandServerSettings, address: str) -> serving.Se
     async def drain() -> None:
         commands.close()
         stream.close()
+        # A little before calls are cut: who waits for a log that hangs is told so.
+        patience = settings.stop_seconds - min(_ANSWER_SECONDS, settings.stop_seconds / 2)
+        asyncio.get_running_loop().call_later(patience, writer.give_up)
 
     return serving.Served(binder, failed=ended, drain=drain, close=close)

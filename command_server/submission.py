@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 from diptych.aggregate import AggregateRef, DeciderBinding
 from diptych.refusals import Refusal
 
+_NEVER = float("inf")
+
 
 class Accepted(NamedTuple):
     """What became of an accepted command. `position` is its own last event's, or that of what it was decided on."""
@@ -27,13 +29,16 @@ class Submission:
     """
 
     __slots__ = (
+        "abandoned",
         "accepted",
         "actor",
         "binding",
         "command",
+        "deadline",
         "digest",
         "done",
         "expected_version",
+        "lost",
         "metadata",
         "position",
         "reads",
@@ -72,11 +77,18 @@ class Submission:
         self.refusal: Refusal | None = None
         self.position = 0
         """Of a refusal: the greatest last position of the streams that it was decided on."""
-        self.done: Callable[[], None] = _nobody
+        self.lost: Refusal | None = None
+        """What the caller was told while the commit was still under way; whatever comes of that is not told."""
+        self.deadline = _NEVER
+        """When it is too late to decide it, by the event loop's clock."""
+        self.abandoned = False
+        """Whether nobody waits for it any more."""
+        self.done: Callable[[], None] = nobody
 
 
-def _nobody() -> None:
-    return None
+def nobody() -> None:
+    """Tells nobody."""
+    return
 
 
 def request_key(actor: str, request_id: str) -> str:

@@ -46,6 +46,9 @@ class Domain:
         _refuse_doubles("aggregate", [aggregate.type for aggregate in aggregates])
         _refuse_doubles("projection", [projection.name for projection in projections])
         _refuse_doubles("view", [view.name for projection in projections for view in projection.views])
+        upcasters = {name: one for aggregate in aggregates for name, one in aggregate.upcasters.items()}
+        for projection in projections:
+            projection.upcasters = upcasters
 
     @property
     def package(self) -> str:
@@ -85,6 +88,7 @@ class LoadedDomain:
         self.queries = _bind_queries(domain)
         for aggregate in domain.aggregates.values():
             _check_evolvers(aggregate)
+            _check_upcasters(aggregate)
         for projection in domain.projections.values():
             _check_projection(projection, self.event_types)
 
@@ -138,12 +142,18 @@ def _codec(aggregate: Aggregate[Any]) -> StateCodec[Any]:
 
 
 def _event_types(domain: Domain) -> dict[str, type[Message]]:
+    """Every event type that the log can hold, those that are no longer recorded included."""
     kinds: dict[str, type[Message]] = {}
     for aggregate in domain.aggregates.values():
         for name, (kind, _) in aggregate.evolvers.items():
             if name in kinds:
                 raise DomainError(f"Event {name} is evolved by two aggregates; an event belongs to one.")
             kinds[name] = kind
+    for aggregate in domain.aggregates.values():
+        for name, upcaster in aggregate.upcasters.items():
+            if name in kinds:
+                raise DomainError(f"Event {name}, which {aggregate.type} upcasts, is evolved or upcast as well.")
+            kinds[name] = upcaster.event
     return kinds
 
 
@@ -266,6 +276,23 @@ def _check_evolvers(aggregate: Aggregate[Any]) -> None:
                 )
 
 
+def _check_upcasters(aggregate: Aggregate[Any]) -> None:
+    for name, upcaster in aggregate.upcasters.items():
+        for kind in upcaster.becomes:
+            new = kind.DESCRIPTOR.full_name
+            if new not in aggregate.evolvers and new not in aggregate.upcasters:
+                raise DomainError(
+                    f"Event {name} is upcast to {new}, for which aggregate {aggregate.type} has no evolver."
+                )
+        try:
+            upcaster.upcast(upcaster.event())
+        except (AttributeError, TypeError) as error:
+            raise DomainError(f"The upcaster of {name} fails on an empty event: {error}") from error
+        except ValueError as error:
+            if "has no" in str(error):  # What protobuf says of a field that does not exist.
+                raise DomainError(f"The upcaster of {name} uses an unknown field: {error}") from error
+
+
 def _returned_messages(decide: typing.Callable[..., object]) -> list[type[Message]]:
     """The event types that a decider's return annotation names."""
     annotation = typing.get_type_hints(inspect.unwrap(decide)).get("return")
@@ -284,6 +311,10 @@ def _check_projection(projection: Projection, event_types: dict[str, type[Messag
             where = f"view {view.name} on {name}"
             if name not in event_types:
                 raise DomainError(f"{where[0].upper()}{where[1:]}: no aggregate of the domain records that event.")
+            if name in projection.upcasters:
+                raise DomainError(
+                    f"{where[0].upper()}{where[1:]}: that event is upcast before it is folded; fold what it becomes."
+                )
             _probe(lambda handler=handler: list(handler.keys(handler.event())), f"the key of {where}")  # type: ignore[misc]
             if handler.reads is None:
                 continue

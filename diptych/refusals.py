@@ -28,7 +28,7 @@ The tree::
       ResourceExhausted    a limit is reached                              retry after the delay given
         Overloaded
       DeadlineExceeded     not in time                                     retry with a longer deadline
-        ReadModelBehind, VersionNotReached
+        CommandNotInTime, ReadModelBehind, VersionNotReached
       Unavailable          not now                                         retry with backoff
         LogUnavailable, OutcomeUnknown, ReadModelNotReady, ReadStoreUnavailable
       Unimplemented        no such method                                  do not retry
@@ -291,6 +291,12 @@ class OutcomeUnknown(Unavailable):
         if not self.request_id:
             return "It is not known whether the command took effect, and it had no request id to retry it under."
         return f"It is not known whether the command took effect: retry it under request id {self.request_id}."
+
+
+class CommandNotInTime(DeadlineExceeded):
+    """The deadline passed before the command was decided."""
+
+    message = "The command was not decided before its deadline; nothing was recorded."
 
 
 class LogUnavailable(Unavailable):

@@ -143,6 +143,7 @@ async def _serve(program: str, settings: ServerSettings, start: Start) -> int:
     address = f"{host}:{port}"
     served_health = Health(address)
     served = await start(served_health)
+    served.binder.calls_max = settings.calls_max
     health_pb2_grpc.add_HealthServicer_to_server(served_health.servicer, server)
     services = sorted(served.binder.services)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

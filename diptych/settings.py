@@ -57,6 +57,7 @@ class ServerSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["console", "json"] = Field("console", description="How log lines look, on stderr.")
     message_bytes_max: int = Field(4 << 20, ge=1024, description="Largest message taken, in bytes.")
+    calls_max: int = Field(20_000, ge=1, description="Calls under way at once, streams included; more are refused.")
     stop_seconds: float = Field(10.0, ge=0, description="How long calls under way may take when stopping.")
 
 

@@ -27,7 +27,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 from google.protobuf.message import Message
 
-from diptych.aggregate import Aggregate, AggregateRef, DeciderBinding, Deciding
+from diptych.aggregate import Aggregate, AggregateRef, DeciderBinding, Deciding, upcasted
 from diptych.binder import check
 from diptych.codec import StateCodec
 from diptych.domain import repeated_field
@@ -53,9 +53,10 @@ def given(aggregate: Aggregate[S], *events: Message, id: str = "") -> Given[S]:
     """An aggregate after these events; without any, one that does not exist.
 
     `id` is its id. Left out, it is that of the command, or what the first event has in the field by which the
-    aggregate's commands name it.
+    aggregate's commands name it. Events that are no longer recorded are upcast, as from the log.
     """
-    return Given(aggregate, events, id or _id_of(aggregate, events))
+    known = [upcasted(event, aggregate.upcasters) for event in events]
+    return Given(aggregate, known, id or _id_of(aggregate, known))
 
 
 class Given(Generic[S]):

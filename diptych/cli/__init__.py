@@ -32,6 +32,7 @@ _COMMANDS = {
     "parked": _Command("diptych.cli.parked", "parked"),
     "events": _Command("diptych.cli.events", "events"),
     "watch": _Command("diptych.cli.watch", "watch"),
+    "verify": _Command("diptych.cli.verify", "verify"),
     "backup": _Command("diptych.cli.backup", "backup"),
     "restore": _Command("diptych.cli.backup", "restore"),
     "health": _Command("diptych.cli.health", "health"),
