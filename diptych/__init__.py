@@ -6,6 +6,20 @@ below from here; it needs nothing else but its own generated messages.
 
 from diptych.aggregate import Aggregate, AggregateRef, Deciding
 from diptych.domain import Domain
+from diptych.process import (
+    Accepted,
+    Answered,
+    Calling,
+    EffectFailed,
+    Failed,
+    Port,
+    Process,
+    Refused,
+    Step,
+    after,
+    call,
+    send,
+)
 from diptych.projection import Column, Projection, Recorded, View
 from diptych.query import Find, Selection
 from diptych.refusals import (
@@ -20,20 +34,32 @@ from diptych.refusals import (
 
 __all__ = [
     "Aborted",
+    "Accepted",
     "Aggregate",
     "AggregateRef",
     "AlreadyExists",
+    "Answered",
+    "Calling",
     "Column",
     "Deciding",
     "Domain",
+    "EffectFailed",
+    "Failed",
     "FailedPrecondition",
     "Find",
     "InvalidArgument",
     "NotFound",
+    "Port",
+    "Process",
     "Projection",
     "Recorded",
     "Refusal",
+    "Refused",
     "ResourceExhausted",
     "Selection",
+    "Step",
     "View",
+    "after",
+    "call",
+    "send",
 ]
