@@ -13,53 +13,61 @@ always the same for it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
 from diptych.aggregate import Aggregate, AggregateRef, Deciding, MessageType
+from diptych.v1.processes_pb2 import ProcessOutcome, ProcessOutput, ProcessStepped
 
 S = TypeVar("S")
 C = TypeVar("C", bound=Message)
 E = TypeVar("E", bound=Message)
+T = TypeVar("T", bound=Message)
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+@dataclass(frozen=True)
+class Send(Generic[C]):
     """A command to send."""
 
-    command: Message
+    command: C
     compensates: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+@dataclass(frozen=True)
+class Call(Generic[Q]):
     """An effect to call."""
 
-    request: Message
+    request: Q
     compensates: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class After:
+@dataclass(frozen=True)
+class After(Generic[T]):
     """A timeout to set."""
 
     delay: timedelta
-    timeout: Message
+    timeout: T
 
 
-Output: TypeAlias = Send | Call | After
+Output: TypeAlias = Send[Any] | Call[Any] | After[Any]
 Step: TypeAlias = Sequence[Message | Output]
-"""What follows from an input: events to record, in order, and outputs."""
+"""What follows from an input: events to record, in order, and outputs.
+
+A handler whose annotation is narrower, such as `Sequence[ReservationStarted | Send[HoldCopyRequest]]`, is checked
+when the domain loads: that each event has an evolver, each command a decider, each effect a port, and each timeout
+a handler.
+"""
 
 
-def send(command: Message, *, compensates: bool = False) -> Send:
+def send(command: C, *, compensates: bool = False) -> Send[C]:
     """Sends a command. What comes of it is an input, if the process has a handler for it.
 
     One that `compensates` undoes a step and must succeed: refused, it is sent again with backoff for as long as it
@@ -68,7 +76,7 @@ def send(command: Message, *, compensates: bool = False) -> Send:
     return Send(command, compensates)
 
 
-def call(request: Message, *, compensates: bool = False) -> Call:
+def call(request: Q, *, compensates: bool = False) -> Call[Q]:
     """Calls the effect whose port takes such messages. The answer, or why there will be none, is an input.
 
     One that `compensates` is called again with backoff even where the port says that it has failed for good.
@@ -76,7 +84,7 @@ def call(request: Message, *, compensates: bool = False) -> Call:
     return Call(request, compensates)
 
 
-def after(delay: timedelta, timeout: Message) -> After:
+def after(delay: timedelta, timeout: T) -> After[T]:
     """Sets a timeout, which is an input after that time. It is never taken back: a process ignores what is late."""
     return After(delay, timeout)
 
@@ -172,7 +180,8 @@ class InputBinding(NamedTuple):
     message: MessageType
 
 
-Starter: TypeAlias = Callable[[S, C, Deciding], Step]
+STEPPED = ProcessStepped.DESCRIPTOR.full_name
+"""The type of the event that the engine records of a step with outputs."""
 
 
 class Process(Aggregate[S]):
@@ -180,6 +189,9 @@ class Process(Aggregate[S]):
 
     def __init__(self, type: str, *, initial: S, id: str | Callable[[Any], str]) -> None:
         super().__init__(type, initial=initial, id=id)
+        self.evolvers[STEPPED] = (ProcessStepped, _unchanged)
+        self.starters: dict[str, Callable[[Any, Any, Deciding], Step]] = {}
+        """What starts an instance or speaks to one, by the command's type."""
         self.events: dict[str, InputBinding] = {}
         """Reactions, by the event's type."""
         self.acceptances: dict[str, InputBinding] = {}
@@ -191,13 +203,28 @@ class Process(Aggregate[S]):
         self.timeouts: dict[str, InputBinding] = {}
 
     def starts(
-        self, command: type[C], *, reads: Callable[[C], Iterable[AggregateRef]] | None = None
-    ) -> Callable[[Starter[S, C]], Starter[S, C]]:
+        self,
+        command: type[C],
+        *,
+        reads: Callable[[C], Iterable[AggregateRef]] | None = None,
+        id: str | Callable[[C], str] | None = None,
+    ) -> Callable[[Callable[[S, C, Deciding], Step]], Callable[[S, C, Deciding], Step]]:
         """Binds a command of the domain's contract, which starts an instance or speaks to one.
 
-        `reads` is as for a decider, and the handler may refuse.
+        `reads` and `id` are as for a decider, and the handler may refuse.
         """
-        return self.decides(command, reads=reads)  # type: ignore[return-value]
+        name = command.DESCRIPTOR.full_name
+
+        def bind(handle: Callable[[S, C, Deciding], Step]) -> Callable[[S, C, Deciding], Step]:
+            @functools.wraps(handle)
+            def decide(state: S, asked: C, at: Deciding) -> Sequence[Message]:
+                return stepped(self, handle(state, asked, at), at.now, name)
+
+            self.decides(command, reads=reads, id=id)(decide)
+            self.starters[name] = handle
+            return handle
+
+        return bind
 
     def reacts(
         self, event: type[E], *, key: Callable[[E], str | None]
@@ -234,6 +261,54 @@ class Process(Aggregate[S]):
     ) -> Callable[[Callable[[S, E, Deciding], Step]], Callable[[S, E, Deciding], Step]]:
         """Binds what follows when a timeout of this type is due."""
         return _binder(self.timeouts, timeout)
+
+
+def stepped(process: Process[Any], step: Step, now: datetime, cause: str | int | ProcessOutcome) -> list[Message]:
+    """The events that record a step: that of the engine if there are outputs, then the process's own.
+
+    `cause` is the type of a command, the position of an event, or what came of an output. Raises `LookupError` for a
+    timeout that has no handler.
+    """
+    events: list[Message] = []
+    outputs: list[ProcessOutput] = []
+    for one in step:
+        if isinstance(one, Send | Call | After):
+            outputs.append(_output(process, one, now))
+        else:
+            events.append(one)
+    if not outputs:
+        return events
+    record = ProcessStepped(outputs=outputs)
+    match cause:
+        case str():
+            record.command_type = cause
+        case int():
+            record.event_position = cause
+        case _:
+            record.outcome.CopyFrom(cause)
+    return [record, *events]
+
+
+def _output(process: Process[Any], output: Output, now: datetime) -> ProcessOutput:
+    made = ProcessOutput()
+    match output:
+        case Send(command, compensates):
+            made.compensates = compensates
+            made.command.Pack(command, deterministic=True)
+        case Call(request, compensates):
+            made.compensates = compensates
+            made.call.Pack(request, deterministic=True)
+        case After(delay, timeout):
+            name = timeout.DESCRIPTOR.full_name
+            if name not in process.timeouts:
+                raise LookupError(f"Process {process.type} has no handler for timeout {name}.")
+            made.timeout.timeout.Pack(timeout, deterministic=True)
+            made.timeout.due_time.FromDatetime(now + delay)
+    return made
+
+
+def _unchanged(state: S, event: ProcessStepped) -> S:
+    return state
 
 
 def _binder(
