@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 import library
-from diptych import Aggregate, Deciding, Domain, Find, Projection, Recorded
+from diptych import Aggregate, Deciding, Domain, Find, Port, Process, Projection, Recorded
 from diptych.domain import DomainError, LoadedDomain, load
 from library.copies import copy
 from library.lending import activity, lending
+from library.mail import mail
 from library.members import member
+from library.reservations import reservation
 from library.v1.command_service_pb2 import BorrowCopyRequest, ReturnCopyRequest
 from library.v1.events_pb2 import CopyAdded, CopyBorrowed, CopyReturned, MemberRegistered
 from library.v1.query_service_pb2 import (
@@ -40,9 +42,15 @@ def changed(aggregate: Aggregate[Any], *, without: Sequence[type] = ()) -> Aggre
 
 
 def loaded(
-    *, aggregates: Sequence[Aggregate[Any]] = (member, copy), projections: Sequence[Projection] = (lending, activity)
+    *,
+    aggregates: Sequence[Aggregate[Any]] = (member, copy),
+    projections: Sequence[Projection] = (lending, activity),
+    processes: Sequence[Process[Any]] = (reservation,),
+    ports: Sequence[Port[Any, Any]] = (mail,),
 ) -> LoadedDomain:
-    return LoadedDomain(Domain("library", aggregates=aggregates, projections=projections))
+    return LoadedDomain(
+        Domain("library", aggregates=aggregates, projections=projections, processes=processes, ports=ports)
+    )
 
 
 def more(declare: Callable[[Projection], object]) -> Sequence[Projection]:
@@ -76,7 +84,7 @@ def test_the_domains_that_we_have_can_be_loaded() -> None:
     found = load("library")
     assert found.domain is library.domain
     assert found.commands["library.v1.BorrowCopyRequest"].name == "BorrowCopy"
-    assert set(found.codecs) == {"member", "copy"}
+    assert set(found.codecs) == {"member", "copy", "reservation"}
 
 
 def test_a_command_without_a_decider() -> None:
