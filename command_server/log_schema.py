@@ -6,6 +6,8 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 
 SCHEMA_VERSION = 2
 """Version 1 had no processes: opening such a log adds the tables that they need."""
+OLDER_VERSIONS = (1,)
+TABLES_SINCE_2 = frozenset({"process_work", "process_marks", "parked_inputs"})
 
 metadata = MetaData()
 

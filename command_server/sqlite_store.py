@@ -46,9 +46,6 @@ from diptych.token import Epoch, LogIdentity
 
 T = TypeVar("T")
 
-_SINCE_VERSION_2 = {"process_work", "process_marks", "parked_inputs"}
-"""The tables that a log of schema version 1 has not."""
-
 _SCAN_EVENTS_MAX = 20_000
 """How many events a filtered read looks at before it gives an answer, however little matched."""
 
@@ -241,10 +238,10 @@ class SqliteEventStore(EventStore):
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
             self._create(connection)
-        elif not tables >= set(schema.metadata.tables) - _SINCE_VERSION_2:
+        elif not tables >= set(schema.metadata.tables) - schema.TABLES_SINCE_2:
             raise StartError(f"{self._path} is an SQLite file of something else, and no log.")
-        elif not tables & _SINCE_VERSION_2:
-            self._create_tables(connection, _SINCE_VERSION_2)
+        elif not tables & schema.TABLES_SINCE_2:
+            self._create_tables(connection, schema.TABLES_SINCE_2)
             connection.execute("UPDATE log SET schema_version = 2 WHERE schema_version = 1")
         connection.execute("COMMIT")
         version, log_id, head = connection.execute("SELECT schema_version, log_id, head FROM log").fetchone()

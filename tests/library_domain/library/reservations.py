@@ -97,6 +97,8 @@ def came_back(state: Waiting, event: CopyReturned, at: Deciding) -> Sequence[Sen
 def is_aside(
     state: Waiting, accepted: Accepted[PutCopyAsideRequest], at: Deciding
 ) -> Sequence[ReservationReady | Call[SendNoticeRequest] | After[PickupExpired]]:
+    if state.ready or not state.member_id:
+        return []
     return [
         ReservationReady(copy_id=at.id),
         call(SendNoticeRequest(email=state.email, text=_notice(at.id))),
@@ -114,7 +116,7 @@ def _notice(copy_id: str) -> str:
 def notified(
     state: Waiting, answered: Answered[SendNoticeRequest, SendNoticeResponse], at: Deciding
 ) -> Sequence[ReservationNotified]:
-    return [ReservationNotified(copy_id=at.id, notice_id=answered.answer.notice_id)] if state.ready else []
+    return [ReservationNotified(copy_id=at.id, notice_id=answered.answer.notice_id)]
 
 
 @reservation.failed(SendNoticeRequest)
