@@ -1,4 +1,4 @@
-"""`diptych status`: the log and every projection, as a query server knows them."""
+"""`diptych status`: the log and every projection, as a query server knows them, and the command server's processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from google.protobuf import json_format
 
 from diptych.cli.options import fail
+from diptych.cli.processes import listed, print_processes
 from diptych.cli.screen import lag
 from diptych.client import CallRefused, open_channel
 from diptych.v1 import projections_pb2, read_model_pb2
@@ -19,9 +20,12 @@ def status(
     query: Annotated[
         str, typer.Option(envvar="DIPTYCH_QUERY", metavar="HOST:PORT", help="The query server to ask.")
     ] = "127.0.0.1:50052",
-    json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    commands: Annotated[
+        str, typer.Option(envvar="DIPTYCH_COMMANDS", metavar="HOST:PORT", help="The command server to ask.")
+    ] = "127.0.0.1:50051",
+    json: Annotated[bool, typer.Option("--json", help="Print the query server's answer as JSON.")] = False,
 ) -> None:
-    """Shows how far each projection is, and what has stopped."""
+    """Shows how far each projection is, what the processes wait for, and what has stopped."""
     try:
         answer = asyncio.run(_ask(query))
     except grpc.aio.AioRpcError as error:
@@ -33,6 +37,7 @@ def status(
         typer.echo(json_format.MessageToJson(answer, always_print_fields_with_no_presence=True))
     else:
         _print(answer)
+        _print_processes(commands)
 
 
 async def _ask(address: str) -> read_model_pb2.GetStatusResponse:
@@ -65,6 +70,20 @@ def _print(answer: read_model_pb2.GetStatusResponse) -> None:
     for projection in answer.projections:
         for line in _why(projection):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_processes(address: str) -> None:
+    from rich.console import Console
+
+    console = Console()
+    try:
+        answer = asyncio.run(listed(address))
+    except grpc.aio.AioRpcError:
+        console.print(f"processes: not known, as the command server at {address} did not answer", soft_wrap=True)
+        return
+    if answer.processes:
+        console.print()
+        print_processes(console, answer)
 
 
 def _cells(projection: projections_pb2.ProjectionStatus) -> tuple[str, ...]:
