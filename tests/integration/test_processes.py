@@ -282,7 +282,7 @@ async def test_a_command_that_only_processes_send_is_unknown_to_clients(tmp_path
         async with connected(server) as client:
             await fill(client, "c1")
             call = client.execute()
-            await call.write(envelopes(PutCopyAsideRequest(copy_id="c1", member_id="m1")))
+            await call.write(envelopes(PutCopyAsideRequest(copy_id="c1", member_id="m1")).SerializeToString())
             (outcome,) = await next_outcomes(call)
             call.cancel()
             assert "COMMAND_UNKNOWN" in str(outcome)
