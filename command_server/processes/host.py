@@ -123,6 +123,7 @@ class ProcessHost:
             self._written.update(new)
         self.marks = {name: Mark(self._written[name]) for name in self._processes}
         parked_on = await self._restore_parked()
+        self.lanes.begin_restored()
         await self._read_work(parked_on)
         for name in self._processes:
             self._measure(name)
@@ -333,6 +334,7 @@ class ProcessHost:
             reason = f"{type(error).__name__}: {error}"
             self.outputs.again(output, reason, lambda: self._told(output, content, outcome))
         else:
+            self.outputs.stuck.pop(output.key, None)
             self.lanes.put(one)
 
     def _taken(self, one: Input) -> None:

@@ -124,6 +124,13 @@ class Lanes:
         else:
             lane.inputs.append(one)
 
+    def begin_restored(self) -> None:
+        """Has inputs taken that waited behind one which was taken, when the server ended."""
+        for lane in list(self._lanes.values()):
+            if lane.parked is None and not lane.busy:
+                self.waiting += len(lane.inputs)
+                self._begin(lane)
+
     async def retry(self, lane: Lane) -> ParkedInput | None:
         """Has a parked instance take its input again; returns it if it is parked again."""
         waiter: asyncio.Future[ParkedInput | None] = asyncio.get_running_loop().create_future()
@@ -172,7 +179,7 @@ class Lanes:
         if id:
             self.put(one.told_to(id))
             one.written = None  # That goes when the other is done with.
-        self._took(lane)
+        self._took(lane, forwarded=bool(id))
 
     def _step(self, lane: Lane) -> None:
         submission = lane.inputs[0].submission()
@@ -209,7 +216,7 @@ class Lanes:
         _log.warning("a step must wait", process=lane.process, instance=lane.id, cause=str(refusal))
         asyncio.get_running_loop().call_later(backoff(lane.attempts), self._begin, lane)
 
-    def _took(self, lane: Lane) -> None:
+    def _took(self, lane: Lane, *, forwarded: bool = False) -> None:
         one = lane.inputs.popleft()
         lane.attempts = 0
         self.waiting -= 1
@@ -221,7 +228,8 @@ class Lanes:
             self._begin(lane)
         else:
             del self._lanes[lane.process, lane.id]
-        self._taken(one)
+        if not forwarded:
+            self._taken(one)
 
     def _park(self, lane: Lane, error: BaseException) -> None:
         one = lane.inputs[0]

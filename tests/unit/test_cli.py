@@ -25,7 +25,8 @@ PROGRAMS: dict[str, type[BaseSettings]] = {
 
 COMMANDS = [
     *("up", "command-server", "projector", "query-server"),
-    *("status", "pause", "resume", "rebuild", "events", "watch", "health", "contracts"),
+    *("status", "processes", "pause", "resume", "rebuild", "events", "watch"),
+    *("backup", "restore", "health", "contracts"),
 ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from command_server.event_store import WorkKind
+from command_server.event_store import Decided, Reads, WorkKind
 from command_server.sqlite_store import SqliteEventStore
 from diptych import Calling, Deciding, EffectFailed, Process, Refused, Send, send
 from diptych.refusals import ProcessNotFound
@@ -348,6 +348,30 @@ async def test_a_parked_instance_goes_on_in_order_when_the_code_is_mended(
         async with stage(tmp_path, library(mail)) as on:
             assert on.host.lanes.parked["reservation"] == 1
             await _mended(on, monkeypatch)
+
+
+async def test_what_waited_behind_an_input_that_was_taken_goes_on_after_a_start(tmp_path: Path) -> None:
+    poison = "100%"
+    async with stage(tmp_path, library(Mail())) as on:
+        await fill(on, poison)
+        await on.execute(reserve(poison))
+        await eventually(lambda: on.host.lanes.parked["reservation"] == 1, seconds=SECONDS)
+        await on.execute(BorrowCopyRequest(copy_id=poison, member_id="m1"))
+
+        async def kept() -> bool:
+            return len(await on.store.parked_inputs()) == 2
+
+        await come_true(kept)
+        # As if it had been killed when the first was taken, and the second not yet.
+        await on.store.delete_parked([one for one in await on.store.parked_inputs() if one.error])
+        await on.store.commit(Reads({}, {}, ()), lambda loaded: Decided(settled=[(4, 0)]))
+    async with stage(tmp_path, library(Mail())) as on:
+
+        async def gone() -> bool:
+            return not await on.store.parked_inputs()
+
+        await come_true(gone)
+        await on.settled()
 
 
 async def _mended(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
