@@ -9,6 +9,8 @@ from command_server.event_service import EventService
 from command_server.event_store import StoreUnavailable
 from command_server.event_stream import EventStream
 from command_server.log_service import LogService
+from command_server.processes.host import ProcessHost
+from command_server.processes.service import ProcessService
 from command_server.sqlite_store import SqliteEventStore
 from command_server.writer import Writer
 from diptych import domain as domains
@@ -24,18 +26,18 @@ def run(settings: CommandServerSettings) -> int:
     """Runs the command server until it is told to stop; returns the exit status."""
 
     async def start(health: serving.Health) -> serving.Served:
-        return await bootstrap(settings, health.address)
+        return await bootstrap(settings, health)
 
     return serving.run("command-server", settings, start)
 
 
-async def bootstrap(settings: CommandServerSettings, address: str) -> serving.Served:
+async def bootstrap(settings: CommandServerSettings, health: serving.Health) -> serving.Served:
     """Opens the log and everything on it."""
     try:
         domain = domains.load(settings.domain)
     except domains.DomainError as error:
         raise serving.StartError(str(error)) from error
-    store = SqliteEventStore(sqlite_path(settings.log), address)
+    store = SqliteEventStore(sqlite_path(settings.log), health.address)
     try:
         await store.open()
     except StoreUnavailable as error:
@@ -47,9 +49,16 @@ async def bootstrap(settings: CommandServerSettings, address: str) -> serving.Se
     commands = CommandServices(domain, writer, store.identity, binder, settings)
     EventService(domain, store, stream, binder, settings)
     LogService(store, stream, binder)
+    host = ProcessHost(domain, store, stream, writer, health.set)
+    try:
+        await host.start()
+    except StoreUnavailable as error:
+        raise serving.StartError(f"The log {settings.log} cannot be read: {error}.") from error
+    ProcessService(host, store, binder)
     ended: asyncio.Future[None] = asyncio.ensure_future(writing)
 
     async def close() -> None:
+        await host.close()
         writer.close()
         await ended
         await store.close()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import Message
 
+from command_server.event_store import WorkKey
 from diptych.aggregate import AggregateRef, DeciderBinding
 from diptych.refusals import Refusal
 
@@ -46,6 +47,7 @@ class Submission:
         "refusal",
         "request_id",
         "request_key",
+        "settles",
         "stream",
     )
 
@@ -73,6 +75,8 @@ class Submission:
         self.digest = digest
         self.expected_version = expected_version
         self.metadata = metadata
+        self.settles: WorkKey | None = None
+        """The open work that is done with when this is accepted."""
         self.accepted: Accepted | None = None
         self.refusal: Refusal | None = None
         self.position = 0
@@ -94,3 +98,8 @@ def nobody() -> None:
 def request_key(actor: str, request_id: str) -> str:
     """The key under which a request id is remembered: request ids are scoped to the caller."""
     return f"{actor}\n{request_id}"
+
+
+def engine_request_key(scope: str, request_id: str) -> str:
+    """The key of a request id of the engine's own, which no caller can have: none of theirs has two line ends."""
+    return f"\n{scope}\n{request_id}"

@@ -95,6 +95,8 @@ class DeciderBinding(NamedTuple):
     id_of: Callable[[Any], str]
     id_field: str | None
     """The command's field that names the aggregate, and which the engine fills when it is empty."""
+    internal: bool = False
+    """Whether only processes send it: it is no rpc."""
 
 
 class Upcaster(NamedTuple):
@@ -145,11 +147,13 @@ class Aggregate(Generic[S]):
         *,
         reads: Callable[[C], Iterable[AggregateRef]] | None = None,
         id: str | Callable[[C], str] | None = None,
+        internal: bool = False,
     ) -> Callable[[Decider[S, C]], Decider[S, C]]:
         """Binds a command type to a decider: `(state, command, at) -> events`.
 
         `reads` names other aggregates that the decision depends on; they are read with this one, and the decision
-        is void if any of them changed before it was recorded. `id` overrides the aggregate's own.
+        is void if any of them changed before it was recorded. `id` overrides the aggregate's own. A command that is
+        `internal` is sent by processes alone: it is no rpc of the contract, and unknown to clients.
 
         The decider returns the events to record, none for "nothing to do", or raises a `Refusal`. Its return
         annotation should name the events (`-> Sequence[CopyBorrowed | CopyLost]`): the engine then checks at start
@@ -166,10 +170,10 @@ class Aggregate(Generic[S]):
                     raise ValueError(f"{name} has no field {chosen} to name its {self.type} by.")
                 field = chosen
                 self.deciders[name] = DeciderBinding(
-                    self, command, decide, reads, lambda message: str(getattr(message, field)), field
+                    self, command, decide, reads, lambda message: str(getattr(message, field)), field, internal
                 )
             else:
-                self.deciders[name] = DeciderBinding(self, command, decide, reads, chosen, None)
+                self.deciders[name] = DeciderBinding(self, command, decide, reads, chosen, None, internal)
             return decide
 
         return bind

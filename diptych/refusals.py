@@ -15,7 +15,7 @@ The tree::
         InvalidRequest, MalformedMessage, CommandUnknown, TokenMalformed, PageTokenInvalid,
         ResumeTokenMalformed, UnknownView
       NotFound             the target does not exist                       do not retry
-        GenerationNotFound, ParkedNotFound, ProjectionNotFound, RowNotFound
+        GenerationNotFound, ParkedNotFound, ProcessNotFound, ProjectionNotFound, RowNotFound
       AlreadyExists        an id or a unique value is taken                do not retry
       FailedPrecondition   a rule of the domain forbids it                 do not retry
         RequestIdReused, TokenOfAnotherLog, TokenOfOlderEpoch, TokenAheadOfLog, ReadModelParked,
@@ -535,6 +535,14 @@ class ProjectionNotFound(NotFound):
 
     message = "There is no projection '{projection}'."
     projection: str
+
+
+class ProcessNotFound(NotFound):
+    """There is no process of that type, or no instance of it that is stuck or parked as the request says."""
+
+    message = "There is no process {process} with an instance '{id}' that waits for an operator."
+    process: str
+    id: str
 
 
 class ReadStoreUnavailable(Unavailable):

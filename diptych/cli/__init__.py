@@ -26,6 +26,7 @@ _COMMANDS = {
     "projector": _Command("diptych.cli.servers", "projector"),
     "query-server": _Command("diptych.cli.servers", "query_server"),
     "status": _Command("diptych.cli.status", "status"),
+    "processes": _Command("diptych.cli.processes", "processes"),
     "pause": _Command("diptych.cli.pause", "pause"),
     "resume": _Command("diptych.cli.pause", "resume"),
     "rebuild": _Command("diptych.cli.rebuild", "rebuild"),

@@ -1,4 +1,5 @@
-"""`diptych status`: the log and every projection, as a query server knows them, and which server does not answer.
+"""`diptych status`: the log and every projection, as a query server knows them, the command server's processes, and
+which server does not answer.
 
 A query server that does not answer is no reason to know nothing: the projector is asked for what it runs then.
 """
@@ -16,9 +17,11 @@ import grpc.aio
 import typer
 from google.protobuf import json_format
 
+from diptych.cli.processes import listed as listed_processes
+from diptych.cli.processes import processes_as_text
 from diptych.cli.screen import lag
 from diptych.client import CallRefused, open_channel
-from diptych.v1 import projections_pb2, read_model_pb2
+from diptych.v1 import processes_pb2, projections_pb2, read_model_pb2
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,18 +42,22 @@ def status(
             envvar="DIPTYCH_PROJECTOR", metavar="HOST:PORT", help="The projector, asked if that does not answer."
         ),
     ] = "127.0.0.1:50053",
+    commands: Annotated[
+        str,
+        typer.Option(envvar="DIPTYCH_COMMANDS", metavar="HOST:PORT", help="The command server, asked for processes."),
+    ] = "127.0.0.1:50051",
     json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON, with --watch one line each.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it as it changes, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks, with --watch.")] = 1.0,
 ) -> None:
-    """Shows how far each projection is, what has stopped or is parked, and which server does not answer.
+    """Shows how far projections and processes are, what has stopped or is parked, and which server does not answer.
 
     The exit status is 1 if a server does not answer.
     """
     if watch:
-        _watch(query, projector, json, every)
+        _watch(query, projector, commands, json, every)
         return
-    seen = asyncio.run(_look(query, projector))
+    seen = asyncio.run(_look(query, projector, commands))
     if json:
         typer.echo(seen.as_json(indent=2))
     else:
@@ -62,7 +69,7 @@ def status(
     raise typer.Exit(1 if seen.silent else 0)
 
 
-def _watch(query: str, projector: str, json: bool, every: float) -> None:
+def _watch(query: str, projector: str, commands: str, json: bool, every: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
@@ -72,7 +79,7 @@ def _watch(query: str, projector: str, json: bool, every: float) -> None:
         live.start()
     try:
         while True:
-            seen = asyncio.run(_look(query, projector))
+            seen = asyncio.run(_look(query, projector, commands))
             if json:
                 print(seen.as_json(), flush=True)
             elif live is not None:
@@ -96,6 +103,8 @@ class _Seen:
         self.projections = list(answer.projections) if answer is not None else []
         self.silent: dict[str, str] = {}
         """Sentences on the servers that do not answer, by their names."""
+        self.processes: processes_pb2.ListProcessesResponse | None = None
+        """None: not known."""
 
     def as_json(self, indent: int | None = None) -> str:
         """All of it, as a JSON object: the answer's fields, and `silent`."""
@@ -108,6 +117,9 @@ class _Seen:
             # Whoever has not the domain's contracts cannot print its events as JSON.
             projection.stalled_event.ClearField("event")
         fields: dict[str, Any] = json_format.MessageToDict(answer, always_print_fields_with_no_presence=True)
+        if self.processes is not None:
+            told = json_format.MessageToDict(self.processes, always_print_fields_with_no_presence=True)
+            fields["processes"] = told["processes"]
         return jsonlib.dumps({**fields, "silent": self.silent}, indent=indent)
 
     def as_text(self) -> RenderableType:
@@ -134,10 +146,21 @@ class _Seen:
             lines.append(table)
         for projection in self.projections:
             lines += [Text(line) for line in _why(projection)]
+        if self.processes is None:
+            lines.append(Text("processes: not known, as the command server was not reached", style="yellow"))
+        elif self.processes.processes:
+            lines.append(processes_as_text(self.processes))
         return Group(*lines)
 
 
-async def _look(query: str, projector: str) -> _Seen:
+async def _look(query: str, projector: str, commands: str) -> _Seen:
+    seen = await _look_at_projections(query, projector)
+    with suppress(grpc.aio.AioRpcError):
+        seen.processes = await listed_processes(commands, _ANSWER_SECONDS)
+    return seen
+
+
+async def _look_at_projections(query: str, projector: str) -> _Seen:
     try:
         answer = await _ask(query, "ReadModelService/GetStatus", read_model_pb2.GetStatusResponse)
     except grpc.aio.AioRpcError as error:

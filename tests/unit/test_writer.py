@@ -37,7 +37,7 @@ async def test_giving_up_tells_everybody_at_once_and_nobody_twice(tmp_path: Path
     commands = Commands()
     store = SqliteEventStore(tmp_path / "log.db")
     await store.open()
-    writer = Writer(commands.domain, store, CommandServerSettings(), lambda *_: None)
+    writer = Writer(commands.domain, store, CommandServerSettings.model_validate({}), lambda *_: None)
     with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as hanging:
         hanging.execute("BEGIN IMMEDIATE")
         taken, queued, gone, late = map(commands.register, ("taken", "queued", "gone", "late"))
@@ -52,7 +52,7 @@ async def test_giving_up_tells_everybody_at_once_and_nobody_twice(tmp_path: Path
     await running
     assert (commands.told, store.head) == (["queued", "taken"], 1)
 
-    writer = Writer(commands.domain, store, CommandServerSettings(), lambda *_: None)
+    writer = Writer(commands.domain, store, CommandServerSettings.model_validate({}), lambda *_: None)
     gone.abandoned = True
     late.deadline = asyncio.get_running_loop().time()
     for one in (gone, late):
