@@ -7,7 +7,7 @@ command sees what those before it in the batch did; it is pure, as the store may
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +23,9 @@ from command_server.event_store import (
     Request,
     Snapshot,
     StreamHead,
+    Work,
+    WorkKey,
+    WorkKind,
 )
 from command_server.frames import EventTemplate, recorded
 from command_server.state_cache import StateCache
@@ -31,6 +34,7 @@ from diptych.aggregate import AggregateRef, Deciding
 from diptych.binder import internal_error
 from diptych.domain import LoadedDomain
 from diptych.refusals import InvalidRequest, Refusal, RequestIdReused, VersionConflict
+from diptych.v1.processes_pb2 import ProcessStepped
 from diptych.wire import delimited
 
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
@@ -94,6 +98,8 @@ class Batch:
         self._claims: dict[str, str | None] = {}
         self._wanted: set[str] = set()
         self._snapshots: dict[str, Snapshot] = {}
+        self._opened: list[Work] = []
+        self._settled: list[WorkKey] = []
 
     def reads(self) -> Reads:
         """What the batch needs to know."""
@@ -115,7 +121,7 @@ class Batch:
         as it assumed: free.
         """
         if self._streams_read is loaded.streams and not any(map(loaded.holders.get, self._wanted)):
-            return Decided((), self._events, self._requests, self._claims, self._snapshots)
+            return self._decided(())
         self._reset()
         self._streams_read = loaded.streams
         for submission in self._submissions:
@@ -128,7 +134,11 @@ class Batch:
                 submission.refusal = internal_error(
                     error, submission.request_id, command=submission.command.DESCRIPTOR.full_name
                 )
-        return Decided(self._wanted, self._events, self._requests, self._claims, self._snapshots)
+                submission.refusal.__cause__ = error
+        return self._decided(self._wanted)
+
+    def _decided(self, wanted: Collection[str]) -> Decided:
+        return Decided(wanted, self._events, self._requests, self._claims, self._snapshots, self._opened, self._settled)
 
     def finish(self, committed: Committed) -> Mapping[str, int]:
         """Puts the new states into the cache and real positions into the outcomes; returns the new versions."""
@@ -178,6 +188,8 @@ class Batch:
             self._record(submission, stream, events, loaded)
             submission.position = stream.position
         submission.accepted = Accepted(submission.ref, stream.version, submission.position, False)
+        if submission.settles is not None:
+            self._settled.append(submission.settles)
         if submission.request_key:
             self._requests[submission.request_key] = Request(
                 submission.digest, submission.stream, stream.version, submission.position
@@ -189,6 +201,8 @@ class Batch:
             raise RequestIdReused(request_id=submission.request_id)
         kind, _, id = known.stream.partition("/")
         submission.accepted = Accepted(AggregateRef(kind, id), known.version, known.position, True)
+        if submission.settles is not None:
+            self._settled.append(submission.settles)
 
     def _record(self, submission: Submission, stream: _Stream, events: Sequence[Message], loaded: Loaded) -> None:
         aggregate = submission.binding.aggregate
@@ -218,6 +232,9 @@ class Batch:
         # From here on nothing fails: a command that fails leaves no trace in the batch.
         if snapshot is not None:
             self._snapshots[submission.stream] = snapshot
+        first = events[0]
+        if isinstance(first, ProcessStepped):
+            self._opened.extend(_work(submission.ref, -1 - len(self._events), first))
         self._events.extend(new)
         stream.state = state
         stream.version = version
@@ -275,13 +292,25 @@ class Batch:
             state = self._catalogue.codecs[ref.type].decode(history.snapshot.state)
         for frame in history.frames:
             payload = recorded(frame).event
-            kind, evolve = aggregate.evolvers[payload.type_url.rpartition("/")[2]]
-            state = evolve(state, kind.FromString(payload.value))
+            state = aggregate.evolve(state, aggregate.recorded(payload.type_url.rpartition("/")[2], payload.value))
         return _Stream(state, head.version, head.position)
 
     def _event_id(self) -> str:
         tail = os.urandom(10).hex()
         return f"{self._id_prefix}7{tail[:3]}-{_VARIANT[tail[3]]}{tail[4:7]}-{tail[7:19]}"
+
+
+def _work(process: AggregateRef, position: int, step: ProcessStepped) -> Iterator[Work]:
+    """The outputs of a step, as open work."""
+    for ordinal, output in enumerate(step.outputs):
+        match output.WhichOneof("output"):
+            case "command":
+                yield Work(position, ordinal, *process, WorkKind.COMMAND, 0)
+            case "call":
+                yield Work(position, ordinal, *process, WorkKind.EFFECT, 0)
+            case _:
+                due = output.timeout.due_time.ToMicroseconds()
+                yield Work(position, ordinal, *process, WorkKind.TIMEOUT, due)
 
 
 def _latest(one: int, other: int) -> int:

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from command_server.dispatch import Caller, Dispatcher, result_bytes, traceparent
 from command_server.presented import presented_token
 from command_server.submission import Submission
-from command_server.writer import Writer
+from command_server.writer import STOPPING, Writer
 from diptych.binder import REQUEST_ID_KEY, Binder, Context, UnaryHandler, internal_error, tell_token
 from diptych.domain import CommandMethod, LoadedDomain
 from diptych.refusals import LogUnavailable, MalformedMessage, Overloaded, Refusal
@@ -62,8 +62,17 @@ class CommandServices:
                         future.set_result(None)
 
                 submission.done = done
+                left = context.time_remaining()
+                if left is not None:
+                    submission.deadline = asyncio.get_running_loop().time() + left
                 self._writer.submit(submission)
-                await future
+                try:
+                    await future
+                except asyncio.CancelledError:
+                    submission.abandoned = True
+                    raise
+                if submission.lost is not None:
+                    raise submission.lost
                 if submission.refusal is not None:
                     submission.refusal.token = self._identity.token(submission.position)
                     raise submission.refusal
@@ -105,7 +114,7 @@ class CommandServices:
                 yield b"".join([self._outcome(one) for one in message.submissions])
             await asyncio.wait((reading,))
             if reading.cancelled():
-                raise LogUnavailable(cause="the server is stopping")
+                raise LogUnavailable(cause=STOPPING)
             await reading
             tell_token(context, max(presented, self._identity.token(written)))
         except Refusal as refusal:
@@ -114,6 +123,7 @@ class CommandServices:
         finally:
             self._reading.discard(reading)
             reading.cancel()
+            stream.abandon()
 
     def close(self) -> None:
         """Reads nothing more from command streams; they end when what was read has its outcomes."""
@@ -152,7 +162,7 @@ class CommandServices:
                     until = time() + _TURN_SECONDS
             except asyncio.CancelledError:
                 for _ in envelopes[index:]:
-                    message.add(LogUnavailable(cause="the server is stopping"))
+                    message.add(LogUnavailable(cause=STOPPING))
                 raise
             self._submit(envelope, caller, message)
 
@@ -175,7 +185,7 @@ class CommandServices:
 
     def _outcome(self, submission: Submission | Refusal) -> bytes:
         """An element of `ExecuteResponse.outcomes`."""
-        refusal = submission if isinstance(submission, Refusal) else submission.refusal
+        refusal = submission if isinstance(submission, Refusal) else submission.lost or submission.refusal
         if refusal is not None:
             return delimited(1, delimited(2, self._binder.status(refusal).SerializeToString()))
         assert isinstance(submission, Submission)
@@ -203,7 +213,11 @@ class _Message:
     def position(self) -> int:
         """The greatest position in the outcomes."""
         return max(
-            (one.accepted.position for one in self.submissions if isinstance(one, Submission) and one.accepted),
+            (
+                one.accepted.position
+                for one in self.submissions
+                if isinstance(one, Submission) and one.accepted and not one.lost
+            ),
             default=0,
         )
 
@@ -245,6 +259,13 @@ class _CommandStream:
         """Says that no message comes after those that are there."""
         self._ended = True
         self.wake()
+
+    def abandon(self) -> None:
+        """Says that nobody waits for the outcomes of what is under way."""
+        for message in self._messages:
+            for submission in message.submissions:
+                if isinstance(submission, Submission):
+                    submission.abandoned = True
 
     def wake(self) -> None:
         """Says that something changed."""

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError, Message
 
-from command_server.submission import Accepted, Submission
-from diptych.aggregate import AggregateRef, new_id
+from command_server.submission import Accepted, Submission, engine_request_key
+from diptych.aggregate import AggregateRef, DeciderBinding, new_id
 from diptych.binder import check
 from diptych.domain import CommandMethod, LoadedDomain
 from diptych.refusals import CommandUnknown, InvalidRequest, MalformedMessage
@@ -39,6 +39,7 @@ class Dispatcher:
 
     def __init__(self, domain: LoadedDomain) -> None:
         self._methods = domain.commands
+        self._deciders = domain.deciders
 
     def parse(self, method: CommandMethod, data: bytes) -> Message:
         """Parses a command; raises `MalformedMessage`."""
@@ -75,7 +76,33 @@ class Dispatcher:
             raise InvalidRequest.of(
                 ("context.request_id", "must be 1 to 128 visible ASCII characters, in metadata too")
             )
-        binding = method.binding
+        return self._ready(method.binding, command, said, request_id, caller)
+
+    def sent(self, type_url: str, data: bytes, caller: Caller, *, correlation_id: str, causation_id: str) -> Submission:
+        """Makes a command that a process sends ready for the writer; raises `CommandUnknown`, `InvalidRequest`.
+
+        `caller` is the process, and has the command's request id.
+        """
+        name = type_url.rpartition("/")[2]
+        binding = self._deciders.get(name)
+        if binding is None:
+            raise CommandUnknown(type=name)
+        command = binding.command.FromString(data)
+        check(command)
+        said = CommandContext()
+        if "context" in command.DESCRIPTOR.fields_by_name:
+            said.CopyFrom(command.context)
+            command.ClearField("context")
+        said.correlation_id = correlation_id
+        said.causation_id = causation_id
+        submission = self._ready(binding, command, said, caller.request_id, caller)
+        submission.request_key = engine_request_key(caller.actor, caller.request_id)
+        return submission
+
+    @staticmethod
+    def _ready(
+        binding: DeciderBinding, command: Message, said: CommandContext, request_id: str, caller: Caller
+    ) -> Submission:
         digest = b""
         if request_id:
             name = command.DESCRIPTOR.full_name.encode()

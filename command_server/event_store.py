@@ -11,6 +11,7 @@ Concatenated frames are an `EventBatch`, so that what was written once is stream
 from __future__ import annotations
 
 import abc
+import enum
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -82,12 +83,55 @@ class NewEvent(NamedTuple):
     body: bytes
 
 
+class WorkKind(enum.IntEnum):
+    """What a process wants done."""
+
+    COMMAND = 1
+    EFFECT = 2
+    TIMEOUT = 3
+
+
+WorkKey = tuple[int, int]
+"""A step's position, and the ordinal of one of its outputs."""
+
+
+class Work(NamedTuple):
+    """An output of a process's step that is open: nothing has come of it yet, or the process has not heard of it."""
+
+    position: int
+    """Of the step."""
+    ordinal: int
+    process: str
+    instance: str
+    kind: WorkKind
+    due: int
+    """Of a timeout: microseconds since 1970, UTC; else 0."""
+
+
+class ParkedInput(NamedTuple):
+    """An input that an instance of a process could not take, or one that waits behind such a one."""
+
+    process: str
+    instance: str
+    position: int
+    """Of the event, or of the step whose output it is about."""
+    ordinal: int
+    """Of the output; -1: it is an event."""
+    error: str
+    """Why the instance is parked; empty: this input only waits."""
+    attempts: int
+    since: int
+    """Microseconds since 1970, UTC."""
+    outcome: bytes
+    """What came of the output: a `diptych.internal.v1.Outcome`."""
+
+
 class Decided(NamedTuple):
     """What a batch came to.
 
     If `wanted` is not empty, the batch needs the holders of these unique values first: the store looks them up and
-    has the batch decided again. In `requests`, a position below zero stands for an event of this very batch:
-    -1 for the first, -2 for the second.
+    has the batch decided again. In `requests` and `opened`, a position below zero stands for an event of this very
+    batch: -1 for the first, -2 for the second.
     """
 
     wanted: Collection[str] = ()
@@ -96,6 +140,9 @@ class Decided(NamedTuple):
     claims: Mapping[str, str | None] = {}
     """Unique values taken, and (None) released."""
     snapshots: Mapping[str, Snapshot] = {}
+    opened: Sequence[Work] = ()
+    settled: Collection[WorkKey] = ()
+    """Open work that is done with; what is not open any more is left alone."""
 
 
 class Committed(NamedTuple):
@@ -168,3 +215,27 @@ class EventStore(abc.ABC):
     @abc.abstractmethod
     async def frame_at(self, position: int) -> bytes | None:
         """The frame at a position, if it exists."""
+
+    @abc.abstractmethod
+    async def read_work(self, after: WorkKey, count: int) -> Sequence[Work]:
+        """Reads open work after a key, in order; (0, 0) lies before all."""
+
+    @abc.abstractmethod
+    async def process_marks(self) -> Mapping[str, int]:
+        """For each type of process, the position up to which it has heard everything."""
+
+    @abc.abstractmethod
+    async def put_process_marks(self, marks: Mapping[str, int]) -> None:
+        """Writes these marks; others stay."""
+
+    @abc.abstractmethod
+    async def parked_inputs(self) -> Sequence[ParkedInput]:
+        """Reads all parked inputs, in the order of process, instance, position and ordinal."""
+
+    @abc.abstractmethod
+    async def put_parked(self, inputs: Sequence[ParkedInput]) -> None:
+        """Writes parked inputs, each in place of what was there of the same instance, position and ordinal."""
+
+    @abc.abstractmethod
+    async def delete_parked(self, inputs: Sequence[ParkedInput]) -> None:
+        """Deletes parked inputs; what is not there is left alone."""

@@ -36,14 +36,19 @@ def read(connection: sqlite3.Connection, path: Path) -> LogFile:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.DatabaseError as error:
         raise LogFileError(f"{path} is no SQLite file: {error}.") from error
-    if not tables >= set(schema.metadata.tables):
+    if not tables >= set(schema.metadata.tables) - schema.TABLES_SINCE_2:
         raise LogFileError(f"{path} is an SQLite file of something else, and no log.")
+    return describe(connection, path)
+
+
+def describe(connection: sqlite3.Connection, path: Path) -> LogFile:
+    """Reads the same of tables that are known to be there; raises `LogFileError`, `sqlite3.Error`."""
     found = connection.execute(_LOG.sql).fetchone()
     epochs = [Epoch(*row) for row in connection.execute(_EPOCHS.sql)]
     if found is None or not epochs:
         raise LogFileError(f"{path} is a log that does not say which: it was never complete.")
     version, log_id, epoch, head = found
-    if version != schema.SCHEMA_VERSION:
+    if version not in (schema.SCHEMA_VERSION, *schema.OLDER_VERSIONS):
         raise LogFileError(
             f"The log {path} has schema version {version}, and this program has {schema.SCHEMA_VERSION}."
         )

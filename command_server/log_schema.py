@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 had no processes: opening such a log adds the tables that they need."""
+OLDER_VERSIONS = (1,)
+TABLES_SINCE_2 = frozenset({"process_work", "process_marks", "parked_inputs"})
 
 metadata = MetaData()
 
@@ -76,4 +79,45 @@ snapshots = Table(
     Column("version", BigInteger, nullable=False),
     Column("shape", LargeBinary, nullable=False),
     Column("state", LargeBinary, nullable=False),
+)
+
+process_work = Table(
+    "process_work",
+    metadata,
+    # The step whose output this is, and the output's place in it.
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("ordinal", Integer, primary_key=True, autoincrement=False),
+    Column("process", String, nullable=False),
+    Column("instance", String, nullable=False),
+    # `event_store.WorkKind`.
+    Column("kind", Integer, nullable=False),
+    # Of a timeout: microseconds since 1970, UTC.
+    Column("due", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+process_marks = Table(
+    "process_marks",
+    metadata,
+    Column("process", String, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+parked_inputs = Table(
+    "parked_inputs",
+    metadata,
+    Column("process", String, primary_key=True),
+    Column("instance", String, primary_key=True),
+    # Of an event that was heard: its position, and -1. Of what came of an output: that of the step, and the ordinal.
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("ordinal", Integer, primary_key=True, autoincrement=False),
+    # Why the instance is parked; empty: this input only waits behind another one.
+    Column("error", String, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # Microseconds since 1970, UTC.
+    Column("since", BigInteger, nullable=False),
+    # What came of an output: `diptych.internal.v1.Outcome`.
+    Column("outcome", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )

@@ -9,6 +9,8 @@ from command_server.event_service import EventService
 from command_server.event_store import StoreUnavailable
 from command_server.event_stream import EventStream
 from command_server.log_service import LogService
+from command_server.processes.host import ProcessHost
+from command_server.processes.service import ProcessService
 from command_server.sqlite_store import SqliteEventStore
 from command_server.writer import Writer
 from diptych import domain as domains
@@ -17,23 +19,26 @@ from diptych.binder import Binder
 from diptych.settings import CommandServerSettings, sqlite_path
 from diptych.standard_services import Health
 
+_ANSWER_SECONDS = 1.0
+"""Left for the last answers when the server stops."""
+
 
 def run(settings: CommandServerSettings) -> int:
     """Runs the command server until it is told to stop; returns the exit status."""
 
     async def start(health: Health) -> serving.Served:
-        return await bootstrap(settings, health.address)
+        return await bootstrap(settings, health)
 
     return serving.run("command-server", settings, start)
 
 
-async def bootstrap(settings: CommandServerSettings, address: str) -> serving.Served:
+async def bootstrap(settings: CommandServerSettings, health: Health) -> serving.Served:
     """Opens the log and everything on it."""
     try:
         domain = domains.load(settings.domain)
     except domains.DomainError as error:
         raise serving.StartError(str(error)) from error
-    store = SqliteEventStore(sqlite_path(settings.log), address)
+    store = SqliteEventStore(sqlite_path(settings.log), health.address)
     try:
         await store.open()
     except StoreUnavailable as error:
@@ -45,9 +50,16 @@ async def bootstrap(settings: CommandServerSettings, address: str) -> serving.Se
     commands = CommandServices(domain, writer, store.identity, binder, settings)
     EventService(domain, store, stream, binder, settings)
     LogService(store, stream, binder)
+    host = ProcessHost(domain, store, stream, writer, health.set)
+    try:
+        await host.start()
+    except StoreUnavailable as error:
+        raise serving.StartError(f"The log {settings.log} cannot be read: {error}.") from error
+    ProcessService(host, store, binder)
     ended: asyncio.Future[None] = asyncio.ensure_future(writing)
 
     async def close() -> None:
+        await host.close()
         writer.close()
         await ended
         await store.close()
@@ -55,5 +67,8 @@ async def bootstrap(settings: CommandServerSettings, address: str) -> serving.Se
     async def drain() -> None:
         commands.close()
         stream.close()
+        # A little before calls are cut: who waits for a log that hangs is told so.
+        patience = settings.stop_seconds - min(_ANSWER_SECONDS, settings.stop_seconds / 2)
+        asyncio.get_running_loop().call_later(patience, writer.give_up)
 
     return serving.Served(binder, failed=ended, drain=drain, close=close)

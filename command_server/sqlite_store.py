@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, tuple_, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -29,11 +29,15 @@ from command_server.event_store import (
     History,
     Loaded,
     Page,
+    ParkedInput,
     Reads,
     Request,
     Snapshot,
     StoreUnavailable,
     StreamHead,
+    Work,
+    WorkKey,
+    WorkKind,
 )
 from command_server.frames import frame
 from diptych import failpoints
@@ -56,10 +60,14 @@ def _names(parameter: str) -> Any:
     return select(func.json_each(bindparam(parameter)).table_valued("value").c.value)
 
 
-def _upsert(table: Any, key: str) -> Compiled:
+def _upsert(table: Any, *key: str) -> Compiled:
     statement = upsert(table)
-    changed = {column.name: statement.excluded[column.name] for column in table.columns if column.name != key}
-    return compile_sqlite(statement.on_conflict_do_update(index_elements=[key], set_=changed))
+    changed = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in key}
+    return compile_sqlite(statement.on_conflict_do_update(index_elements=key, set_=changed))
+
+
+def _delete(table: Any, *key: str) -> Compiled:
+    return compile_sqlite(table.delete().where(*(table.c[name] == bindparam(f"old_{name}") for name in key)))
 
 
 class _Statements:
@@ -121,6 +129,22 @@ class _Statements:
         self.position_of = compile_sqlite(
             select(events.position).where(of_stream, events.version == bindparam("version"))
         )
+        work, marks, parked = schema.process_work, schema.process_marks, schema.parked_inputs
+        self.open_work = compile_sqlite(insert(work))
+        self.settle_work = _delete(work, "position", "ordinal")
+        key = tuple_(work.c.position, work.c.ordinal)
+        self.read_work = compile_sqlite(
+            select(work)
+            .where(key > tuple_(bindparam("position"), bindparam("ordinal")))
+            .order_by(work.c.position, work.c.ordinal)
+            .limit(bindparam("count"))
+        )
+        self.marks = compile_sqlite(select(marks))
+        self.put_mark = _upsert(marks, "process")
+        of_parked = ("process", "instance", "position", "ordinal")
+        self.parked = compile_sqlite(select(parked).order_by(*(parked.c[name] for name in of_parked)))
+        self.put_parked = _upsert(parked, *of_parked)
+        self.delete_parked = _delete(parked, *of_parked)
 
 
 class SqliteEventStore(EventStore):
@@ -177,6 +201,26 @@ class SqliteEventStore(EventStore):
         rows = await self._rows(self._sql.frame_at, at=position)
         return rows[0][0] if rows else None
 
+    async def read_work(self, after: WorkKey, count: int) -> Sequence[Work]:
+        position, ordinal = after
+        rows = await self._rows(self._sql.read_work, position=position, ordinal=ordinal, count=count)
+        return [Work(at, nth, process, id, WorkKind(kind), due) for at, nth, process, id, kind, due in rows]
+
+    async def process_marks(self) -> Mapping[str, int]:
+        return dict(await self._rows(self._sql.marks))
+
+    async def put_process_marks(self, marks: Mapping[str, int]) -> None:
+        await self._on(self._writer, self._write_rows, self._sql.put_mark, list(marks.items()))
+
+    async def parked_inputs(self) -> Sequence[ParkedInput]:
+        return [ParkedInput(*row) for row in await self._rows(self._sql.parked)]
+
+    async def put_parked(self, inputs: Sequence[ParkedInput]) -> None:
+        await self._on(self._writer, self._write_rows, self._sql.put_parked, list(inputs))
+
+    async def delete_parked(self, inputs: Sequence[ParkedInput]) -> None:
+        await self._on(self._writer, self._write_rows, self._sql.delete_parked, [one[:4] for one in inputs])
+
     async def _on(self, executor: ThreadPoolExecutor, call: Callable[..., T], *arguments: Any) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(executor, call, *arguments)
@@ -199,8 +243,11 @@ class SqliteEventStore(EventStore):
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
             self._create(connection)
-        elif not tables >= set(schema.metadata.tables):
+        elif not tables >= set(schema.metadata.tables) - schema.TABLES_SINCE_2:
             raise StartError(f"{self._path} is an SQLite file of something else, and no log.")
+        elif not tables & schema.TABLES_SINCE_2:
+            self._create_tables(connection, schema.TABLES_SINCE_2)
+            connection.execute("UPDATE log SET schema_version = 2 WHERE schema_version = 1")
         connection.execute("COMMIT")
         version, log_id, head = connection.execute("SELECT schema_version, log_id, head FROM log").fetchone()
         if version != schema.SCHEMA_VERSION:
@@ -212,12 +259,17 @@ class SqliteEventStore(EventStore):
         self.head = head
         return connection
 
-    def _create(self, connection: sqlite3.Connection) -> None:
+    @staticmethod
+    def _create_tables(connection: sqlite3.Connection, names: Collection[str]) -> None:
         dialect = sqlite.dialect()
-        for table in schema.metadata.sorted_tables:
+        for name in names:
+            table = schema.metadata.tables[name]
             connection.execute(str(CreateTable(table).compile(dialect=dialect)))
             for index in table.indexes:
                 connection.execute(str(CreateIndex(index).compile(dialect=dialect)))
+
+    def _create(self, connection: sqlite3.Connection) -> None:
+        self._create_tables(connection, schema.metadata.tables)
         identity = LogIdentity.new()
         connection.execute(
             "INSERT INTO log (singleton, schema_version, log_id, epoch, head) VALUES (1, ?, ?, ?, 0)",
@@ -232,21 +284,32 @@ class SqliteEventStore(EventStore):
         return connection
 
     def _commit(self, reads: Reads, decide: Callable[[Loaded], Decided]) -> Committed:
+        def write(connection: sqlite3.Connection) -> Committed:
+            written = self._commit_in_transaction(connection, reads, decide)
+            failpoints.hit("commit.recorded")
+            return written
+
+        committed = self._in_transaction(write)
+        failpoints.hit("commit.committed")
+        return committed
+
+    def _write_rows(self, statement: Compiled, rows: Sequence[Sequence[Any]]) -> None:
+        self._in_transaction(lambda connection: connection.executemany(statement.sql, rows))
+
+    def _in_transaction(self, write: Callable[[sqlite3.Connection], T]) -> T:
         assert self._write is not None
         connection = self._write
         if connection.in_transaction:  # A failing disk may fail the rollback, too.
             connection.execute("ROLLBACK")
         connection.execute("BEGIN IMMEDIATE")
         try:
-            committed = self._commit_in_transaction(connection, reads, decide)
-            failpoints.hit("commit.recorded")
+            written = write(connection)
             self._end(connection)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        failpoints.hit("commit.committed")
-        return committed
+        return written
 
     @staticmethod
     def _end(connection: sqlite3.Connection) -> None:
@@ -324,6 +387,13 @@ class SqliteEventStore(EventStore):
                 self._sql.put_snapshot.sql,
                 self._sql.put_snapshot.bind(stream=stream_name, version=version, shape=shape, state=state),
             )
+        if decided.opened:
+            connection.executemany(
+                self._sql.open_work.sql,
+                [(position if position >= 0 else first - 1 - position, *rest) for position, *rest in decided.opened],
+            )
+        if decided.settled:
+            connection.executemany(self._sql.settle_work.sql, list(decided.settled))
         return Committed(first, frames)
 
     def _insert_events(

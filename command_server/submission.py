@@ -7,8 +7,11 @@ from typing import NamedTuple
 
 from google.protobuf.message import Message
 
+from command_server.event_store import WorkKey
 from diptych.aggregate import AggregateRef, DeciderBinding
 from diptych.refusals import Refusal
+
+_NEVER = float("inf")
 
 
 class Accepted(NamedTuple):
@@ -27,13 +30,16 @@ class Submission:
     """
 
     __slots__ = (
+        "abandoned",
         "accepted",
         "actor",
         "binding",
         "command",
+        "deadline",
         "digest",
         "done",
         "expected_version",
+        "lost",
         "metadata",
         "position",
         "reads",
@@ -41,6 +47,7 @@ class Submission:
         "refusal",
         "request_id",
         "request_key",
+        "settles",
         "stream",
     )
 
@@ -68,17 +75,31 @@ class Submission:
         self.digest = digest
         self.expected_version = expected_version
         self.metadata = metadata
+        self.settles: WorkKey | None = None
+        """The open work that is done with when this is accepted."""
         self.accepted: Accepted | None = None
         self.refusal: Refusal | None = None
         self.position = 0
         """Of a refusal: the greatest last position of the streams that it was decided on."""
-        self.done: Callable[[], None] = _nobody
+        self.lost: Refusal | None = None
+        """What the caller was told while the commit was still under way; whatever comes of that is not told."""
+        self.deadline = _NEVER
+        """When it is too late to decide it, by the event loop's clock."""
+        self.abandoned = False
+        """Whether nobody waits for it any more."""
+        self.done: Callable[[], None] = nobody
 
 
-def _nobody() -> None:
-    return None
+def nobody() -> None:
+    """Tells nobody."""
+    return
 
 
 def request_key(actor: str, request_id: str) -> str:
     """The key under which a request id is remembered: request ids are scoped to the caller."""
     return f"{actor}\n{request_id}"
+
+
+def engine_request_key(scope: str, request_id: str) -> str:
+    """The key of a request id of the engine's own, which no caller can have: none of theirs has two line ends."""
+    return f"\n{scope}\n{request_id}"

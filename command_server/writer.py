@@ -17,16 +17,19 @@ from command_server.batch import Batch, Catalogue
 from command_server.event_store import CommitNotKnown, Committed, EventStore, StoreUnavailable
 from command_server.metrics import BATCH_COMMANDS, COMMANDS
 from command_server.state_cache import StateCache
-from command_server.submission import Submission
+from command_server.submission import Submission, nobody
 from diptych import failpoints
 from diptych.binder import internal_error
 from diptych.domain import LoadedDomain
-from diptych.refusals import LogUnavailable, OutcomeUnknown, Overloaded, Refusal
+from diptych.refusals import CommandNotInTime, LogUnavailable, OutcomeUnknown, Overloaded, Refusal
 from diptych.settings import CommandServerSettings
 
 _log = structlog.get_logger(__name__)
 
 _OVERLOAD_RETRY_SECONDS = 0.1
+
+STOPPING = "the server is stopping"
+"""Why the log is not available to commands that come too late."""
 
 
 class Writer:
@@ -53,6 +56,7 @@ class Writer:
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
         self._closing = False
+        self._committing: list[Submission] = []
 
     def submit(self, submission: Submission) -> None:
         """Queues a command; its `done` is called when its outcome is known. Raises `Overloaded`, `LogUnavailable`."""
@@ -61,7 +65,7 @@ class Writer:
                 retry_seconds=_OVERLOAD_RETRY_SECONDS
             )
         if self._closing:
-            raise LogUnavailable(cause="the server is stopping")
+            raise LogUnavailable(cause=STOPPING)
         self._queue.append(submission)
         self._arrived.set()
 
@@ -80,15 +84,43 @@ class Writer:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            count = min(len(self._queue), self._batch_max)
-            batch = [self._queue.popleft() for _ in range(count)]
+            batch = self._take()
             self._taken.set()
-            await self._commit(batch)
+            if batch:
+                self._committing = batch
+                await self._commit(batch)
+                self._committing = []
+
+    def _take(self) -> list[Submission]:
+        """The next batch, without what nobody waits for any more, and what is too late."""
+        batch: list[Submission] = []
+        now = asyncio.get_running_loop().time()
+        while self._queue and len(batch) < self._batch_max:
+            submission = self._queue.popleft()
+            if submission.abandoned or submission.deadline <= now:
+                COMMANDS.labels("abandoned").inc()
+                submission.refusal = CommandNotInTime()
+                submission.done()
+            else:
+                batch.append(submission)
+        return batch
 
     def close(self) -> None:
         """Takes no further commands; `run` returns when those that wait are done."""
         self._closing = True
         self._arrived.set()
+
+    def give_up(self) -> None:
+        """Refuses what waits, and tells whoever is in the commit under way that its outcome is not known."""
+        self.close()
+        queued, self._queue = self._queue, deque()
+        self._taken.set()
+        if queued:
+            self._fail(list(queued), lambda _: LogUnavailable(cause=STOPPING))
+        for submission in self._committing:
+            submission.lost = OutcomeUnknown(request_id=submission.request_id)
+            submission.done()
+            submission.done = nobody
 
     async def _commit(self, submissions: list[Submission]) -> None:
         batch = Batch(submissions, self._catalogue, self._cache, datetime.now(UTC))

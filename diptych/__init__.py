@@ -6,6 +6,23 @@ below from here; it needs nothing else but its own generated messages.
 
 from diptych.aggregate import Aggregate, AggregateRef, Deciding
 from diptych.domain import Domain
+from diptych.process import (
+    Accepted,
+    After,
+    Answered,
+    Call,
+    Calling,
+    EffectFailed,
+    Failed,
+    Port,
+    Process,
+    Refused,
+    Send,
+    Step,
+    after,
+    call,
+    send,
+)
 from diptych.projection import Column, Projection, Recorded, View
 from diptych.query import Find, Selection
 from diptych.refusals import (
@@ -20,20 +37,35 @@ from diptych.refusals import (
 
 __all__ = [
     "Aborted",
+    "Accepted",
+    "After",
     "Aggregate",
     "AggregateRef",
     "AlreadyExists",
+    "Answered",
+    "Call",
+    "Calling",
     "Column",
     "Deciding",
     "Domain",
+    "EffectFailed",
+    "Failed",
     "FailedPrecondition",
     "Find",
     "InvalidArgument",
     "NotFound",
+    "Port",
+    "Process",
     "Projection",
     "Recorded",
     "Refusal",
+    "Refused",
     "ResourceExhausted",
     "Selection",
+    "Send",
+    "Step",
     "View",
+    "after",
+    "call",
+    "send",
 ]

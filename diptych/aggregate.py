@@ -1,8 +1,8 @@
 """Aggregates: what decides.
 
 An aggregate is a type of consistency boundary: an immutable state, *deciders* (a command and a state give events,
-or a refusal) and *evolvers* (a state and an event give the next state). All of it is pure: the engine gives the
-time, the caller and new ids through `Deciding`.
+or a refusal), *evolvers* (a state and an event give the next state) and *upcasters* (an event that is no longer
+recorded gives one that is). All of it is pure: the engine gives the time, the caller and new ids through `Deciding`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 C = TypeVar("C", bound=Message)
 E = TypeVar("E", bound=Message)
+Old = TypeVar("Old", bound=Message)
 MessageType = type[Message]
 
 
@@ -94,6 +95,18 @@ class DeciderBinding(NamedTuple):
     id_of: Callable[[Any], str]
     id_field: str | None
     """The command's field that names the aggregate, and which the engine fills when it is empty."""
+    internal: bool = False
+    """Whether only processes send it: it is no rpc."""
+
+
+class Upcaster(NamedTuple):
+    """How an event that is no longer recorded is told as one that is."""
+
+    event: Any
+    """The old type."""
+    becomes: tuple[Any, ...]
+    """The types that it can become."""
+    upcast: Callable[[Any], Message]
 
 
 class UniqueBinding(NamedTuple):
@@ -118,6 +131,7 @@ class Aggregate(Generic[S]):
         self.id = id
         self.deciders: dict[str, DeciderBinding] = {}
         self.evolvers: dict[str, tuple[MessageType, Callable[[Any, Any], Any]]] = {}
+        self.upcasters: dict[str, Upcaster] = {}
         self.uniques: list[UniqueBinding] = []
 
     def __repr__(self) -> str:
@@ -133,11 +147,13 @@ class Aggregate(Generic[S]):
         *,
         reads: Callable[[C], Iterable[AggregateRef]] | None = None,
         id: str | Callable[[C], str] | None = None,
+        internal: bool = False,
     ) -> Callable[[Decider[S, C]], Decider[S, C]]:
         """Binds a command type to a decider: `(state, command, at) -> events`.
 
         `reads` names other aggregates that the decision depends on; they are read with this one, and the decision
-        is void if any of them changed before it was recorded. `id` overrides the aggregate's own.
+        is void if any of them changed before it was recorded. `id` overrides the aggregate's own. A command that is
+        `internal` is sent by processes alone: it is no rpc of the contract, and unknown to clients.
 
         The decider returns the events to record, none for "nothing to do", or raises a `Refusal`. Its return
         annotation should name the events (`-> Sequence[CopyBorrowed | CopyLost]`): the engine then checks at start
@@ -154,10 +170,10 @@ class Aggregate(Generic[S]):
                     raise ValueError(f"{name} has no field {chosen} to name its {self.type} by.")
                 field = chosen
                 self.deciders[name] = DeciderBinding(
-                    self, command, decide, reads, lambda message: str(getattr(message, field)), field
+                    self, command, decide, reads, lambda message: str(getattr(message, field)), field, internal
                 )
             else:
-                self.deciders[name] = DeciderBinding(self, command, decide, reads, chosen, None)
+                self.deciders[name] = DeciderBinding(self, command, decide, reads, chosen, None, internal)
             return decide
 
         return bind
@@ -171,6 +187,36 @@ class Aggregate(Generic[S]):
         def bind(evolve: Evolver[S, E]) -> Evolver[S, E]:
             self.evolvers[name] = (event, evolve)
             return evolve
+
+        return bind
+
+    def upcast(self, old: type[Old], *new: type[E]) -> Callable[[Callable[[Old], E]], Callable[[Old], E]]:
+        """Binds an event type that is no longer recorded to a pure function that tells it as one of newer types.
+
+        What was recorded stays as it is. Evolvers and folds see the new event in its place; an upcaster of that is
+        applied in turn. With several new types, which one it becomes depends on the old event alone.
+        """
+        name = old.DESCRIPTOR.full_name
+        if name in self.upcasters:
+            raise ValueError(f"{name} is upcast twice by aggregate {self.type}.")
+        if not new:
+            raise ValueError(f"{name} is upcast to nothing by aggregate {self.type}; name the type that it becomes.")
+        for kind in new:
+            if name in (kind.DESCRIPTOR.full_name, *becomes(kind.DESCRIPTOR.full_name, self.upcasters)):
+                raise ValueError(f"{name} is upcast to itself by aggregate {self.type}.")
+
+        def bind(upcast: Callable[[Old], E]) -> Callable[[Old], E]:
+            def checked(event: Old) -> E:
+                made = upcast(event)
+                if type(made) not in new:
+                    raise TypeError(
+                        f"The upcaster of {name} returned a {type(made).__name__}, and it becomes "
+                        f"{' or '.join(kind.DESCRIPTOR.full_name for kind in new)}."
+                    )
+                return made
+
+            self.upcasters[name] = Upcaster(old, new, checked)
+            return upcast
 
         return bind
 
@@ -197,6 +243,37 @@ class Aggregate(Generic[S]):
             raise LookupError(f"Aggregate {self.type} has no evolver for {event.DESCRIPTOR.full_name}.") from None
         evolved: S = bound[1](state, event)
         return evolved
+
+    def recorded(self, name: str, data: bytes) -> Message:
+        """A recorded event, by the full name of its type, as evolvers see it; raises `LookupError`, `DecodeError`."""
+        upcaster = self.upcasters.get(name)
+        if upcaster is not None:
+            return upcasted(upcaster.event.FromString(data), self.upcasters)
+        try:
+            kind = self.evolvers[name][0]
+        except KeyError:
+            raise LookupError(f"Aggregate {self.type} does not know the event {name}.") from None
+        return kind.FromString(data)
+
+
+def upcasted(event: Message, upcasters: Mapping[str, Upcaster]) -> Message:
+    """An event as evolvers and folds see it."""
+    while (upcaster := upcasters.get(event.DESCRIPTOR.full_name)) is not None:
+        event = upcaster.upcast(event)
+    return event
+
+
+def becomes(name: str, upcasters: Mapping[str, Upcaster]) -> set[str]:
+    """The types that an event type can become, by one upcaster or several, those in between included."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        upcaster = upcasters.get(waiting.pop())
+        for kind in upcaster.becomes if upcaster is not None else ():
+            if kind.DESCRIPTOR.full_name not in found:
+                found.add(kind.DESCRIPTOR.full_name)
+                waiting.append(kind.DESCRIPTOR.full_name)
+    return found
 
 
 def new_id() -> str:

@@ -7,6 +7,7 @@ need not be, and so that every error but gRPC core's own hard limits is told by 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar, cast
 
@@ -17,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from protovalidate import EvaluationError, Validator, Violation
 
-from diptych.refusals import InternalError, InvalidRequest, MalformedMessage, MethodUnknown, Refusal
+from diptych.refusals import InternalError, InvalidRequest, MalformedMessage, MethodUnknown, Overloaded, Refusal
 from diptych.token import METADATA_KEY
 from diptych.well_formed import malformed_times
 
@@ -35,6 +36,9 @@ _VALUE_BYTES_MAX = 300
 _DETAILS_BYTES_MAX = 4000
 """With its message a status takes no more, and a thousand of them, the outcomes of one message, fit into 4 MiB."""
 _OVERHEAD_BYTES_MAX = 100
+_RETRY_SECONDS = 1.0
+_INTERNAL = "diptych.internal."
+"""What the services begin with that our servers have for each other."""
 
 _log = structlog.get_logger(__name__)
 _validator = Validator()
@@ -151,6 +155,11 @@ def _shortened(text: str, bytes_max: int) -> str:
     return text
 
 
+def _counts(service: str) -> int:
+    """What a call of a service counts for the limit. A server with all its hands full is healthy, and says so."""
+    return 0 if service.startswith((_INTERNAL, "grpc.health.")) else 1
+
+
 def _trailers(refusal: Refusal, status: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
     details = ("grpc-status-details-bin", status.SerializeToString())
     return (details, (METADATA_KEY, refusal.token)) if refusal.token else (details,)
@@ -166,6 +175,9 @@ class Binder(grpc.GenericRpcHandler):
     def __init__(self, domain: str) -> None:
         self._domain = domain
         self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._calls = 0
+        self.calls_max = sys.maxsize
+        """Calls under way at once; more are refused. Those of our own servers among each other do not count."""
         self.services: set[str] = set()
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
@@ -175,38 +187,62 @@ class Binder(grpc.GenericRpcHandler):
     def unary(self, service: str, method: str, handler: UnaryHandler) -> None:
         """Binds a unary rpc."""
 
+        counts = _counts(service)
+
         async def call(request: bytes, context: Context) -> bytes:
+            self._calls += counts
             try:
+                if self._calls > self.calls_max and counts:
+                    raise self._overloaded()
                 return await handler(request, context)
             except Exception as error:
                 self._tell(self._refusal(error, context, method), context)
                 return b""
+            finally:
+                self._calls -= counts
 
         self._add(service, method, grpc.unary_unary_rpc_method_handler(cast("Any", call)))
 
     def stream(self, service: str, method: str, handler: StreamHandler) -> None:
         """Binds an rpc that answers with a stream."""
 
+        counts = _counts(service)
+
         async def call(request: bytes, context: Context) -> AsyncIterator[bytes]:
+            self._calls += counts
             try:
+                if self._calls > self.calls_max and counts:
+                    raise self._overloaded()
                 async for frame in handler(request, context):
                     yield frame
             except Exception as error:
                 self._tell(self._refusal(error, context, method), context)
+            finally:
+                self._calls -= counts
 
         self._add(service, method, grpc.unary_stream_rpc_method_handler(cast("Any", call)))
 
     def duplex(self, service: str, method: str, handler: DuplexHandler) -> None:
         """Binds an rpc with a stream both ways."""
 
+        counts = _counts(service)
+
         async def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            self._calls += counts
             try:
+                if self._calls > self.calls_max and counts:
+                    raise self._overloaded()
                 async for frame in handler(requests, context):
                     yield frame
             except Exception as error:
                 self._tell(self._refusal(error, context, method), context)
+            finally:
+                self._calls -= counts
 
         self._add(service, method, grpc.stream_stream_rpc_method_handler(cast("Any", call)))
+
+    def _overloaded(self) -> Refusal:
+        return Overloaded(what="calls at once", limit=self.calls_max).telling(retry_seconds=_RETRY_SECONDS)
 
     def status(self, refusal: Refusal) -> status_pb2.Status:
         """The status that tells a refusal, shortened to what clients take."""

@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf import descriptor, descriptor_pool, message_factory
@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from diptych.aggregate import Aggregate, DeciderBinding
 from diptych.codec import StateCodec
+from diptych.process import STEPPED, After, Call, Port, Process, Send
 from diptych.projection import Projection, View
 from diptych.query import CombinedQuery, FindQuery, GetQuery, Query
 
@@ -30,7 +31,7 @@ class Domain:
     """What a deployment serves: `Domain("library", aggregates=[member, copy], projections=[lending])`.
 
     The name is that of the Python package that holds it under the name `domain`, and its contracts are the proto
-    package `<name>.v1`.
+    package `<name>.v1`. `ports` is where the effects of its processes go.
     """
 
     def __init__(
@@ -39,13 +40,23 @@ class Domain:
         *,
         aggregates: Sequence[Aggregate[Any]],
         projections: Sequence[Projection],
+        processes: Sequence[Process[Any]] = (),
+        ports: Sequence[Port[Any, Any]] = (),
     ) -> None:
         self.name = name
-        self.aggregates = {aggregate.type: aggregate for aggregate in aggregates}
+        self.aggregates = {aggregate.type: aggregate for aggregate in (*aggregates, *processes)}
+        """All aggregates by type, processes included."""
+        self.processes = {process.type: process for process in processes}
+        self.ports = {port.request.DESCRIPTOR.full_name: port for port in ports}
+        """By the type of the requests that each takes."""
         self.projections = {projection.name: projection for projection in projections}
-        _refuse_doubles("aggregate", [aggregate.type for aggregate in aggregates])
+        _refuse_doubles("aggregate", [aggregate.type for aggregate in (*aggregates, *processes)])
+        _refuse_doubles("port", [port.request.DESCRIPTOR.full_name for port in ports])
         _refuse_doubles("projection", [projection.name for projection in projections])
         _refuse_doubles("view", [view.name for projection in projections for view in projection.views])
+        upcasters = {name: one for aggregate in self.aggregates.values() for name, one in aggregate.upcasters.items()}
+        for projection in projections:
+            projection.upcasters = upcasters
 
     @property
     def package(self) -> str:
@@ -81,10 +92,16 @@ class LoadedDomain:
         self.domain = domain
         self.codecs = {name: _codec(aggregate) for name, aggregate in domain.aggregates.items()}
         self.event_types = _event_types(domain)
-        self.commands = _bind_commands(domain)
+        self.deciders = _deciders(domain)
+        """Every command by its type, those included that only processes send."""
+        self.commands = _bind_commands(domain, self.deciders)
+        """The commands of the contract, by type."""
         self.queries = _bind_queries(domain)
         for aggregate in domain.aggregates.values():
             _check_evolvers(aggregate)
+            _check_upcasters(aggregate)
+        for process in domain.processes.values():
+            _check_process(process, self)
         for projection in domain.projections.values():
             _check_projection(projection, self.event_types)
 
@@ -138,12 +155,18 @@ def _codec(aggregate: Aggregate[Any]) -> StateCodec[Any]:
 
 
 def _event_types(domain: Domain) -> dict[str, type[Message]]:
+    """Every event type that the log can hold, those that are no longer recorded included."""
     kinds: dict[str, type[Message]] = {}
     for aggregate in domain.aggregates.values():
         for name, (kind, _) in aggregate.evolvers.items():
-            if name in kinds:
+            if name in kinds and name != STEPPED:
                 raise DomainError(f"Event {name} is evolved by two aggregates; an event belongs to one.")
             kinds[name] = kind
+    for aggregate in domain.aggregates.values():
+        for name, upcaster in aggregate.upcasters.items():
+            if name in kinds:
+                raise DomainError(f"Event {name}, which {aggregate.type} upcasts, is evolved or upcast as well.")
+            kinds[name] = upcaster.event
     return kinds
 
 
@@ -163,18 +186,25 @@ def _field_type(message: descriptor.Descriptor, field: str) -> str:
     return found.message_type.full_name if found is not None and found.message_type is not None else ""
 
 
-def _bind_commands(domain: Domain) -> dict[str, CommandMethod]:
-    service = f"{domain.package}.CommandService"
+def _deciders(domain: Domain) -> dict[str, DeciderBinding]:
     deciders: dict[str, DeciderBinding] = {}
     for aggregate in domain.aggregates.values():
         for name, binding in aggregate.deciders.items():
             if name in deciders:
                 raise DomainError(f"Command {name} is decided by two aggregates.")
             deciders[name] = binding
+    return deciders
+
+
+def _bind_commands(domain: Domain, deciders: dict[str, DeciderBinding]) -> dict[str, CommandMethod]:
+    service = f"{domain.package}.CommandService"
+    public = {name: binding for name, binding in deciders.items() if not binding.internal}
     bound: dict[str, CommandMethod] = {}
     for method in _methods(service):
         name = method.input_type.full_name
-        if name not in deciders:
+        if name in deciders and deciders[name].internal:
+            raise DomainError(f"Command {name} is internal, and yet {service} has an rpc for it, {method.name}.")
+        if name not in public:
             raise DomainError(f"Rpc {service}.{method.name} has no decider: no aggregate decides {name}.")
         if _field_type(method.input_type, "context") != "diptych.v1.CommandContext":
             raise DomainError(f"Command {name} has no field `context` of type diptych.v1.CommandContext.")
@@ -182,9 +212,12 @@ def _bind_commands(domain: Domain) -> dict[str, CommandMethod]:
         if result is None or result.number != 1 or _field_type(method.output_type, "result") != _RESULT:
             raise DomainError(f"{method.output_type.full_name} has no field `diptych.v1.CommandResult result = 1`.")
         response = message_factory.GetMessageClass(method.output_type)
-        bound[name] = CommandMethod(method.name, deciders.pop(name), response)
-    if deciders:
-        raise DomainError(f"{service} has no rpc for the command(s) {', '.join(sorted(deciders))}.")
+        bound[name] = CommandMethod(method.name, public.pop(name), response)
+    if public:
+        raise DomainError(
+            f"{service} has no rpc for the command(s) {', '.join(sorted(public))}; those that only processes send "
+            "are declared with internal=True."
+        )
     return bound
 
 
@@ -266,16 +299,105 @@ def _check_evolvers(aggregate: Aggregate[Any]) -> None:
                 )
 
 
-def _returned_messages(decide: typing.Callable[..., object]) -> list[type[Message]]:
-    """The event types that a decider's return annotation names."""
-    annotation = typing.get_type_hints(inspect.unwrap(decide)).get("return")
+def _check_upcasters(aggregate: Aggregate[Any]) -> None:
+    for name, upcaster in aggregate.upcasters.items():
+        for kind in upcaster.becomes:
+            new = kind.DESCRIPTOR.full_name
+            if new not in aggregate.evolvers and new not in aggregate.upcasters:
+                raise DomainError(
+                    f"Event {name} is upcast to {new}, for which aggregate {aggregate.type} has no evolver."
+                )
+        try:
+            upcaster.upcast(upcaster.event())
+        except (AttributeError, TypeError) as error:
+            raise DomainError(f"The upcaster of {name} fails on an empty event: {error}") from error
+        except ValueError as error:
+            if "has no" in str(error):  # What protobuf says of a field that does not exist.
+                raise DomainError(f"The upcaster of {name} uses an unknown field: {error}") from error
+
+
+def _check_process(process: Process[Any], domain: LoadedDomain) -> None:
+    """Refuses handlers of what cannot come, and outputs that annotations name and that cannot go anywhere."""
+    ports = domain.domain.ports
+    for what, bindings, known, where in (
+        ("event", process.events, domain.event_types, "which no aggregate of the domain records"),
+        ("acceptances of", process.acceptances, domain.deciders, "which is no command of the domain"),
+        ("refusals of", process.refusals, domain.deciders, "which is no command of the domain"),
+        ("answers to", process.answers, ports, "for which the domain has no port"),
+        ("failures of", process.failures, ports, "for which the domain has no port"),
+    ):
+        for name in bindings:
+            if name not in known:
+                raise DomainError(f"Process {process.type} handles {what} {name}, {where}.")
+    for name, binding in process.events.items():
+        if name in process.evolvers:
+            raise DomainError(f"Process {process.type} reacts to {name}, which is an event of its own.")
+        key = binding.key
+        assert key is not None
+        _probe(lambda key=key, kind=binding.message: key(kind()), f"the key of process {process.type} on {name}")  # type: ignore[misc]
+    for where, handle in _handlers(process):
+        for kind in _returned_messages(handle):
+            if kind.DESCRIPTOR.full_name not in process.evolvers:
+                raise DomainError(
+                    f"{where} records {kind.DESCRIPTOR.full_name}, for which process {process.type} has no evolver."
+                )
+        for kind in _returned_outputs(handle, Send):
+            if kind.DESCRIPTOR.full_name not in domain.deciders:
+                raise DomainError(f"{where} sends {kind.DESCRIPTOR.full_name}, which is no command of the domain.")
+        for kind in _returned_outputs(handle, Call):
+            if kind.DESCRIPTOR.full_name not in ports:
+                raise DomainError(f"{where} calls {kind.DESCRIPTOR.full_name}, for which the domain has no port.")
+        for kind in _returned_outputs(handle, After):
+            if kind.DESCRIPTOR.full_name not in process.timeouts:
+                raise DomainError(
+                    f"{where} sets timeout {kind.DESCRIPTOR.full_name}, which process {process.type} does not handle."
+                )
+
+
+def _handlers(process: Process[Any]) -> Iterator[tuple[str, Callable[..., object]]]:
+    """Every handler of a process, with what to call it in a sentence."""
+    for name, starter in process.starters.items():
+        yield f"Process {process.type}, started by {name},", starter
+    for what, bindings in (
+        ("on", process.events),
+        ("on the acceptance of", process.acceptances),
+        ("on the refusal of", process.refusals),
+        ("on the answer to", process.answers),
+        ("on the failure of", process.failures),
+        ("on timeout", process.timeouts),
+    ):
+        for name, binding in bindings.items():
+            yield f"Process {process.type}, {what} {name},", binding.handle
+
+
+def _returned(handle: typing.Callable[..., object]) -> tuple[Any, ...]:
+    """What the items of a handler's return annotation can be."""
+    annotation = typing.get_type_hints(inspect.unwrap(handle)).get("return")
     arguments = typing.get_args(annotation)
     if not arguments:
-        return []
+        return ()
     item = arguments[0]
     union = typing.get_origin(item) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(item) if union else (item,)
-    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message]
+    return typing.get_args(item) if union else (item,)
+
+
+def _returned_messages(decide: typing.Callable[..., object]) -> list[type[Message]]:
+    """The event types that a handler's return annotation names."""
+    return [kind for kind in _returned(decide) if _is_message(kind)]
+
+
+def _returned_outputs(handle: typing.Callable[..., object], output: type[Any]) -> list[type[Message]]:
+    """What it sends, calls or sets by its return annotation, which may say `Send[HoldCopyRequest | DropRequest]`."""
+    kinds: list[type[Message]] = []
+    for item in _returned(handle):
+        if typing.get_origin(item) is output:
+            (named,) = typing.get_args(item)
+            kinds += [kind for kind in (named, *typing.get_args(named)) if _is_message(kind)]
+    return kinds
+
+
+def _is_message(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
 
 
 def _check_projection(projection: Projection, event_types: dict[str, type[Message]]) -> None:
@@ -284,6 +406,10 @@ def _check_projection(projection: Projection, event_types: dict[str, type[Messag
             where = f"view {view.name} on {name}"
             if name not in event_types:
                 raise DomainError(f"{where[0].upper()}{where[1:]}: no aggregate of the domain records that event.")
+            if name in projection.upcasters:
+                raise DomainError(
+                    f"{where[0].upper()}{where[1:]}: that event is upcast before it is folded; fold what it becomes."
+                )
             _probe(lambda handler=handler: list(handler.keys(handler.event())), f"the key of {where}")  # type: ignore[misc]
             if handler.reads is None:
                 continue

@@ -8,13 +8,13 @@ changed it, and a row that was made and deleted within one batch leaves the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from diptych.aggregate import AggregateRef
+from diptych.aggregate import AggregateRef, upcasted
 from diptych.projection import Column, Handler, Projection, Recorded, RowRef, View
 from diptych.read_store import stored
 from diptych.v1.events_pb2 import RecordedEvent
@@ -26,6 +26,9 @@ Contents = Mapping[str, bytes | None]
 
 ChangedRow = tuple[Any, ...]
 """A row that changed: key, position, bytes (None: deleted), then the values of its columns (None of a deleted row)."""
+
+RowName = tuple[int, str]
+"""A row: its view's place in the order of declaration, and its key."""
 
 _INT64 = range(-(1 << 63), 1 << 63)
 _NONE_NAMED: frozenset[RowRef] = frozenset()
@@ -62,6 +65,15 @@ class Prepared:
         """For each view, in order of declaration, the keys of the rows to load."""
         self.failure: FoldFailure | None = None
         """Why the event after the last step cannot be folded; those after it are left out."""
+
+    def rows(self) -> Iterator[tuple[RecordedEvent, set[RowName], set[RowName]]]:
+        """For each event the rows that it folds, and those that it looks up."""
+        for event, _, work in self.steps:
+            yield (
+                event,
+                {(binding.place, key) for binding, keys, _ in work for key in keys},
+                {(read.index, key) for _, _, named in work for read, key in named},
+            )
 
 
 class Folded:
@@ -105,8 +117,12 @@ class Folding:
 
     def __init__(self, projection: Projection) -> None:
         self.projection = projection
-        self._plans: dict[str, tuple[Callable[[bytes], Message], tuple[_Binding, ...]]] = {}
+        # By the event's type: how it is parsed, and what folds it; None: what that is, the upcast event's type tells.
+        self._plans: dict[str, tuple[Callable[[bytes], Message], tuple[_Binding, ...] | None]] = {}
         for name in projection.event_types:
+            if name in projection.upcasters:
+                self._plans[name] = (_upcast(name, projection), None)
+                continue
             handlers = [view.handlers[name] for view in projection.views if name in view.handlers]
             self._plans[name] = (handlers[0].event.FromString, tuple(map(_bind, handlers)))
 
@@ -124,8 +140,11 @@ class Folding:
                 payload = event.event
                 plan = plans.get(payload.type_url.rpartition("/")[2])
                 if plan is not None:
-                    message = plan[0](payload.value)
-                    for binding in plan[1]:
+                    message, bindings = plan[0](payload.value), plan[1]
+                    if bindings is None:
+                        now = plans.get(message.DESCRIPTOR.full_name)
+                        bindings = now[1] if now is not None else None
+                    for binding in bindings or ():
                         keys = _distinct(binding.keys(message), binding.in_parts)
                         named: frozenset[RowRef] = _NONE_NAMED
                         if binding.reads is not None:
@@ -275,6 +294,12 @@ def check_look_up(asking: View[Any], read: View[Any]) -> None:
         )
     if read.index >= asking.index:
         raise LookupError(f"View {asking.name} looks up view {read.name}, which is not declared before it.")
+
+
+def _upcast(name: str, projection: Projection) -> Callable[[bytes], Message]:
+    """Parses an event that is no longer recorded, and tells it as one that is."""
+    parse, upcasters = projection.upcasters[name].event.FromString, projection.upcasters
+    return lambda data: upcasted(parse(data), upcasters)
 
 
 def _bind(handler: Handler) -> _Binding:

@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from diptych.aggregate import AggregateRef
+from diptych.aggregate import AggregateRef, Upcaster, becomes
 from diptych.query import CombinedQuery, Condition, Find, FindQuery, GetQuery, Order, Query, Selection
 from diptych.refusals import Refusal
 
@@ -322,6 +322,8 @@ class Projection:
         self.version = version
         self.views: list[View[Any]] = []
         self.queries: dict[str, Query] = {}
+        self.upcasters: Mapping[str, Upcaster] = {}
+        """Those of the domain's aggregates; the domain puts them here."""
 
     def __repr__(self) -> str:
         return f"Projection({self.name!r})"
@@ -356,5 +358,6 @@ class Projection:
 
     @property
     def event_types(self) -> frozenset[str]:
-        """The full names of the event types that any view folds."""
-        return frozenset(name for view in self.views for name in view.handlers)
+        """The full names of the event types that any view folds, and of those that are upcast to them."""
+        folded = frozenset(name for view in self.views for name in view.handlers)
+        return folded.union(name for name in self.upcasters if becomes(name, self.upcasters) & folded)

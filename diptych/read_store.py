@@ -74,6 +74,10 @@ generations = Table(
     Column("stage", String, nullable=False, server_default=""),
     # The names of its views, as a JSON array, so that other code than its own can drop its tables. Empty: not known.
     Column("views", String, nullable=False, server_default=""),
+    # How many streams are parked; how many events are left out, discarded ones among them, and the last of them.
+    Column("parked_streams", BigInteger, nullable=False, server_default="0"),
+    Column("left_out_events", BigInteger, nullable=False, server_default="0"),
+    Column("left_out_position", BigInteger, nullable=False, server_default="0"),
 )
 """Every generation of every projection, with its checkpoint, which is written with the rows it speaks of.
 
@@ -100,6 +104,42 @@ marks = Table(
     Column("time", BigInteger, nullable=False),
 )
 """When checkpoints were passed, now and then: what tells how old a tombstone is."""
+
+parked = Table(
+    "diptych_parked",
+    MetaData(),
+    Column("projection", String, primary_key=True),
+    Column("generation", BigInteger, primary_key=True),
+    # The event that could not be folded first.
+    Column("first_position", BigInteger, primary_key=True),
+    Column("aggregate_type", String, nullable=False),
+    Column("aggregate_id", String, nullable=False),
+    # Why the last attempt failed: a sentence, and the end of the trace.
+    Column("error", String, nullable=False),
+    Column("trace", String, nullable=False),
+    Column("attempts", BigInteger, nullable=False),
+    # In microseconds since 1970.
+    Column("park_time", BigInteger, nullable=False),
+    # When an operator let the stream go on without what is left out; NULL: it is parked.
+    Column("discard_time", BigInteger),
+    # The event that failed in the last attempt, a `RecordedEvent`.
+    Column("event", LargeBinary, nullable=False),
+)
+"""Streams that are parked in a generation, and those of which a part was discarded."""
+
+
+parked_events = Table(
+    "diptych_parked_events",
+    MetaData(),
+    Column("projection", String, primary_key=True),
+    Column("generation", BigInteger, primary_key=True),
+    Column("position", BigInteger, primary_key=True),
+    # The first event of those that were parked together, which names their row in `parked`.
+    Column("first_position", BigInteger, nullable=False),
+    Index("diptych_parked_events_first", "projection", "generation", "first_position", "position"),
+    sqlite_with_rowid=False,
+)
+"""Every event that is left out of a generation: a view is the fold of the log without these."""
 
 
 def new_filling() -> str:

@@ -15,12 +15,13 @@ The tree::
         InvalidRequest, MalformedMessage, CommandUnknown, TokenMalformed, PageTokenInvalid,
         ResumeTokenMalformed, UnknownView
       NotFound             the target does not exist                       do not retry
-        GenerationNotFound, ProjectionNotFound, RowNotFound, ServiceUnknown
+        GenerationNotFound, ParkedNotFound, ProcessNotFound, ProjectionNotFound, RowNotFound,
+        ServiceUnknown
       AlreadyExists        an id or a unique value is taken                do not retry
       FailedPrecondition   a rule of the domain forbids it                 do not retry
-        RequestIdReused, TokenOfAnotherLog, TokenOfOlderEpoch, TokenAheadOfLog, ReadModelPaused,
-        ReadModelStalled, ReadModelRebuilding, RebuildNotRunning, RebuildFailed, RebuildUnderWay,
-        ProjectionPaused, ProjectionLedElsewhere
+        RequestIdReused, TokenOfAnotherLog, TokenOfOlderEpoch, TokenAheadOfLog, ReadModelParked,
+        ReadModelPaused, ReadModelStalled, ReadModelRebuilding, RebuildNotRunning, RebuildFailed,
+        RebuildUnderWay, ProjectionPaused, ProjectionLedElsewhere, StillParked
       Aborted              decided on a stale version                      read again, decide again
         VersionConflict, RebuildCancelled
       OutOfRange           beyond the end                                  do not retry
@@ -28,7 +29,7 @@ The tree::
       ResourceExhausted    a limit is reached                              retry after the delay given
         Overloaded
       DeadlineExceeded     not in time                                     retry with a longer deadline
-        ReadModelBehind, VersionNotReached
+        CommandNotInTime, ReadModelBehind, VersionNotReached
       Unavailable          not now                                         retry with backoff
         LogUnavailable, OutcomeUnknown, ReadModelNotReady, ReadStoreUnavailable
       Unimplemented        no such method                                  do not retry
@@ -300,6 +301,12 @@ class OutcomeUnknown(Unavailable):
         return f"It is not known whether the command took effect: retry it under request id {self.request_id}."
 
 
+class CommandNotInTime(DeadlineExceeded):
+    """The deadline passed before the command was decided."""
+
+    message = "The command was not decided before its deadline; nothing was recorded."
+
+
 class LogUnavailable(Unavailable):
     """The log cannot be read or written now."""
 
@@ -504,11 +511,46 @@ class ProjectionLedElsewhere(FailedPrecondition):
     owner: str
 
 
+class ReadModelParked(FailedPrecondition):
+    """The token's own event is left out of the projection."""
+
+    message = "The event at position {position} is left out of projection {projection}: {error}"
+    projection: str
+    position: int
+    error: str
+
+
+class ParkedNotFound(NotFound):
+    """No stream of that aggregate is parked."""
+
+    message = "Nothing of {aggregate} is parked in projection {projection}."
+    projection: str
+    aggregate: str
+
+
+class StillParked(FailedPrecondition):
+    """What is parked failed again."""
+
+    message = "{aggregate} stays parked in projection {projection}, as its event {position} failed again: {error}"
+    projection: str
+    aggregate: str
+    position: int
+    error: str
+
+
 class ProjectionNotFound(NotFound):
     """The projector runs no projection of that name."""
 
     message = "There is no projection '{projection}'."
     projection: str
+
+
+class ProcessNotFound(NotFound):
+    """There is no process of that type, or no instance of it that is stuck or parked as the request says."""
+
+    message = "There is no process {process} with an instance '{id}' that waits for an operator."
+    process: str
+    id: str
 
 
 class ReadStoreUnavailable(Unavailable):

@@ -130,6 +130,7 @@ async def _serve(program: str, settings: ServerSettings, start: Start) -> int:
     address = f"{host}:{port}"
     served_health = Health(address)
     served = await start(served_health)
+    served.binder.calls_max = settings.calls_max
     services = sorted(served.binder.services)
     served_health.bind(served.binder)
     bind_reflection(served.binder, (*services, HEALTH))

@@ -57,6 +57,7 @@ class ServerSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["console", "json"] = Field("console", description="How log lines look, on stderr.")
     message_bytes_max: int = Field(4 << 20, ge=1024, description="Largest message taken, in bytes.")
+    calls_max: int = Field(20_000, ge=1, description="Calls under way at once, streams included; more are refused.")
     stop_seconds: float = Field(10.0, ge=0, description="How long calls under way may take when stopping.")
 
 
@@ -87,6 +88,9 @@ class ProjectorSettings(ServerSettings):
     tombstone_hours: float = Field(
         24.0, gt=0, description="How long deleted rows stay known, so that watches can be resumed, in hours."
     )
+    park_attempts: int = Field(4, ge=1, le=20, description="Attempts to fold an event before its stream is parked.")
+    park_pause_seconds: float = Field(0.1, gt=0, description="Pause after the first attempt; it doubles.")
+    parked_streams_max: int = Field(100, ge=0, description="Streams parked in a projection before it stalls instead.")
 
 
 class QueryServerSettings(ServerSettings):

@@ -5,6 +5,11 @@ A decider::
     given(copy, registered, borrowed).when(BorrowCopyRequest(copy_id="c1", member_id="m2")) \\
         .refused(CopyOnLoan(copy_id="c1", member_id="m1"))
 
+A process, from any of its inputs; what follows is asserted as a whole, events and outputs in order::
+
+    given(reservation, started).refused(HoldCopyRequest(copy_id="c1"), CopyOnLoan(copy_id="c1", member_id="m1")) \\
+        .then(ReservationFailed(copy_id="c1"), call(Mail(...)))
+
 A view, or a whole projection::
 
     assert fold(open_loans, registered, borrowed) == {"c1.1": OpenLoan(...)}
@@ -27,11 +32,25 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 from google.protobuf.message import Message
 
-from diptych.aggregate import Aggregate, AggregateRef, DeciderBinding, Deciding
+from diptych.aggregate import Aggregate, AggregateRef, DeciderBinding, Deciding, upcasted
 from diptych.binder import check
 from diptych.codec import StateCodec
 from diptych.domain import repeated_field
 from diptych.folding import MemoryRows
+from diptych.process import (
+    Accepted,
+    After,
+    Answered,
+    Call,
+    Failed,
+    InputBinding,
+    Output,
+    Process,
+    Refused,
+    Send,
+    Step,
+    stepped,
+)
 from diptych.projection import Projection, View
 from diptych.query import CombinedQuery, Condition, Find, FindQuery, GetQuery, Order
 from diptych.refusals import InvalidRequest, Refusal, RowNotFound
@@ -49,13 +68,20 @@ LOG_START = datetime(2026, 1, 1, tzinfo=UTC)
 _BATCH_SIZES = (1, 2, 3)
 
 
+@overload
+def given(aggregate: Process[S], *events: Message, id: str = "") -> GivenProcess[S]: ...
+@overload
+def given(aggregate: Aggregate[S], *events: Message, id: str = "") -> Given[S]: ...
 def given(aggregate: Aggregate[S], *events: Message, id: str = "") -> Given[S]:
-    """An aggregate after these events; without any, one that does not exist.
+    """An aggregate or a process after these events; without any, one that does not exist.
 
     `id` is its id. Left out, it is that of the command, or what the first event has in the field by which the
-    aggregate's commands name it.
+    aggregate's commands name it. Events that are no longer recorded are upcast, as from the log.
     """
-    return Given(aggregate, events, id or _id_of(aggregate, events))
+    known = [upcasted(event, aggregate.upcasters) for event in events]
+    if isinstance(aggregate, Process):
+        return GivenProcess(aggregate, known, id or _id_of(aggregate, known))
+    return Given(aggregate, known, id or _id_of(aggregate, known))
 
 
 class Given(Generic[S]):
@@ -91,12 +117,12 @@ class Given(Generic[S]):
         others = {other.ref: other for other in also}
         try:
             check(command)
-            events = self._decide(binding, asked, id, at, actor, others)
-            state = _evolve(self.aggregate, self.state, events)
+            step = self._decide(binding, asked, id, at, actor, others)
+            state = _evolve(self.aggregate, self.state, self._events(step, at))
             self._claim(state, id, others)
         except Refusal as refusal:
             return Decision(self.state, (), refusal)
-        return Decision(state, tuple(events), None)
+        return Decision(state, tuple(step), None)
 
     @property
     def ref(self) -> AggregateRef:
@@ -112,6 +138,10 @@ class Given(Generic[S]):
         except KeyError:
             raise LookupError(f"Aggregate {self.aggregate.type} has no decider for {name}.") from None
 
+    def _events(self, step: Step, at: datetime) -> Sequence[Message]:
+        """What of a decision is recorded."""
+        return [one for one in step if isinstance(one, Message)]
+
     def _decide(
         self,
         binding: DeciderBinding,
@@ -120,7 +150,7 @@ class Given(Generic[S]):
         now: datetime,
         actor: str,
         others: Mapping[AggregateRef, Given[Any]],
-    ) -> Sequence[Message]:
+    ) -> Step:
         reads = tuple(binding.reads(command)) if binding.reads is not None else ()
         states = {ref: (others[ref].state, others[ref].version) if ref in others else (None, 0) for ref in reads}
         told = Deciding(id=id, version=self.version, now=now, actor=actor, states=states)
@@ -141,19 +171,97 @@ class Given(Generic[S]):
                     raise unique.taken(wanted)
 
 
-class Decision(Generic[S]):
-    """What came of a command; made by `Given.when`."""
+class GivenProcess(Given[S]):
+    """A process and its history; made by `given`. Each method gives it one input."""
 
-    def __init__(self, state: S, events: tuple[Message, ...], refusal: Refusal | None) -> None:
+    aggregate: Process[S]
+
+    def hears(self, event: Message, *, at: datetime = NOW) -> Decision[S]:
+        """An event of another aggregate is recorded. One whose key is of no instance leads to nothing."""
+        binding = _handler(self.aggregate, self.aggregate.events, event, "reacts to")
+        assert binding.key is not None
+        id = binding.key(event)
+        if not id:
+            return Decision(self.state, (), None)
+        return self._take(binding, event, at, id)
+
+    def accepted(
+        self, command: Message, *, aggregate: AggregateRef | None = None, version: int = 1, at: datetime = NOW
+    ) -> Decision[S]:
+        """A command that it sent is accepted, by an aggregate which is at that version from then on."""
+        binding = _handler(self.aggregate, self.aggregate.acceptances, command, "handles the acceptance of")
+        return self._take(binding, Accepted(command, aggregate or AggregateRef("", ""), version), at)
+
+    def refused(self, command: Message, refusal: Refusal, *, at: datetime = NOW) -> Decision[S]:
+        """A command that it sent is refused."""
+        binding = _handler(self.aggregate, self.aggregate.refusals, command, "handles the refusal of")
+        return self._take(binding, Refused(command, refusal.reason, str(refusal), refusal.metadata), at)
+
+    def answered(self, request: Message, answer: Message, *, at: datetime = NOW) -> Decision[S]:
+        """An effect that it called is answered."""
+        binding = _handler(self.aggregate, self.aggregate.answers, request, "handles the answer to")
+        return self._take(binding, Answered(request, answer), at)
+
+    def failed(self, request: Message, reason: str, message: str = "", *, at: datetime = NOW) -> Decision[S]:
+        """An effect that it called has failed for good."""
+        binding = _handler(self.aggregate, self.aggregate.failures, request, "handles the failure of")
+        return self._take(binding, Failed(request, reason, message), at)
+
+    def times_out(self, timeout: Message, *, at: datetime = NOW) -> Decision[S]:
+        """A timeout that it set is due."""
+        return self._take(_handler(self.aggregate, self.aggregate.timeouts, timeout, "handles timeout"), timeout, at)
+
+    def _take(self, binding: InputBinding, what: Any, now: datetime, id: str = "") -> Decision[S]:
+        if self.id and id and self.id != id:
+            raise ValueError(f"The events are of {self.aggregate.type} {self.id}, and the event is heard by {id}.")
+        told = Deciding(
+            id=self.id or id, version=self.version, now=now, actor=f"process/{self.aggregate.type}", states={}
+        )
+        step = binding.handle(self.state, what, told)
+        return Decision(_evolve(self.aggregate, self.state, self._events(step, now)), tuple(step), None)
+
+    def _binding(self, command: Message) -> DeciderBinding:
+        starter: Any = self.aggregate.starters[command.DESCRIPTOR.full_name]
+        return super()._binding(command)._replace(decide=starter)
+
+    def _events(self, step: Step, at: datetime) -> Sequence[Message]:
+        for one in step:
+            if isinstance(one, Send):
+                check(one.command)
+        return stepped(self.aggregate, step, at, "")
+
+
+def _handler(process: Process[Any], bindings: Mapping[str, InputBinding], message: Message, what: str) -> InputBinding:
+    name = message.DESCRIPTOR.full_name
+    if name not in bindings:
+        raise LookupError(f"Process {process.type} has no handler that {what} {name}.")
+    return bindings[name]
+
+
+class Decision(Generic[S]):
+    """What came of a command, or of an input of a process; made by `Given` and `GivenProcess`."""
+
+    def __init__(self, state: S, step: tuple[Message | Output, ...], refusal: Refusal | None) -> None:
         self.state = state
         """The aggregate's state after it."""
-        self.events = events
+        self.step = step
+        """What follows, events and outputs."""
         self.refusal = refusal
 
-    def then(self, *events: Message) -> Self:
-        """Exactly these events were recorded, in this order."""
+    @property
+    def events(self) -> tuple[Message, ...]:
+        """What follows, without outputs."""
+        return tuple(one for one in self.step if isinstance(one, Message))
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What a process wants done."""
+        return tuple(one for one in self.step if not isinstance(one, Message))
+
+    def then(self, *step: Message | Output) -> Self:
+        """Exactly these events were recorded and these outputs made, in this order."""
         self._accepted()
-        assert list(self.events) == list(events), f"Expected{_shown(events)}\nbut recorded{_shown(self.events)}"
+        assert list(self.step) == list(step), f"Expected{_shown(step)}\nbut recorded{_shown(self.step)}"
         return self
 
     def then_nothing(self) -> Self:
@@ -162,13 +270,13 @@ class Decision(Generic[S]):
 
     def refused(self, refusal: Refusal) -> Self:
         """The command was refused, for this reason and with these values."""
-        assert self.refusal is not None, f"Expected {refusal!r}, but recorded{_shown(self.events)}"
+        assert self.refusal is not None, f"Expected {refusal!r}, but recorded{_shown(self.step)}"
         assert self.refusal == refusal, f"Expected {refusal!r}, but was refused by {self.refusal!r}"
         return self
 
     def invalid(self, *paths: str) -> Self:
         """The command breaks the rules of its contract for exactly these fields."""
-        assert self.refusal is not None, f"Expected a refusal, but recorded{_shown(self.events)}"
+        assert self.refusal is not None, f"Expected a refusal, but recorded{_shown(self.step)}"
         assert isinstance(self.refusal, InvalidRequest), f"Refused by {self.refusal!r}"
         assert sorted(path for path, _ in self.refusal.rules) == sorted(paths), f"Refused by {self.refusal!r}"
         return self
@@ -347,7 +455,19 @@ _COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _shown(events: Sequence[Message]) -> str:
-    if not events:
+def _shown(step: Step) -> str:
+    if not step:
         return " nothing"
-    return ":\n" + "\n".join(f"{event.DESCRIPTOR.name} {{\n{event}}}" for event in events)
+    return ":\n" + "\n".join(_shown_one(one) for one in step)
+
+
+def _shown_one(one: Message | Output) -> str:
+    match one:
+        case Message():
+            return f"{one.DESCRIPTOR.name} {{\n{one}}}"
+        case After(delay, timeout):
+            return f"after {delay}: {_shown_one(timeout)}"
+        case Send(command, compensates):
+            return f"send{', to compensate,' if compensates else ''} {_shown_one(command)}"
+        case Call(request, compensates):
+            return f"call{', to compensate,' if compensates else ''} {_shown_one(request)}"

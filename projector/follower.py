@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from collections.abc import Sequence
 
 import grpc
 import grpc.aio
@@ -19,11 +20,13 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 
 from diptych import failpoints
+from diptych.aggregate import AggregateRef
 from diptych.folding import ChangedRow, FoldFailure
 from diptych.internal.v1 import log_pb2, log_pb2_grpc
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
 from diptych.projection import Projection
 from diptych.read_store import Checkpoint, shape
+from diptych.refusals import LogUnavailable, ParkedNotFound, StillParked
 from diptych.token import Epoch, LogIdentity
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.events_pb2 import RecordedEvent
@@ -33,7 +36,9 @@ from projector.intake import Batch, Intake, LogEndedError
 from projector.metrics import ProjectionMetrics
 from projector.outlet import Outlet
 from projector.pace import Pace
+from projector.parking import ParkedStream, Patience, error_of, trace_of
 from projector.read_store_file import ReadStoreFile
+from projector.refold import Refold
 from projector.row_writer import LeadLostError, RowWriter
 from projector.steering import Steering
 
@@ -78,8 +83,10 @@ class Follower:
         head: Head,
         outlet: Outlet,
         pace: Pace,
+        patience: Patience,
         *,
         answering: bool,
+        parked_streams_max: int,
         going: bool = True,
     ) -> None:
         self.projection: Projection = writer.projection
@@ -104,6 +111,8 @@ class Follower:
         self._lag = Lag(head)
         self._outlet = outlet
         self._pace = pace
+        self._patience = patience
+        self._parked_streams_max = parked_streams_max
         self._shape = shape(writer.projection)
         self._steering = Steering(self._keep_up, going=going and not writer.paused)
         self._stalled_event: RecordedEvent | None = None
@@ -205,6 +214,8 @@ class Follower:
             lag_events=lambda: self.lag_events,
             lag_seconds=lambda: self._lag.seconds(self.applied_position),
             state=self._state_name,
+            parked_streams=lambda: self._writer.parked.numbers.streams,
+            left_out_events=lambda: self._writer.parked.numbers.events,
         )
 
     async def pause(self) -> None:
@@ -224,6 +235,7 @@ class Follower:
     async def _resume(self) -> None:
         if self.state in _STANDING:
             await self._halt(paused=False)
+            self._patience.anew()
             # Whoever asks now is to wait for what comes of it.
             self._become(states.PROJECTION_STATE_CATCHING_UP)
             self._steering.go()
@@ -305,7 +317,115 @@ class Follower:
                 lag_time=lag,
             ),
             views=views_of(self.projection),
+            parked_streams=self._writer.parked.numbers.streams,
+            left_out_events=self._writer.parked.numbers.events,
         )
+
+    async def list_parked(self, after: int, size: int, *, discarded: bool) -> tuple[list[ParkedStream], bool]:
+        """Parked streams by their first position, after one, and whether there are more; raises `sqlite3.Error`."""
+
+        def page() -> tuple[list[ParkedStream], bool]:
+            return self._writer.parked.page(after, size, discarded=discarded)
+
+        return await self._file.run(page)
+
+    async def discard_parked(self, aggregate: AggregateRef) -> int:
+        """Lets a parked stream go on without what is left out; returns how many events that is.
+
+        Raises `ParkedNotFound`, `LeadLostError`, `sqlite3.Error`.
+        """
+        try:
+            count = await self._file.run(self._writer.discard, aggregate)
+        except KeyError:
+            raise ParkedNotFound(projection=self.projection.name, aggregate=str(aggregate)) from None
+        self._log.warning("DISCARDED: what is parked of a stream", aggregate=str(aggregate), events=count)
+        self._publish()
+        return count
+
+    async def collect_parked(self, aggregate: AggregateRef) -> Refold:
+        """Reads the log for what is parked of a stream, while others are folded, as it may take long.
+
+        Raises `ParkedNotFound`, `Entangled`, `LogUnavailable`, `sqlite3.Error`.
+        """
+        found = await self._file.run(self._writer.parked.one, aggregate)
+        if found is None:
+            raise ParkedNotFound(projection=self.projection.name, aggregate=str(aggregate))
+        if self.diverged:
+            raise LogUnavailable(cause=self.reason)
+        refold = Refold(self.projection, found.first_position)
+        await self._reread(refold)
+        return refold
+
+    async def refold_parked(self, aggregate: AggregateRef, refold: Refold) -> int:
+        """Folds what is parked of a stream in place, and lets it go on; returns how many events that is.
+
+        Raises `ParkedNotFound`, `StillParked`, `Entangled`, `LogUnavailable`, `LeadLostError`, `sqlite3.Error`. Then
+        everything is as before.
+        """
+        await self._steering.change(lambda: self._refold(aggregate, refold))
+        return len(refold.events)
+
+    async def _reread(self, refold: Refold) -> None:
+        """Reads the log up to the checkpoint, from where it was read to; raises `LogUnavailable`, `Entangled`."""
+        through = self._checkpoint.position
+        if refold.position >= through or refold.failure is not None:
+            return
+        try:
+            await self._reread_through(refold, through)
+        except grpc.aio.AioRpcError as error:
+            raise LogUnavailable(cause=f"{error.code().name}: {error.details()}") from error
+        except (LogEndedError, TimeoutError, _StalledError) as error:
+            raise LogUnavailable(cause=str(error)) from error
+
+    async def _reread_through(self, refold: Refold, through: int) -> None:
+        stream = self._stub.Follow(
+            log_pb2.FollowRequest(position=refold.position, event_types=sorted(self.projection.event_types))
+        )
+        try:
+            while refold.position < through and refold.failure is None:
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    frame = await stream.read()
+                if not isinstance(frame, log_pb2.FollowResponse):
+                    raise LogEndedError("the log ended the stream")
+                if frame.HasField("identity"):
+                    self._same_log(frame)
+                    continue
+                events = [event for event in frame.events if event.position <= through]
+                position = min(frame.position, through)
+                left_out = await self._file.run(self._writer.parked.between, refold.position, position)
+                await asyncio.to_thread(refold.take, events, left_out)
+                refold.position = position
+        finally:
+            stream.cancel()
+
+    async def _refold(self, aggregate: AggregateRef, refold: Refold) -> None:
+        """With all standing still: looks at what came since, folds, and lets all go on."""
+        working = await self._steering.halt()
+        try:
+            await self.write_checkpoint()
+            await self._reread(refold)
+            try:
+                failure = refold.failure
+                if failure is not None:
+                    await self._file.run(self._writer.fail_again, aggregate, failure)
+                else:
+                    failure = await self._file.run(self._writer.refold, aggregate, refold.first_position, refold.events)
+            except KeyError:
+                raise ParkedNotFound(projection=self.projection.name, aggregate=str(aggregate)) from None
+            if failure is not None:
+                raise StillParked(
+                    projection=self.projection.name,
+                    aggregate=str(aggregate),
+                    position=failure.position,
+                    error=error_of(failure),
+                )
+            # What was told of rows that had not changed is void.
+            self._changed_position = self._checkpoint.position
+            self._publish(known=False)
+        finally:
+            if working:
+                self._steering.go()
+        self._log.warning("what was parked is folded", aggregate=str(aggregate), events=len(refold.events))
 
     async def _follow(self) -> None:
         """Follows from the checkpoint until the stream ends, by an exception."""
@@ -341,8 +461,7 @@ class Follower:
             now = time.monotonic()
             if batch is not None:
                 heard = now
-                async with self._pace.turn(len(batch.events)), self._steering.step:
-                    await self._apply(batch)  # A step is not cut short: what is committed must be known here.
+                await self._apply(batch)
             elif self.lag_events and now - heard >= _SILENCE_SECONDS:
                 raise TimeoutError("the log has more events, and the stream is silent")
             if unwritten and time.monotonic() - self._written >= CHECKPOINT_SECONDS:
@@ -351,28 +470,80 @@ class Follower:
     async def _apply(self, batch: Batch) -> None:
         self._head.hear(max(batch.head_position, batch.position), at_least=True)
         position, through = batch.position, batch.through or self._checkpoint
-        events = batch.events
+        events: Sequence[RecordedEvent] = batch.events
         if events and events[0].position <= self._checkpoint.position:  # Sent twice.
             events = [event for event in events if event.position > self._checkpoint.position]
-        if events:
-            started, self.worked = time.perf_counter(), time.monotonic()
-            committed = await self._file.run(self._writer.commit, events, through)
-            self._metrics.committed(len(events), committed.rows, committed.fold_seconds, time.perf_counter() - started)
-            if committed.folded.changed_position:
-                self._changed_position = committed.folded.changed_position
-                self._changed_rows = committed.folded.changed
-                self._written = time.monotonic()
-            through = committed.checkpoint
-            failure = committed.folded.failure
-            if failure is not None:
-                self._advance(failure.position - 1, through)
-                self._stalled_event = failure.event
-                self._log.error("an event cannot be folded", position=failure.position, exc_info=failure.__cause__)
-                raise _StalledError(_fold_failed(failure))
+        while events and (failure := await self._fold(events, through)) is not None:
+            # All before it is applied.
+            if not await self._give_up(failure):
+                events = [event for event in events if event.position >= failure.position]
+            else:
+                events = [event for event in events if event.position > failure.position]
         self._advance(position, through)
         self._settle()
         self._publish()
         failpoints.hit("fold.told")
+
+    async def _fold(self, events: Sequence[RecordedEvent], through: Checkpoint) -> FoldFailure | None:
+        """Applies consecutive events, up to the first that fails, which it returns."""
+        async with self._pace.turn(len(events)), self._steering.step:  # What is committed must be known here.
+            started, self.worked = time.perf_counter(), time.monotonic()
+            committed = await self._file.run(self._writer.commit, events, through)
+            folded = committed.folded
+            self._metrics.committed(len(events), committed.rows, committed.fold_seconds, time.perf_counter() - started)
+            if folded.changed_position:
+                self._changed_position = folded.changed_position
+                self._changed_rows = folded.changed
+            if self._writer.stored == committed.checkpoint:
+                self._written = time.monotonic()
+            failure = folded.failure
+            if failure is None:
+                self._advance(through.position, committed.checkpoint)
+            else:
+                self._advance(failure.position - 1, committed.checkpoint)
+                self._publish()  # It may take some time.
+            return failure
+
+    async def _give_up(self, failure: FoldFailure) -> bool:
+        """Pauses before an event is tried again, or parks its stream: whether it did that.
+
+        Raises `_StalledError` if too many streams are parked.
+        """
+        pause, event = self._patience.failed(failure.position), failure.event
+        attempts = self._patience.attempts
+        if pause is not None:
+            self._log.warning(
+                "an event cannot be folded, and is tried again",
+                position=event.position,
+                attempt=attempts,
+                pause_seconds=pause,
+                error=error_of(failure),
+            )
+            await asyncio.sleep(pause)
+            return False
+        parked = self._writer.parked.numbers.streams
+        if parked >= self._parked_streams_max:
+            self._stalled_event = event
+            self._log.error("an event cannot be folded", position=event.position, exception=trace_of(failure))
+            raise _StalledError(
+                f"PARKED_TOO_MANY: {parked} streams are parked, which looks like a defect of the code, so no more are. "
+                f"{error_of(failure)}"
+            )
+        async with self._steering.step:
+            checkpoint = await self._file.run(self._writer.park, failure, attempts)
+            self._written = time.monotonic()
+            self._patience.parked()
+            self._advance(event.position, checkpoint)
+            self._publish()
+        self._log.error(
+            "PARKED: an event cannot be folded, and is left out, as is what follows it in its stream",
+            aggregate=f"{event.aggregate.type}/{event.aggregate.id}",
+            position=event.position,
+            attempts=attempts,
+            parked_streams=parked + 1,
+            exception=trace_of(failure),
+        )
+        return True
 
     def _advance(self, position: int, through: Checkpoint) -> None:
         self.applied_position = max(self.applied_position, position)
@@ -385,15 +556,7 @@ class Follower:
         """Compares the log with what this projection was filled from, and remembers its identity."""
         if not first.HasField("identity"):
             raise LogEndedError("the log did not say which log it is")
-        identity = LogIdentity(
-            first.identity.log_id, [Epoch(epoch.epoch, epoch.first_position) for epoch in first.identity.epochs]
-        )
-        known = self._writer.identity
-        if known is not None and known.log_id != identity.log_id:
-            raise _StalledError(
-                f"{_DIVERGED}: the read store was filled from log {known.log_id.hex()}, and the command server has "
-                f"log {identity.log_id.hex()}. Use that log's own read store, or remove this one to fill it anew."
-            )
+        identity = self._same_log(first)
         position, event_id = self._checkpoint
         if position and first.checkpoint_event_id != event_id:
             there = f"event {first.checkpoint_event_id}" if first.checkpoint_event_id else "no event"
@@ -403,8 +566,21 @@ class Follower:
                 f"`diptych rebuild {self.projection.name}` fills it anew."
             )
         # A projection that stalled on the store goes on when it can write again, which this tries.
-        if identity != known or self.state == states.PROJECTION_STATE_STALLED:
+        if identity != self._writer.identity or self.state == states.PROJECTION_STATE_STALLED:
             await self._file.run(self._writer.write_identity, identity)
+
+    def _same_log(self, first: log_pb2.FollowResponse) -> LogIdentity:
+        """The identity of the log that is followed; raises `_StalledError` if the rows come from another."""
+        identity = LogIdentity(
+            first.identity.log_id, [Epoch(epoch.epoch, epoch.first_position) for epoch in first.identity.epochs]
+        )
+        known = self._writer.identity
+        if known is not None and known.log_id != identity.log_id:
+            raise _StalledError(
+                f"{_DIVERGED}: the read store was filled from log {known.log_id.hex()}, and the command server has "
+                f"log {identity.log_id.hex()}. Use that log's own read store, or remove this one to fill it anew."
+            )
+        return identity
 
     def _settle(self) -> bool:
         """Decides between RUNNING and CATCHING_UP; whether that changed."""
@@ -454,6 +630,7 @@ class Follower:
 
     def _publish(self, *, known: bool = True) -> None:
         """Tells the feed. With `known` it is told which rows have changed, else that this is not known."""
+        left_out = self._writer.parked.numbers
         feed = ProjectionFeed(
             name=self.projection.name,
             version=self.projection.version,
@@ -463,6 +640,10 @@ class Follower:
             stalled_event=self._stalled_event,
             applied_position=self.applied_position,
             changed_position=self._changed_position,
+            parked_streams=left_out.streams,
+            left_out_events=left_out.events,
+            left_out_position=left_out.position,
+            filling=self._writer.filling,
             filling_up=not self.answering,
             shape=self._shape,
         )
@@ -485,7 +666,3 @@ def views_of(projection: Projection) -> list[states.ViewInfo]:
         states.ViewInfo(name=view.name, row_type=view.row.DESCRIPTOR.full_name)
         for view in sorted(projection.views, key=lambda view: view.name)
     ]
-
-
-def _fold_failed(failure: FoldFailure) -> str:
-    return f"FOLD_FAILED: {str(failure).rstrip('.')}."

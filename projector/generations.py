@@ -42,6 +42,8 @@ from diptych.read_store import (
     generations,
     marks,
     new_filling,
+    parked,
+    parked_events,
     shape,
     view_table,
     view_table_name,
@@ -52,7 +54,7 @@ from projector.read_store_file import ReadStoreFile, transaction
 if TYPE_CHECKING:
     from projector.row_writer import RowWriter
 
-_BELONGING: tuple[Table, ...] = (marks,)
+_BELONGING: tuple[Table, ...] = (marks, parked, parked_events)
 """What has rows for each generation, by the columns `projection` and `generation`, and goes with it."""
 
 _STEP_ROWS = 500
@@ -72,6 +74,11 @@ class Generation(NamedTuple):
     paused: bool
     stage: str
     views: str
+    filled: str
+    """Which filling of its tables it is."""
+    parked_streams: int
+    left_out_events: int
+    left_out_position: int
 
     @property
     def filling(self) -> bool:
@@ -162,6 +169,9 @@ def begin(file: ReadStoreFile, projection: Projection, *, active: bool, paused: 
         paused=paused,
         stage="" if active else FILLING,
         views=json.dumps([view.name for view in projection.views]),
+        parked_streams=0,
+        left_out_events=0,
+        left_out_position=0,
     )
     for view in projection.views:
         file.create(view_table(view, generation))
@@ -279,6 +289,10 @@ _ALL = compile_sqlite(
         _C.paused,
         _C.stage,
         _C.views,
+        _C.filling,
+        _C.parked_streams,
+        _C.left_out_events,
+        _C.left_out_position,
     )
     .where(_C.projection == bindparam("projection"))
     .order_by(_C.generation)
@@ -306,8 +320,8 @@ _FORGET = {
 
 def _all(file: ReadStoreFile, projection: str) -> list[Generation]:
     return [
-        Generation(generation, version, digest, bool(active), position, log_id, epochs, bool(paused), stage, views)
-        for generation, version, digest, active, position, log_id, epochs, paused, stage, views in _run(
+        Generation(generation, version, digest, bool(active), position, log_id, epochs, bool(paused), *rest)
+        for generation, version, digest, active, position, log_id, epochs, paused, *rest in _run(
             file, _ALL, projection=projection
         )
     ]

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import grpc.aio
 import structlog
 
+from diptych.aggregate import AggregateRef
 from diptych.projection import Projection
 from diptych.refusals import (
     GenerationNotFound,
@@ -32,6 +33,7 @@ from diptych.refusals import (
     RebuildNotRunning,
     RebuildUnderWay,
 )
+from diptych.settings import ProjectorSettings
 from diptych.standard_services import Health
 from diptych.v1 import projections_pb2 as states
 from projector import generations
@@ -42,7 +44,9 @@ from projector.generations import Generation, OvertakenError
 from projector.head import Head
 from projector.outlet import Outlet
 from projector.pace import FullPace, Share, SharedPace
+from projector.parking import ParkedStream, Patience
 from projector.read_store_file import ReadStoreFile
+from projector.refold import Refold
 from projector.row_writer import LeadLostError, RowWriter
 from projector.steering import Turns
 from projector.tombstones import Tombstones
@@ -68,8 +72,7 @@ class Parts(NamedTuple):
     feed: Feed
     health: Health
     share: Share
-    batch_events_max: int
-    tombstone_seconds: float
+    settings: ProjectorSettings
 
 
 class Line:
@@ -84,6 +87,7 @@ class Line:
         self._parts = parts
         self._file = parts.file
         self._turns = Turns()
+        self._retrying = asyncio.Lock()
         self._tasks: dict[asyncio.Task[None], object] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._drop = asyncio.Event()
@@ -94,7 +98,7 @@ class Line:
         """Opens what there is in the read store, and says so; raises `StartError`."""
         found = await self._file.run(generations.take_up, self._file, self.projection)
         if found.answering:
-            pace = FullPace(self._parts.batch_events_max)
+            pace = FullPace(self._parts.settings.batch_events_max)
             self.live = await self._follower(found.answering, pace, answering=True, speaking=True, going=True)
             self.live.rebuilding = bool(found.filling)
         if found.filling:
@@ -240,6 +244,36 @@ class Line:
 
         await self._turns.take(change)
 
+    async def list_parked(self, after: int, size: int, *, discarded: bool) -> tuple[list[ParkedStream], bool]:
+        """Parked streams by their first position, after one, and whether there are more; raises `sqlite3.Error`."""
+        return await self.speaker.list_parked(after, size, discarded=discarded)
+
+    async def discard_parked(self, aggregate: AggregateRef) -> int:
+        """Lets a parked stream go on without what is left out; returns how many events that is.
+
+        Raises `ParkedNotFound`, `LeadLostError`, `sqlite3.Error`.
+        """
+        return await self._turns.take(lambda: self.speaker.discard_parked(aggregate))
+
+    async def retry_parked(self, aggregate: AggregateRef) -> int:
+        """Folds what is parked of a stream in place, and lets it go on; returns how many events that is.
+
+        Raises `ParkedNotFound`, `StillParked`, `Entangled`, `LogUnavailable`, `LeadLostError`, `sqlite3.Error`. Then
+        everything is as before.
+        """
+        async with self._retrying:
+            while True:
+                speaker = self.speaker
+                refold = await speaker.collect_parked(aggregate)
+
+                async def change(speaker: Follower = speaker, refold: Refold = refold) -> int | None:
+                    # Another generation may answer by now, which parks for itself.
+                    return await speaker.refold_parked(aggregate, refold) if speaker is self.speaker else None
+
+                folded = await self._turns.take(change)
+                if folded is not None:
+                    return folded
+
     def _check_going(self) -> None:
         if self.speaker.state == states.PROJECTION_STATE_PAUSED:
             raise ProjectionPaused(projection=self.projection.name)
@@ -254,7 +288,7 @@ class Line:
         self._start_build(self.build)
 
     async def _build(self, generation: int, *, going: bool) -> Build:
-        pace = SharedPace(self._parts.share, self._parts.batch_events_max)
+        pace = SharedPace(self._parts.share, self._parts.settings.batch_events_max)
         speaking = self.live is None
         follower = await self._follower(generation, pace, answering=False, speaking=speaking, going=going)
         return Build(follower, pace, self._parts.head)
@@ -266,7 +300,18 @@ class Line:
         writer = RowWriter(parts.file, self.projection)
         await parts.file.run(writer.open, generation)
         outlet = Outlet(parts.feed, parts.health, self.projection.name, speaking=speaking)
-        return Follower(parts.file, writer, parts.channel, parts.head, outlet, pace, answering=answering, going=going)
+        return Follower(
+            parts.file,
+            writer,
+            parts.channel,
+            parts.head,
+            outlet,
+            pace,
+            Patience(parts.settings.park_attempts, parts.settings.park_pause_seconds),
+            answering=answering,
+            parked_streams_max=parts.settings.parked_streams_max,
+            going=going,
+        )
 
     async def _see_through(self, build: Build) -> None:
         """Lets a generation take over when it has caught up."""
@@ -354,7 +399,9 @@ class Line:
 
     def _start_tombstones(self, follower: Follower) -> None:
         writer, _ = follower.place
-        self._start(follower, Tombstones(self._file, writer, keep_seconds=self._parts.tombstone_seconds).run())
+        self._start(
+            follower, Tombstones(self._file, writer, keep_seconds=self._parts.settings.tombstone_hours * 3600).run()
+        )
 
     def _start_build(self, build: Build) -> None:
         self._start(build.follower, build.follower.run())

@@ -11,6 +11,8 @@ _APPLIED = Gauge("diptych_projection_applied_position", "Everything up to this p
 _LAG_EVENTS = Gauge("diptych_projection_lag_events", "Events between that and the head, as last heard.", _LABELS)
 _LAG_SECONDS = Gauge("diptych_projection_lag_seconds", "For how long it has not been at the head.", _LABELS)
 _STATE = Gauge("diptych_projection_state", "1 for the state it is in, 0 for the others.", (*_LABELS, "state"))
+_PARKED = Gauge("diptych_projection_parked_streams", "Streams that are parked.", _LABELS)
+_LEFT_OUT = Gauge("diptych_projection_left_out_events", "Events of parked streams, and discarded ones.", _LABELS)
 _EVENTS = Counter("diptych_projection_events_folded", "Events folded.", _LABELS)
 _ROWS = Counter("diptych_projection_rows_changed", "Rows written.", _LABELS)
 _FOLD = Histogram(
@@ -45,11 +47,15 @@ class ProjectionMetrics:
         lag_events: Callable[[], float],
         lag_seconds: Callable[[], float],
         state: Callable[[], str],
+        parked_streams: Callable[[], float],
+        left_out_events: Callable[[], float],
     ) -> None:
         """Reads these whenever the metrics are asked for."""
         _APPLIED.labels(self._projection).set_function(applied)
         _LAG_EVENTS.labels(self._projection).set_function(lag_events)
         _LAG_SECONDS.labels(self._projection).set_function(lag_seconds)
+        _PARKED.labels(self._projection).set_function(parked_streams)
+        _LEFT_OUT.labels(self._projection).set_function(left_out_events)
         for name in _STATES:
             _STATE.labels(self._projection, name).set_function(lambda name=name: float(state() == name))  # type: ignore[misc]
 

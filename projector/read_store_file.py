@@ -14,7 +14,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, Table
 
 from diptych.projection import Projection
-from diptych.read_store import generations, marks
+from diptych.read_store import generations, marks, parked, parked_events
 from diptych.serving import StartError
 from projector.leads import Leads
 
@@ -82,7 +82,8 @@ class ReadStoreFile:
             self.connection.execute(f"PRAGMA {pragma}")
         self.create(generations)
         self._add_columns(generations)
-        self.create(marks)
+        for table in (marks, parked, parked_events):
+            self.create(table)
 
     def _add_columns(self, table: Table) -> None:
         """Adds what has come to a table since the file was made."""
@@ -108,3 +109,14 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:  # Some errors roll back by themselves.
             connection.execute("ROLLBACK")
         raise
+
+
+@contextmanager
+def durably(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction of what nothing could tell again, as the log does with rows: it must outlive a power cut."""
+    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        with transaction(connection):
+            yield
+    finally:
+        connection.execute("PRAGMA synchronous = NORMAL")

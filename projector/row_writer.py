@@ -16,7 +16,8 @@ from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from diptych import failpoints
-from diptych.folding import Contents, Folded, Folding
+from diptych.aggregate import AggregateRef
+from diptych.folding import Contents, Folded, FoldFailure, Folding
 from diptych.projection import Projection
 from diptych.read_store import (
     Checkpoint,
@@ -31,7 +32,8 @@ from diptych.read_store import (
 from diptych.token import LogIdentity
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.generations import take_up
-from projector.read_store_file import ReadStoreFile, transaction
+from projector.parking import LeftOut, ParkedStreams
+from projector.read_store_file import ReadStoreFile, durably, transaction
 
 
 class LeadLostError(Exception):
@@ -71,7 +73,8 @@ class _ViewStatements:
 class RowWriter:
     """Writes one generation of a projection.
 
-    But for `generation`, `stored`, `identity` and `paused`, for the database's thread alone.
+    But for `generation`, `filling`, `stored`, `identity`, `paused` and the numbers in `parked`, for the database's
+    thread alone.
     """
 
     def __init__(self, file: ReadStoreFile, projection: Projection) -> None:
@@ -83,12 +86,18 @@ class RowWriter:
         """The log that the rows come from; None before the first contact."""
         self.paused = False
         """Whether an operator paused it."""
+        self.filling = ""
+        """What tells these rows from those of another filling of the same tables."""
+        self.parked: ParkedStreams
+        """What is left out."""
         self._file = file
         self._folding = Folding(projection)
         self._views: list[_ViewStatements] = []
         self._move: Compiled
         self._identify: Compiled
         self._pause: Compiled
+        self._leave_out: Compiled
+        self._change_filling: Compiled
 
     def open(self, generation: int = 0) -> None:
         """Opens a generation; 0: the one that answers, or else the one that is filled. Raises `StartError`."""
@@ -97,6 +106,7 @@ class RowWriter:
             generation = found.answering or found.filling
         with transaction(self._file.connection):
             self._reopen(generation)
+        self.parked = ParkedStreams(self._file.connection, self.projection.name, generation)
         self._views = [_ViewStatements(view_table(view, generation)) for view in self.projection.views]
         mine = (generations.c.projection == self.projection.name) & (generations.c.generation == self.generation)
         moved = (generations.c.position == bindparam("old_position")) & (
@@ -113,39 +123,119 @@ class RowWriter:
             .values(log_id=bindparam("new_log_id"), epochs=bindparam("new_epochs"))
         )
         self._pause = compile_sqlite(update(generations).where(mine, moved).values(paused=bindparam("new_paused")))
+        self._leave_out = compile_sqlite(
+            update(generations)
+            .where(mine, moved)
+            .values(
+                position=bindparam("new_position"),
+                event_id=bindparam("new_event_id"),
+                parked_streams=bindparam("streams"),
+                left_out_events=bindparam("events"),
+                left_out_position=bindparam("position"),
+            )
+        )
+        self._change_filling = compile_sqlite(
+            update(generations).where(mine, moved).values(filling=bindparam("new_filling"))
+        )
 
     def commit(self, events: Sequence[RecordedEvent], through: Checkpoint) -> Committed:
         """Folds a batch, and writes rows and checkpoint together; raises `LeadLostError`, `sqlite3.Error`.
 
         `through` is what the batch reaches to. If an event cannot be folded, what came before it is committed. If
-        no row changed, nothing is written, and the checkpoint is the caller's to write when it likes.
+        no row changed and no stream is parked, nothing is written, and the checkpoint is the caller's to write when it
+        likes.
         """
         failpoints.hit("fold.taken")
-        prepared = self._folding.prepare(events)
+        folding: Sequence[RecordedEvent] = events
+        held: Sequence[RecordedEvent] = ()
+        if self.parked.first:
+            folding, held = self.parked.divide(events)
+        prepared = self._folding.prepare(folding)
         connection = self._file.connection
+        numbers = self.parked.numbers
         with transaction(connection):
-            loaded = [
-                self._select(view, keys) if keys else {}
-                for view, keys in zip(self._views, prepared.wanted, strict=True)
-            ]
+            loaded = self._load(prepared.wanted)
             started = time.perf_counter()
             folded = self._folding.fold(prepared, loaded)
             seconds = time.perf_counter() - started
             failpoints.hit("fold.folded")
             checkpoint = through
             if folded.failure is not None:
-                last = folded.last
-                checkpoint = self.stored if last is None else Checkpoint(last.position, last.event_id)
-            if folded.changed_position:
-                for view, changes in zip(self._views, folded.changed, strict=True):
-                    if changes:
-                        connection.executemany(view.upsert, changes.values())
+                checkpoint = self._before(events, folded.failure.position)
+                held = [event for event in held if event.position <= checkpoint.position]
+            self._put(folded)
+            if held:
+                numbers = self.parked.with_events(held)
+                self._write_left_out(checkpoint, numbers)
+                self.parked.hold(held)
+            elif folded.changed_position:
                 self._write(checkpoint)
+            if held or folded.changed_position:
                 failpoints.hit("fold.written")
-        if folded.changed_position:
+        if held or folded.changed_position:
             failpoints.hit("fold.committed")
             self.stored = checkpoint
+            self.parked.now(numbers)
         return Committed(folded, checkpoint, seconds)
+
+    def park(self, failure: FoldFailure, attempts: int) -> Checkpoint:
+        """Parks the stream of an event that cannot be folded, and moves the checkpoint over it; returns that.
+
+        All before it is applied. Raises `LeadLostError`, `sqlite3.Error`.
+        """
+        event = failure.event
+        checkpoint = Checkpoint(event.position, event.event_id)
+        numbers = self.parked.with_events((event,), streams=1)
+        with transaction(self._file.connection):
+            self._write_left_out(checkpoint, numbers)
+            self.parked.park(failure, attempts)
+        self.stored = checkpoint
+        self.parked.now(numbers, parked=event)
+        return checkpoint
+
+    def discard(self, aggregate: AggregateRef) -> int:
+        """Lets a parked stream go on without what is left out; returns how many events that is.
+
+        Raises `KeyError` if it is not parked, `LeadLostError`, `sqlite3.Error`.
+        """
+        with durably(self._file.connection):
+            count = self.parked.count(aggregate)
+            numbers = self.parked.discard(aggregate)
+            self._write_left_out(self.stored, numbers)
+        self.parked.now(numbers, gone=aggregate)
+        return count
+
+    def refold(
+        self, aggregate: AggregateRef, first_position: int, events: Sequence[RecordedEvent]
+    ) -> FoldFailure | None:
+        """Folds all that is parked of a stream onto the rows as they are, and lets it go on; the failure, if it fails.
+
+        Then everything is as before. Else the tables count as filled anew, as rows have changed before the checkpoint.
+        Raises `KeyError` if the stream is not parked from that position on, `LeadLostError`, `sqlite3.Error`.
+        """
+        if self.parked.first[aggregate] != first_position:
+            raise KeyError(aggregate)
+        prepared = self._folding.prepare(events)
+        filling, numbers = new_filling(), self.parked.numbers
+        with durably(self._file.connection):
+            folded = self._folding.fold(prepared, self._load(prepared.wanted))
+            if folded.failure is None:
+                self._put(folded)
+                numbers = self.parked.release(aggregate)
+                self._write_left_out(self.stored, numbers)
+                self._update(self._change_filling, new_filling=filling)
+        if folded.failure is not None:
+            self.fail_again(aggregate, folded.failure)
+        else:
+            self.filling = filling
+            self.parked.now(numbers, gone=aggregate)
+        return folded.failure
+
+    def fail_again(self, aggregate: AggregateRef, failure: FoldFailure) -> None:
+        """Remembers that what is parked failed again; raises `KeyError`, `LeadLostError`, `sqlite3.Error`."""
+        with durably(self._file.connection):
+            self.parked.fail_again(aggregate, failure)
+            self._write(self.stored)
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> Checkpoint:
         """Writes a checkpoint that no row came with, unless a later one is there; returns the one on disk."""
@@ -170,22 +260,40 @@ class RowWriter:
     def write_paused(self, paused: bool, checkpoint: Checkpoint) -> None:
         """Writes whether the projection is paused, and with it the checkpoint, unless a later one is there."""
         later = checkpoint if checkpoint.position > self.stored.position else self.stored
-        connection = self._file.connection
-        # Nothing could tell it again, as the log does with rows: it must outlive a power cut.
-        connection.execute("PRAGMA synchronous = FULL")
-        try:
-            with transaction(connection):
-                self._update(self._pause, new_paused=paused)
-                self._write(later)
-        finally:
-            connection.execute("PRAGMA synchronous = NORMAL")
+        with durably(self._file.connection):
+            self._update(self._pause, new_paused=paused)
+            self._write(later)
         self.stored, self.paused = later, paused
+
+    def _load(self, wanted: Sequence[Iterable[str]]) -> list[Contents]:
+        return [self._select(view, keys) if keys else {} for view, keys in zip(self._views, wanted, strict=True)]
+
+    def _put(self, folded: Folded) -> None:
+        if folded.changed_position:
+            for view, changes in zip(self._views, folded.changed, strict=True):
+                if changes:
+                    self._file.connection.executemany(view.upsert, changes.values())
+
+    def _before(self, events: Sequence[RecordedEvent], position: int) -> Checkpoint:
+        """The last of some events before a position; without any it is where the checkpoint is."""
+        for event in reversed(events):
+            if event.position < position:
+                return Checkpoint(event.position, event.event_id)
+        return self.stored
 
     def _select(self, view: _ViewStatements, keys: Iterable[str]) -> Contents:
         return dict(self._file.connection.execute(view.select, (json.dumps(list(keys)),)))
 
     def _write(self, checkpoint: Checkpoint) -> None:
         self._update(self._move, new_position=checkpoint.position, new_event_id=checkpoint.event_id)
+
+    def _write_left_out(self, checkpoint: Checkpoint, numbers: LeftOut) -> None:
+        self._update(
+            self._leave_out,
+            new_position=checkpoint.position,
+            new_event_id=checkpoint.event_id,
+            **numbers._asdict(),
+        )
 
     def _update(self, statement: Compiled, **values: Any) -> None:
         """Changes this generation's row, if the checkpoint there is the one that this writer left."""
@@ -200,18 +308,19 @@ class RowWriter:
     def _reopen(self, generation: int) -> None:
         name, connection = self.projection.name, self._file.connection
         found = connection.execute(*_bound(_FIND, of_projection=name, of_generation=generation)).fetchone()
-        position, event_id, log_id, epochs, paused = found
+        position, event_id, log_id, epochs, filling, paused = found
         self.generation = generation
         self.stored = Checkpoint(position, event_id)
         self.identity = decode_epochs(log_id, epochs)
         self.paused = bool(paused)
-        named = _bound(_NAME, of_projection=name, of_generation=generation, unnamed="", named=new_filling())
+        self.filling = filling or new_filling()
+        named = _bound(_NAME, of_projection=name, of_generation=generation, unnamed="", named=self.filling)
         connection.execute(*named)
 
 
 _C = generations.c
 _FIND = compile_sqlite(
-    select(_C.position, _C.event_id, _C.log_id, _C.epochs, _C.paused).where(
+    select(_C.position, _C.event_id, _C.log_id, _C.epochs, _C.filling, _C.paused).where(
         _C.projection == bindparam("of_projection"), _C.generation == bindparam("of_generation")
     )
 )

@@ -69,7 +69,7 @@ async def bootstrap(
             not file.leads.first or time.monotonic() - max((f.worked for f in live()), default=0.0) < _BUSY_SECONDS
         ),
     )
-    parts = Parts(file, channel, head, feed, health, share, settings.batch_events_max, settings.tombstone_hours * 3600)
+    parts = Parts(file, channel, head, feed, health, share, settings)
 
     async def lead(projection: Projection) -> None:
         line = Line(parts, projection)

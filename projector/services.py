@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import structlog
 
+from diptych.aggregate import AggregateRef
 from diptych.binder import Binder, Context, parse
 from diptych.internal.v1 import feed_pb2
 from diptych.refusals import (
@@ -21,9 +22,11 @@ from diptych.refusals import (
     Refusal,
 )
 from diptych.v1 import projections_pb2
+from projector import parked_page
 from projector.build import Build, Progress
 from projector.feed import Feed
 from projector.line import Line
+from projector.refold import Entangled
 from projector.row_writer import LeadLostError
 from projector.standby import Standby
 
@@ -51,6 +54,9 @@ class Services:
         binder.unary(_PROJECTION_SERVICE, "ListProjections", self.list_projections)
         binder.unary(_PROJECTION_SERVICE, "Pause", self.pause)
         binder.unary(_PROJECTION_SERVICE, "Resume", self.resume)
+        binder.unary(_PROJECTION_SERVICE, "ListParked", self.list_parked)
+        binder.unary(_PROJECTION_SERVICE, "RetryParked", self.retry_parked)
+        binder.unary(_PROJECTION_SERVICE, "DiscardParked", self.discard_parked)
         binder.stream(_PROJECTION_SERVICE, "Rebuild", self.rebuild)
         binder.unary(_PROJECTION_SERVICE, "CancelRebuild", self.cancel_rebuild)
         binder.unary(_PROJECTION_SERVICE, "SwitchGeneration", self.switch_generation)
@@ -116,6 +122,35 @@ class Services:
         while build is not None and not await _ended(line, build):
             pass
         return projections_pb2.SwitchGenerationResponse(status=await line.status()).SerializeToString()
+
+    async def list_parked(self, request: bytes, context: Context) -> bytes:
+        """A page of what is parked in a projection."""
+        wanted = parse(projections_pb2.ListParkedRequest, request)
+        line = self._named(wanted.projection)
+        after, size = parked_page.asked(wanted)
+        page, more = await _written(line, line.list_parked(after, size, discarded=wanted.include_discarded))
+        return parked_page.told(wanted, page, more=more).SerializeToString()
+
+    async def retry_parked(self, request: bytes, context: Context) -> bytes:
+        """Folds what is parked of a stream in place, or begins a new generation."""
+        wanted = parse(projections_pb2.RetryParkedRequest, request)
+        line, aggregate = self._named(wanted.projection), AggregateRef(wanted.aggregate.type, wanted.aggregate.id)
+        response = projections_pb2.RetryParkedResponse(way=projections_pb2.RETRY_WAY_IN_PLACE)
+        try:
+            response.events = await _written(line, line.retry_parked(aggregate))
+        except Entangled as entangled:
+            await _written(line, line.rebuild())
+            response.way, response.because = projections_pb2.RETRY_WAY_NEW_GENERATION, str(entangled)
+        response.status.CopyFrom(await line.status())
+        return response.SerializeToString()
+
+    async def discard_parked(self, request: bytes, context: Context) -> bytes:
+        """Lets a stream go on without what is left out."""
+        wanted = parse(projections_pb2.DiscardParkedRequest, request)
+        line = self._named(wanted.projection)
+        aggregate = AggregateRef(wanted.aggregate.type, wanted.aggregate.id)
+        events = await _written(line, line.discard_parked(aggregate))
+        return projections_pb2.DiscardParkedResponse(events=events, status=await line.status()).SerializeToString()
 
     def _named(self, projection: str) -> Line | Standby:
         line = self._lines.get(projection)

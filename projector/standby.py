@@ -16,6 +16,7 @@ import grpc.aio
 import structlog
 from google.protobuf.duration_pb2 import Duration
 
+from diptych.aggregate import AggregateRef
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc
 from diptych.projection import Projection
 from diptych.read_store import decode_epochs, shape
@@ -30,6 +31,7 @@ from projector.generations import Generation
 from projector.head import Lag
 from projector.line import Parts, info_of
 from projector.outlet import Outlet
+from projector.parking import ParkedStream
 
 _LOOK_SECONDS = 0.1
 _ASK_SECONDS = 2.0
@@ -109,6 +111,8 @@ class Standby:
                 lag_time=lag,
             ),
             views=views_of(self.projection),
+            parked_streams=self._answering.parked_streams if self._answering is not None else 0,
+            left_out_events=self._answering.left_out_events if self._answering is not None else 0,
             generations=map(info_of, self._found),
         )
 
@@ -129,6 +133,18 @@ class Standby:
         raise self._refusal()
 
     async def switch_to(self, generation: int) -> Build | None:
+        """Raises `ProjectionLedElsewhere`."""
+        raise self._refusal()
+
+    async def list_parked(self, after: int, size: int, *, discarded: bool) -> tuple[list[ParkedStream], bool]:
+        """Raises `ProjectionLedElsewhere`."""
+        raise self._refusal()
+
+    async def discard_parked(self, aggregate: AggregateRef) -> int:
+        """Raises `ProjectionLedElsewhere`."""
+        raise self._refusal()
+
+    async def retry_parked(self, aggregate: AggregateRef) -> int:
         """Raises `ProjectionLedElsewhere`."""
         raise self._refusal()
 
@@ -173,6 +189,10 @@ class Standby:
             applied_position=found.position,
             changed_position=found.position,
             shape=found.shape,
+            parked_streams=found.parked_streams,
+            left_out_events=found.left_out_events,
+            left_out_position=found.left_out_position,
+            filling=found.filled,
         )
         identity = self._identity
         if identity is not None:

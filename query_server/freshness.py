@@ -5,6 +5,11 @@ C. The feed gives pairs (applied A, changed R) of a generation: up to A all is a
 after R changed a row. So a read with C >= R includes everything up to A as well, and nothing that was once told of a
 generation ceases to be true of it.
 
+**What is left out.** A projection may leave out events that it could not fold. A read that must include a token's *own*
+event needs to know that this one was applied. The feed and the store tell pairs (applied A, left out L) of a
+generation: of all events up to A none after L is left out. Only for an event that no pair speaks of is the store asked,
+before it is read.
+
 **Waits** lie in a heap for each projection, by position, and are woken when that is applied, or when waiting has
 become hopeless. They are not polled for; one slow poll of the store stands behind every notification.
 
@@ -29,6 +34,7 @@ from diptych.refusals import (
     Overloaded,
     ReadModelBehind,
     ReadModelNotReady,
+    ReadModelParked,
     ReadModelPaused,
     ReadModelRebuilding,
     ReadModelStalled,
@@ -39,7 +45,7 @@ from diptych.refusals import (
 from diptych.token import Epoch, LogIdentity, Token
 from diptych.v1.events_pb2 import RecordedEvent
 from diptych.v1.projections_pb2 import ProjectionState
-from query_server.row_reader import StoredGeneration
+from query_server.row_reader import StoredEvent, StoredGeneration
 
 SILENCE_SECONDS = 1.0
 """The feed is taken for lost when it was silent for so long, and the store is polled instead."""
@@ -99,6 +105,14 @@ class RowKeeper(Protocol):
         ...
 
 
+class EventReader(Protocol):
+    """Who can look up in the store what became of an event."""
+
+    async def event(self, projection: str, position: int) -> StoredEvent:
+        """What the active generation of a projection did with the event at a position."""
+        ...
+
+
 Read = TypeVar("Read", bound=ReadAt)
 
 
@@ -147,16 +161,21 @@ class Tracker:
         "changed",
         "checkpoint",
         "elsewhere",
+        "fed_filling",
         "fed_generation",
+        "fed_left_out",
         "fed_state",
         "fed_version",
         "followed",
         "generation",
         "heap",
         "heard",
+        "left_out_events",
         "log",
         "name",
+        "parked_streams",
         "paused",
+        "polled",
         "position",
         "reason",
         "shape",
@@ -184,8 +203,15 @@ class Tracker:
         """Beyond it the rows hold events that the log has lost, and none of those that it has there now."""
         self.generation = 0
         self.checkpoint = 0
+        self.polled = (0, 0, 0)
+        """A generation, a checkpoint that it had, and the last position up to there that it leaves out."""
+        self.parked_streams = 0
+        self.left_out_events = 0
         self.fed_generation = 0
         self.fed_version = 0
+        self.fed_filling = ""
+        self.fed_left_out = 0
+        """The last position up to `applied` that is left out."""
         self.applied = 0
         self.changed = 0
         self.position = 0
@@ -201,6 +227,18 @@ class Tracker:
         if generation == self.fed_generation and self.changed <= checkpoint < self.applied:
             checkpoint = self.applied
         return min(checkpoint, self.bound)
+
+    def feed_applied(self, position: int) -> bool:
+        """Whether the feed has told that the event at a position was applied, and is not left out."""
+        return self.fed_left_out < position <= self.applied
+
+    def applied_in(self, position: int) -> int:
+        """The generation that is read and known to have applied the event at a position; 0: that is not known."""
+        # What was said of one that is no longer read, by a feed that has ended since, is of no use.
+        if self.feed_applied(position) and self.generation in (0, self.fed_generation):
+            return self.fed_generation
+        generation, checkpoint, left_out = self.polled
+        return generation if generation == self.generation and left_out < position <= checkpoint else 0
 
     def forget(self) -> None:
         """Forgets what the feed said, which was about another log."""
@@ -233,7 +271,7 @@ class Tracker:
     def turn_away(self) -> None:
         """Forgets what the feed said about rows that are no longer read. What was told to be applied stays so: the
         generation that is read instead has it, or will in a moment."""
-        self.fed_generation = self.fed_version = self.applied = self.changed = 0
+        self.fed_generation = self.fed_version = self.applied = self.changed = self.fed_left_out = 0
 
     def state(self, now: float) -> ProjectionState:
         """What it is doing, unless it has not been heard of for too long.
@@ -339,6 +377,8 @@ class Freshness:
         self._compared: LogIdentity | None = None
         self.keeper: RowKeeper | None = None
         """Who is told what speaks about rows."""
+        self.events: EventReader | None = None
+        """Who is asked about an event of which neither feed nor store have told whether it was applied."""
 
     # What is heard.
 
@@ -377,6 +417,9 @@ class Freshness:
                 # Less is what a projector says that has just started: what the one before it said stays true.
                 tracker.applied, tracker.changed = fed.applied_position, fed.changed_position
             tracker.position = max(tracker.position, min(tracker.applied, tracker.bound))
+            # Of what lies between a lesser applied position and the greater one before, nothing is left out.
+            tracker.fed_left_out, tracker.fed_filling = fed.left_out_position, fed.filling
+            tracker.parked_streams, tracker.left_out_events = fed.parked_streams, fed.left_out_events
         tracker.fed_state = fed.state
         tracker.reason = fed.reason
         tracker.stalled_event = fed.stalled_event if fed.HasField("stalled_event") else None
@@ -433,6 +476,7 @@ class Freshness:
             tracker.stored = tracker.paused = False
             tracker.generation = tracker.checkpoint = 0
             tracker.log, tracker.bound = None, _UNBOUNDED
+            tracker.polled = (0, 0, 0)
             self._forget(tracker)
 
     def read_store(self, found: Iterable[StoredGeneration]) -> None:
@@ -453,6 +497,9 @@ class Freshness:
                     self.keeper.void(tracker.name)
             self._identified(stored.identity, 0)
             self._filled_from(tracker, stored.identity, stored.generation)
+            tracker.polled = stored.generation, stored.position, stored.left_out_position
+            if not tracker.followed:
+                tracker.parked_streams, tracker.left_out_events = stored.parked_streams, stored.left_out_events
             self.saw(tracker, stored.generation, stored.position)
             if self.keeper is not None:
                 # What is kept would be told to be true at positions that the log has lost.
@@ -499,6 +546,11 @@ class Freshness:
     def now(self) -> float:
         """The time, by the clock that everything here goes by."""
         return self._clock()
+
+    @property
+    def feed_age(self) -> float | None:
+        """How long ago the feed was heard, in seconds; None: never."""
+        return None if self._feed_heard == float("-inf") else self._clock() - self._feed_heard
 
     @property
     def feed_live(self) -> bool:
@@ -630,21 +682,26 @@ class Freshness:
         until: float,
         read: Callable[[], Awaitable[Read]],
         kept: Callable[[int], tuple[Read, int] | None] = lambda _: None,
+        *,
+        own: bool = False,
     ) -> tuple[Read, int]:
         """Reads when a position is included; gives the read and the position that it includes everything up to.
 
-        After a wait, `kept` gives what need not be read, if it includes a position.
+        After a wait, `kept` gives what need not be read, if it includes a position. With `own` the event at the
+        position itself must have been applied, and not be left out.
 
-        Raises `ReadModelBehind` when `until` comes before that, `ReadModelPaused` or `ReadModelStalled` when it cannot
-        come.
+        Raises `ReadModelBehind` when `until` comes before that, `ReadModelParked`, `ReadModelPaused` or
+        `ReadModelStalled` when it cannot come.
         """
         pause = _PAUSE_FIRST
         while True:
             if tracker.position >= wanted or not self.feed_live:
+                # Before the read: what is applied by now is in what is read from now on.
+                applied_in = await self.applied_in(tracker, wanted) if own else 0
                 got = await read()
                 self.saw(tracker, got.generation, got.position)
                 included = tracker.includes(got.generation, got.position)
-                if included >= wanted:
+                if included >= wanted and (not own or not wanted or applied_in == got.generation):
                     return got, included
             now = self._clock()
             if (hopeless := self.hopeless(tracker, wanted)) is not None:
@@ -660,6 +717,19 @@ class Freshness:
                 await self.news((tracker,), wanted, until)
                 if (found := kept(wanted)) is not None:
                     return found
+
+    async def applied_in(self, tracker: Tracker, position: int) -> int:
+        """The generation that has applied the event at a position; 0: it is not known that one has.
+
+        Raises `ReadModelParked` if the event is left out, `ReadModelNotReady`.
+        """
+        known = tracker.applied_in(position)
+        if known or not position or self.events is None:
+            return known
+        stored = await self.events.event(tracker.name, position)
+        if stored.error is not None:
+            raise ReadModelParked(projection=tracker.name, position=position, error=stored.error)
+        return stored.generation if stored.checkpoint >= position else 0
 
     def hopeless(self, tracker: Tracker, wanted: int) -> Refusal | None:
         """Why a position will not be included however long one waits; None: it may be."""

@@ -39,12 +39,14 @@ class QueryServerMetrics(Collector):
         events = GaugeMetricFamily("diptych_lag_events", "Events behind the head.", labels=["projection"])
         seconds = GaugeMetricFamily("diptych_lag_seconds", "Time since it was at the head.", labels=["projection"])
         serving = GaugeMetricFamily("diptych_projection_serving", "Health of a projection.", labels=["projection"])
+        parked = GaugeMetricFamily("diptych_parked_streams", "Streams that are parked.", labels=["projection"])
         for tracker in list(freshness.trackers.values()):
             applied.add_metric([tracker.name], tracker.position)
             events.add_metric([tracker.name], freshness.lag_events(tracker.position))
             seconds.add_metric([tracker.name], freshness.lag_seconds(tracker.position))
             serving.add_metric([tracker.name], tracker.serving(now))
-        yield from (applied, events, seconds, serving)
+            parked.add_metric([tracker.name], tracker.parked_streams)
+        yield from (applied, events, seconds, serving, parked)
         yield from self._cached()
 
     def _cached(self) -> Iterable[Metric]:

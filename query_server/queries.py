@@ -82,17 +82,22 @@ async def _fresh(
     kept: Callable[[int], tuple[Read, int] | None],
 ) -> tuple[Read, int]:
     """Reads as freshly as asked; gives the read and the position that it is answered at."""
-    freshness = reading.freshness
+    freshness, own = reading.freshness, asked.staleness is None
+
+    def applied(wanted: int) -> tuple[Read, int] | None:
+        # What is kept says nothing about an event that the feed has not told of, or that may be left out.
+        return kept(wanted) if not own or tracker.feed_applied(wanted) else None
+
     until = freshness.now + wait_seconds(context, reading.wait_seconds)
     if wanted is None:
         if asked.staleness is None:
             wanted, _ = await freshness.position_of(asked.tokens, (tracker,), until)
         else:
             wanted = await freshness.position_within(tracker, asked.staleness, until)
-        if (found := kept(wanted)) is not None:
+        if (found := applied(wanted)) is not None:
             return found
     try:
-        return await freshness.read_fresh(tracker, wanted, until, read, kept)
+        return await freshness.read_fresh(tracker, wanted, until, read, applied, own=own)
     except Refusal as refusal:
         raise tell(refusal, freshness, tracker, presented) from None
 
@@ -108,6 +113,11 @@ async def _plain_read(
         with suppress(ReadModelBehind, FailedPrecondition):
             return await freshness.read_fresh(tracker, told, freshness.now + _TAKE_OVER_SECONDS, read)
     return got, position
+
+
+def _applied(wanted: int | None, presented: str, tracker: Tracker) -> bool:
+    """Whether the feed has told that a presented token's own event was applied; without a token there is none."""
+    return not presented or (wanted is not None and tracker.feed_applied(wanted))
 
 
 def _get(query: GetQuery, reading: Reading) -> UnaryHandler:
@@ -127,7 +137,7 @@ def _get(query: GetQuery, reading: Reading) -> UnaryHandler:
             key = key_of(request)
             asked = requirement(request, context)
             wanted, presented = _wanted(asked, tracker, freshness)
-            found = None if wanted is None else cache.row(key, wanted)
+            found = None if wanted is None or not _applied(wanted, presented, tracker) else cache.row(key, wanted)
             if found is not None:
                 row, position = found
             elif asked is None:
@@ -233,7 +243,9 @@ class _Lists:
         wanted, presented = _wanted(asked, tracker, freshness)
         key: Hashable = (self._method, plain, find.conditions, find.order)
         try:
-            found = None if wanted is None else cache.response(key, wanted)
+            found = None
+            if wanted is not None and _applied(wanted, presented, tracker):
+                found = cache.response(key, wanted)
         except TypeError:  # A condition has a value that cannot be hashed.
             key = None
             found = None
@@ -250,7 +262,8 @@ class _Lists:
                 return got
 
             def share() -> Awaitable[ListRead]:
-                return cache.shared(key, keep)
+                # One that is under way may have begun before what is parked was folded, of which the feed tells.
+                return cache.shared(key, keep) if _applied(wanted, presented, tracker) else read()
 
             def kept(wanted: int) -> tuple[ListRead, int] | None:
                 found = None if once else cache.response(key, wanted)

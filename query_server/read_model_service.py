@@ -10,6 +10,7 @@ from diptych.binder import Binder, Context, parse, tell_token, wait_seconds
 from diptych.domain import Domain
 from diptych.refusals import (
     InvalidRequest,
+    ReadModelParked,
     ReadModelPaused,
     ReadModelRebuilding,
     ReadModelStalled,
@@ -34,6 +35,8 @@ from query_server.upstream import NoSuchVersion, NotInTime, NotReachable, Upstre
 SERVICE = "diptych.v1.ReadModelService"
 
 _RETRY_SECONDS = 0.1
+
+_STORE_BEHIND_SECONDS = 0.02
 
 _SOON_SECONDS = 0.02
 """How long a watcher of a version is told nothing, as it may be there by then."""
@@ -144,6 +147,7 @@ class ReadModelService:
 
     async def _wait(self, trackers: Sequence[Tracker], wanted: int, until: float) -> tuple[WaitOutcome, Tracker]:
         """The outcome, and the projection worst off."""
+        freshness, applied = self._freshness, set[str]()
         while True:
             behind = [tracker for tracker in trackers if tracker.position < wanted]
             if absent := [tracker for tracker in trackers if not tracker.stored and not tracker.fed_generation]:
@@ -151,13 +155,26 @@ class ReadModelService:
                 if isinstance(refusal, ReadModelRebuilding):
                     return WaitOutcome.WAIT_OUTCOME_REBUILDING, absent[0]
                 raise refusal
-            if not behind:
+            parked = []
+            for tracker in trackers:
+                if tracker.position >= wanted and tracker.name not in applied:
+                    try:
+                        if await freshness.applied_in(tracker, wanted) or not wanted:
+                            applied.add(tracker.name)
+                    except ReadModelParked:
+                        parked.append(tracker)
+            if not behind and not parked and len(applied) == len(trackers):
                 return WaitOutcome.WAIT_OUTCOME_REACHED, _worst(trackers)
             if hopeless := self._hopeless(behind, wanted):
                 return hopeless
-            if self._freshness.now >= until or self._freshness.closed:
-                return WaitOutcome.WAIT_OUTCOME_TIMED_OUT, _worst(behind)
-            await self._freshness.news(behind, wanted, until)
+            if parked:
+                return WaitOutcome.WAIT_OUTCOME_PARKED, _worst(parked)
+            if freshness.now >= until or freshness.closed:
+                return WaitOutcome.WAIT_OUTCOME_TIMED_OUT, _worst(behind or trackers)
+            if behind:
+                await freshness.news(behind, wanted, until)
+            else:  # The store that we read does not show yet what became of it.
+                await asyncio.sleep(min(_STORE_BEHIND_SECONDS, max(until - freshness.now, 0)))
 
     def _hopeless(self, behind: Sequence[Tracker], wanted: int) -> tuple[WaitOutcome, Tracker] | None:
         """Why waiting for all of these is of no use, if it is, by the one worst off: one that broke, then the last."""
@@ -206,6 +223,8 @@ class ReadModelService:
             status.epoch = freshness.head.identity.epoch
         if freshness.head.heard is not None:
             status.head_age.FromNanoseconds(max(int((now - freshness.head.heard) * 1e9), 0))
+        if (age := freshness.feed_age) is not None:
+            status.projector_age.FromNanoseconds(max(int(age * 1e9), 0))
         if token := freshness.token(min((t.position for t in freshness.trackers.values()), default=0)):
             tell_token(context, token)
         return status.SerializeToString()
@@ -224,6 +243,8 @@ class ReadModelService:
                 ViewInfo(name=view.name, row_type=view.row.DESCRIPTOR.full_name)
                 for view in sorted(projection.views, key=lambda view: view.name)
             ],
+            parked_streams=tracker.parked_streams,
+            left_out_events=tracker.left_out_events,
         )
 
 

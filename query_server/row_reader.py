@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
-from sqlalchemy import bindparam, select
+from sqlalchemy import and_, bindparam, select
 
 from diptych.projection import Projection, View
 from diptych.query import Find
-from diptych.read_store import compile_sqlite, decode_epochs, generations, shape
+from diptych.read_store import compile_sqlite, decode_epochs, generations, parked, parked_events, shape
 from diptych.refusals import Overloaded, ReadModelNotReady, Refusal
 from diptych.token import LogIdentity
 from query_server.statements import Statements, find_values, unpack_keyed, unpack_page
@@ -60,7 +60,35 @@ _list_generations = compile_sqlite(
         generations.c.log_id,
         generations.c.epochs,
         generations.c.paused,
+        generations.c.parked_streams,
+        generations.c.left_out_events,
+        generations.c.left_out_position,
     ).where(generations.c.active)
+)
+_event = compile_sqlite(
+    select(generations.c.generation, generations.c.position, parked.c.error)
+    .select_from(
+        generations.outerjoin(
+            parked_events,
+            and_(
+                parked_events.c.projection == generations.c.projection,
+                parked_events.c.generation == generations.c.generation,
+                parked_events.c.position == bindparam("position"),
+            ),
+        ).outerjoin(
+            parked,
+            and_(
+                parked.c.projection == parked_events.c.projection,
+                parked.c.generation == parked_events.c.generation,
+                parked.c.first_position == parked_events.c.first_position,
+            ),
+        )
+    )
+    .where(
+        generations.c.projection == bindparam("projection"),
+        generations.c.active,
+        generations.c.shape == bindparam("shape"),
+    )
 )
 
 
@@ -91,6 +119,17 @@ class StoredGeneration(NamedTuple):
     position: int
     identity: LogIdentity | None
     paused: bool = False
+    parked_streams: int = 0
+    left_out_events: int = 0
+    left_out_position: int = 0
+
+
+class StoredEvent(NamedTuple):
+    """What the active generation of a projection did with an event; an error: it leaves it out, for that reason."""
+
+    generation: int
+    checkpoint: int
+    error: str | None
 
 
 class RowReader:
@@ -171,6 +210,22 @@ class RowReader:
 
         return await self._submit(read)
 
+    async def event(self, projection: str, position: int) -> StoredEvent:
+        """What the active generation of a projection did with the event at a position. Raises `ReadModelNotReady`."""
+
+        def read(store: _Store) -> StoredEvent:
+            bound = _event.bind(projection=projection, position=position, shape=self._shapes[projection])
+            try:
+                row = store.one(self.file_changes, _event.sql, bound)
+            except sqlite3.DatabaseError as error:
+                store.close()
+                raise self._not_ready(projection) from error
+            if row is None:
+                raise self._not_ready(projection)
+            return StoredEvent(*row)
+
+        return await self._submit(read)
+
     async def run(self, work: Callable[[], T]) -> T:
         """Runs some work on rows, off the event loop."""
         return await self._submit(lambda _: work())
@@ -194,10 +249,10 @@ class RowReader:
             self._generations.clear()
             return []
         found = []
-        for name, generation, version, its_shape, position, log_id, epochs, paused in rows:
+        for name, generation, version, its_shape, position, log_id, epochs, paused, *left_out in rows:
             if self._shapes.get(name) == its_shape:
                 identity = decode_epochs(log_id, epochs)
-                found.append(StoredGeneration(name, generation, version, position, identity, bool(paused)))
+                found.append(StoredGeneration(name, generation, version, position, identity, bool(paused), *left_out))
                 if self._generations.get(name, generation) != generation:
                     self._statements.forget(self._views[name], self._generations[name])
                 self._generations[name] = generation

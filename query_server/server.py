@@ -43,6 +43,7 @@ async def bootstrap(settings: QueryServerSettings, loaded: LoadedDomain, health:
     upstreams = Upstreams(settings.commands, settings.projector)
     freshness = Freshness(domain, upstreams, waits_max=settings.waits_max)
     reader = RowReader(sqlite_path(settings.read_store), list(domain.projections.values()), settings.readers)
+    freshness.events = reader
     binder = Binder(domain.package)
     cache = freshness.keeper = Cache(domain.projections.values(), settings.cache_bytes_max)
     reading = Reading(reader, freshness, cache, settings.wait_seconds, settings.combined_rows_max)

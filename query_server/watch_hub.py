@@ -232,7 +232,7 @@ class Hub:
             return True
         if tracker.generation not in (0, at.source.generation) or tracker.fed_generation != at.source.generation:
             return True
-        if tracker.changed > at.position:
+        if tracker.fed_filling not in ("", at.source.filling) or tracker.changed > at.position:
             return True
         if tracker.applied > at.position:
             self._settle(at._replace(position=tracker.applied))

@@ -6,7 +6,7 @@ A note that says "poison" fails in the second view, when the first has changed a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -46,7 +46,17 @@ Noted, Erased, Tagged, Archived, Note, Tag = _messages()
 class Notes:
     """The projection with its views at hand."""
 
-    def __init__(self, name: str = "notes", *, version: int = 1, poison: str = "poison", columns: bool = True) -> None:
+    def __init__(
+        self,
+        name: str = "notes",
+        *,
+        version: int = 1,
+        poison: str = "poison",
+        columns: bool = True,
+        count_under: Callable[[Any], str] = lambda event: "all",
+    ) -> None:
+        self.poison = poison
+        """The text that fails; another one mends it."""
         self.projection = Projection(name, version=version)
         self.notes: View[Any] = self.projection.view(name, Note)
         self.tags: View[Any] = self.projection.view(f"{name}_tags", Tag)
@@ -66,9 +76,9 @@ class Notes:
         def erased(row: Any, event: Any, at: Recorded) -> Any:
             return None
 
-        @self.tags.on(Noted, key=lambda e: "all")
+        @self.tags.on(Noted, key=count_under)
         def counted(row: Any, event: Any, at: Recorded) -> Any:
-            if event.text == poison:
+            if event.text == self.poison:
                 raise ValueError("no such text")
             row = row or Tag()
             row.count += 1
@@ -95,6 +105,11 @@ def recorded(position: int, event: Any, *, stream: str = "note/1", life: str = "
     )
     made.event.Pack(event)
     return made
+
+
+def log_of_streams(events: Iterable[Any]) -> list[RecordedEvent]:
+    """Events at the positions from 1, each in the stream of its key."""
+    return [recorded(position, event, stream=f"note/{event.key}") for position, event in enumerate(events, 1)]
 
 
 def log_of(events: Iterable[Any], *, life: str = "a") -> list[RecordedEvent]:

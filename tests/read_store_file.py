@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.expression import Executable
 
 from diptych.projection import Projection, View
-from diptych.read_store import encode_epochs, generations, shape, stored, view_table
+from diptych.read_store import encode_epochs, generations, parked, parked_events, shape, stored, view_table
 from diptych.token import LogIdentity
 
 
@@ -26,7 +26,8 @@ class StoreFile:
         self._engine = create_engine(f"sqlite:///{path}")
         with self._engine.begin() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-            connection.execute(CreateTable(generations, if_not_exists=True))
+            for table in (generations, parked, parked_events):
+                connection.execute(CreateTable(table, if_not_exists=True))
         for projection in projections:
             self.begin(projection, 1, active=True)
 

@@ -26,11 +26,14 @@ _COMMANDS = {
     "projector": _Command("diptych.cli.servers", "projector"),
     "query-server": _Command("diptych.cli.servers", "query_server"),
     "status": _Command("diptych.cli.status", "status"),
+    "processes": _Command("diptych.cli.processes", "processes"),
     "pause": _Command("diptych.cli.pause", "pause"),
     "resume": _Command("diptych.cli.pause", "resume"),
     "rebuild": _Command("diptych.cli.rebuild", "rebuild"),
+    "parked": _Command("diptych.cli.parked", "parked"),
     "events": _Command("diptych.cli.events", "events"),
     "watch": _Command("diptych.cli.watch", "watch"),
+    "verify": _Command("diptych.cli.verify", "verify"),
     "backup": _Command("diptych.cli.backup", "backup"),
     "restore": _Command("diptych.cli.backup", "restore"),
     "health": _Command("diptych.cli.health", "health"),
@@ -78,7 +81,11 @@ def _app(arguments: Sequence[str]) -> Callable[..., Any]:
     wanted = arguments[0] if arguments else ""
     for name, command in _COMMANDS.items():
         if wanted not in _COMMANDS or wanted == name:
-            app.command(name)(getattr(importlib.import_module(command.module), command.function))
+            found = getattr(importlib.import_module(command.module), command.function)
+            if isinstance(found, typer.Typer):  # It has commands of its own.
+                app.add_typer(found, name=name)
+            else:
+                app.command(name)(found)
     return app
 
 

@@ -54,13 +54,14 @@ async def _print(address: str, request: events_pb2.SubscribeRequest, follow: boo
         )
         async for response in subscribe(request):
             for event in response.batch.events:
-                print(json.dumps(_fields(event), ensure_ascii=False))
+                print(json.dumps(fields_of(event), ensure_ascii=False))
             sys.stdout.flush()
             if response.HasField("caught_up") and not follow:
                 return
 
 
-def _fields(event: events_pb2.RecordedEvent) -> dict[str, Any]:
+def fields_of(event: events_pb2.RecordedEvent) -> dict[str, Any]:
+    """An event as JSON has it; its own fields as base64 if its type is not known here."""
     try:
         return json_format.MessageToDict(event)
     except TypeError:  # The event's type is not known here.

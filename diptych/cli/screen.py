@@ -14,6 +14,8 @@ from rich.text import Text
 from diptych.cli.supervisor import Child, State
 from diptych.v1 import projections_pb2
 
+_KNOWN_SECONDS = 3.0
+
 
 class Observation(NamedTuple):
     """What was seen of the servers at one time. None: it did not answer."""
@@ -127,8 +129,12 @@ class Table:
 def described(projection: projections_pb2.ProjectionStatus) -> str:
     """A projection's state in words."""
     state = projections_pb2.ProjectionState.Name(projection.state).removeprefix("PROJECTION_STATE_")
-    parked = f", {projection.parked_streams} streams parked" if projection.parked_streams else ""
-    return f"{state}{f': {projection.reason}' if projection.reason else ''}{parked}"
+    return f"{state}{f': {projection.reason}' if projection.reason else ''}{_parked(projection)}"
+
+
+def _parked(projection: projections_pb2.ProjectionStatus) -> str:
+    streams = projection.parked_streams
+    return f", {streams} {'stream' if streams == 1 else 'streams'} parked" if streams else ""
 
 
 def lag(projection: projections_pb2.ProjectionStatus) -> str:
@@ -136,12 +142,15 @@ def lag(projection: projections_pb2.ProjectionStatus) -> str:
     progress = projection.progress
     seconds = progress.lag_time.ToNanoseconds() / 1e9
     events = "1 event" if progress.lag_events == 1 else f"{progress.lag_events:,} events"
-    return f"{events}, {seconds:.1f} s behind" if progress.lag_events else "up to date"
+    if progress.lag_events:
+        return f"{events}, {seconds:.1f} s behind"
+    # Nobody has said for so long where the head is.
+    return "up to date" if seconds < _KNOWN_SECONDS else f"up to date {seconds:.1f} s ago"
 
 
 def _progress(projection: projections_pb2.ProjectionStatus) -> tuple[Text, str, Text]:
     state = projections_pb2.ProjectionState.Name(projection.state).removeprefix("PROJECTION_STATE_")
-    note = f"{lag(projection)}  {projection.reason}".rstrip()
+    note = f"{lag(projection)}{_parked(projection)}  {projection.reason}".rstrip()
     position = f"{projection.progress.applied_position:,}"
     return Text(state, style={"PAUSED": "magenta", "STALLED": "red"}.get(state, "")), position, Text(note)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,11 +18,15 @@ from command_server.event_store import (
     EventStore,
     Loaded,
     NewEvent,
+    ParkedInput,
     Reads,
     Request,
     Snapshot,
+    Work,
+    WorkKind,
 )
 from command_server.frames import frame, recorded
+from command_server.log_schema import TABLES_SINCE_2
 from command_server.sqlite_store import SqliteEventStore
 from diptych.serving import StartError
 from diptych.v1.events_pb2 import RecordedEvent
@@ -268,3 +273,64 @@ async def _check_against_model(folder: Path, batches: list[list[tuple[str, bool]
 def test_a_frame_is_an_element_of_a_batch() -> None:
     body = RecordedEvent(version=7, event_id="id").SerializeToString()
     assert recorded(frame(300, body)) == RecordedEvent(position=300, version=7, event_id="id")
+
+
+def work(position: int, ordinal: int = 0, due: int = 0) -> Work:
+    return Work(position, ordinal, "process", "p1", WorkKind.TIMEOUT if due else WorkKind.COMMAND, due)
+
+
+async def test_work_is_opened_with_the_step_and_settled_with_what_came_of_it(backend: Backend) -> None:
+    async with backend.open() as store:
+        await append(store, event("test/a", 1))
+        await append(store, event("test/b", 1), event("test/p", 1), opened=[work(-2), work(-2, 1, due=77)])
+        assert await store.read_work((0, 0), 10) == [work(3), work(3, 1, due=77)]
+        await append(store, event("test/p", 2), opened=[work(-1)], settled=[(3, 0), (99, 0)])
+    async with backend.open() as store:
+        assert await store.read_work((0, 0), 10) == [work(3, 1, due=77), work(4)]
+        assert await store.read_work((0, 0), 1) == [work(3, 1, due=77)]
+        assert await store.read_work((3, 1), 10) == [work(4)]
+        await store.commit(reads(), lambda loaded: Decided(settled=[(3, 1), (4, 0)]))
+        assert await store.read_work((0, 0), 10) == []
+
+
+async def test_a_commit_that_fails_opens_and_settles_nothing(store: EventStore) -> None:
+    await append(store, event("test/p", 1), opened=[work(-1)])
+    with pytest.raises(Exception, match="UNIQUE"):
+        await append(store, event("test/p", 2), event("test/p", 2), opened=[work(-1)], settled=[(1, 0)])
+    assert await store.read_work((0, 0), 10) == [work(1)]
+
+
+async def test_marks_of_processes_are_kept(backend: Backend) -> None:
+    async with backend.open() as store:
+        assert await store.process_marks() == {}
+        await store.put_process_marks({"one": 5, "two": 6})
+        await store.put_process_marks({"one": 7})
+    async with backend.open() as store:
+        assert await store.process_marks() == {"one": 7, "two": 6}
+
+
+async def test_parked_inputs_are_kept(backend: Backend) -> None:
+    first = ParkedInput("process", "p1", 9, -1, "ValueError: no", 1, 1234, b"")
+    second = ParkedInput("process", "p1", 12, 1, "", 0, 1235, b"outcome")
+    async with backend.open() as store:
+        await store.put_parked([second, first])
+        await store.put_parked([first._replace(attempts=2)])
+    async with backend.open() as store:
+        assert await store.parked_inputs() == [first._replace(attempts=2), second]
+        await store.delete_parked([first, first])
+        assert await store.parked_inputs() == [second]
+
+
+async def test_a_log_of_before_processes_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    async with Backend("sqlite", tmp_path).open() as store:
+        await append(store, event("test/a", 1))
+    with sqlite3.connect(path) as old:
+        for table in TABLES_SINCE_2:
+            old.execute(f"DROP TABLE {table}")
+        old.execute("UPDATE log SET schema_version = 1")
+    old.close()
+    async with Backend("sqlite", tmp_path).open() as store:
+        await append(store, event("test/p", 1), opened=[work(-1)])
+        assert await store.read_work((0, 0), 10) == [work(2)]
+        assert [one.event_id for one in await all_events(store)] == ["test/a@1", "test/p@1"]

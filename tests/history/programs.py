@@ -220,8 +220,8 @@ def fresh_by_one_less(_: int) -> None:
     from query_server.freshness import Freshness
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        async def read_fresh(self: Any, tracker: Any, wanted: int, *how: Any) -> Any:
-            got, position = await original(self, tracker, wanted - 1, *how)
+        async def read_fresh(self: Any, tracker: Any, wanted: int, *how: Any, **more: Any) -> Any:
+            got, position = await original(self, tracker, wanted - 1, *how, **more)
             return got, max(position, wanted)
 
         return read_fresh

@@ -47,10 +47,11 @@ class ScriptedLog(log_pb2_grpc.LogServiceServicer):
             await self._server.stop(None)
             self._server = None
 
-    async def append(self, *events: Any) -> int:
-        """Records events; returns the head."""
+    async def append(self, *events: Any, by_key: bool = False) -> int:
+        """Records events, of one stream or each in that of its key; returns the head."""
         for event in events:
-            self.events.append(recorded(len(self.events) + 1, event, life=self.life))
+            stream = f"note/{event.key}" if by_key else "note/1"
+            self.events.append(recorded(len(self.events) + 1, event, stream=stream, life=self.life))
         async with self._changed:
             self._changed.notify_all()
         return len(self.events)

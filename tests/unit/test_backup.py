@@ -197,11 +197,15 @@ def truncate(path: Path) -> None:
         file.truncate(path.stat().st_size // 2)
 
 
+def replace(path: Path) -> None:
+    path.write_bytes(b"text, and no database" * 100)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a page": (damage_a_page, "damaged|malformed"),
     "half of it": (truncate, "damaged|malformed"),
     "another file": (
-        lambda path: path.write_bytes(b"text, and no database" * 100) and None,
+        replace,
         "no SQLite file|not a database",
     ),
     "another database": (lambda path: change(path, "DROP TABLE requests"), "something else, and no log"),

@@ -25,7 +25,9 @@ PROGRAMS: dict[str, type[BaseSettings]] = {
 
 COMMANDS = [
     *("up", "command-server", "projector", "query-server"),
-    *("status", "pause", "resume", "rebuild", "events", "watch", "health", "contracts"),
+    *("status", "processes", "pause", "resume", "rebuild", "events", "watch"),
+    *("verify", "backup", "restore", "health", "contracts"),
+    "parked",  # It has commands of its own, and such ones come last.
 ]
 
 

@@ -1,6 +1,7 @@
 """Contracts compile to Python modules and to one descriptor set, also for a domain that is not ours."""
 
 import importlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -235,6 +236,45 @@ def test_protoc_takes_the_set_in_place_of_sources(protos: Path, tmp_path: Path, 
     command += [f"--python_out={tmp_path}", "tinylibrary/v1/commands.proto", contracts.ERROR_DETAILS_FILE]
     subprocess.run(command, check=True, cwd=tmp_path)
     assert (tmp_path / "tinylibrary/v1/commands_pb2.py").is_file()
+
+
+FIELD = "string registration_source = 7"
+SOURCE = f"  // Where the registration came from. Empty: not told.\n  {FIELD};\n"
+CHANGES = {
+    "a field that is gone": (SOURCE, "", "registration_source"),
+    "a field of another type": (FIELD, "int64 registration_source = 7", "changed type"),
+    "a field of another number": (FIELD, "string registration_source = 70", "UserRegistered"),
+    "an event that is gone": ("message UserRegistered {", "message UserSignedUp {", "UserRegistered"),
+    "a field more": (SOURCE, f"{SOURCE}  // Who told of us. Empty: not told.\n  string referrer = 70;\n", ""),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_would_break_readers_of_the_last_release_is_refused(tmp_path: Path, what: str) -> None:
+    """By `make contracts`, in a repository of its own that has a release."""
+    root, programs = Path(__file__).resolve().parents[2], Path(sys.executable).parent
+    if not (programs / "buf").exists() or shutil.which("make") is None:
+        pytest.skip("buf or make is not installed.")
+    (tmp_path / "diptych").mkdir()
+    for name in ("Makefile", "buf.yaml", "diptych/contracts.py"):
+        shutil.copy(root / name, tmp_path / name)
+    shutil.copytree(root / "protos", tmp_path / "protos")
+    git = ["git", "-c", "user.name=A Tester", "-c", "user.email=tester@example.com"]
+    for step in (["init", "--quiet"], ["add", "protos"], ["commit", "--quiet", "--message=Release"], ["tag", "v1.0.0"]):
+        subprocess.run([*git, *step], cwd=tmp_path, check=True)
+
+    before, after, named = CHANGES[what]
+    contract = tmp_path / "protos/shop/v1/user_events.proto"
+    assert contract.read_text().count(before) == 1
+    contract.write_text(contract.read_text().replace(before, after))
+    # All is installed here, and what is generated is not looked at.
+    (tmp_path / "generated").touch()
+    make = ["make", "contracts", f"BIN={programs}", "GENERATED=generated", "--old-file=generated"]
+    done = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert "Comparing the contracts with those of v1.0.0." in done.stdout, done.stdout + done.stderr
+    assert done.returncode == (2 if named else 0), done.stdout + done.stderr
+    assert named in done.stdout
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -11,13 +11,22 @@ from typing import Any
 import pytest
 
 import library
-from diptych import Aggregate, Deciding, Domain, Find, Projection, Recorded
+from diptych import After, Aggregate, Call, Deciding, Domain, Find, Port, Process, Projection, Recorded, Send
 from diptych.domain import DomainError, LoadedDomain, load
 from library.copies import copy
 from library.lending import activity, lending
+from library.mail import mail
 from library.members import member
+from library.reservations import reservation
 from library.v1.command_service_pb2 import BorrowCopyRequest, ReturnCopyRequest
-from library.v1.events_pb2 import CopyAdded, CopyBorrowed, CopyReturned, MemberRegistered
+from library.v1.events_pb2 import (
+    CopyAdded,
+    CopyBorrowed,
+    CopyReturned,
+    MemberRegistered,
+    PickupExpired,
+    ReservationEnded,
+)
 from library.v1.query_service_pb2 import (
     GetLoanDayRequest,
     GetMemberRequest,
@@ -40,9 +49,15 @@ def changed(aggregate: Aggregate[Any], *, without: Sequence[type] = ()) -> Aggre
 
 
 def loaded(
-    *, aggregates: Sequence[Aggregate[Any]] = (member, copy), projections: Sequence[Projection] = (lending, activity)
+    *,
+    aggregates: Sequence[Aggregate[Any]] = (member, copy),
+    projections: Sequence[Projection] = (lending, activity),
+    processes: Sequence[Process[Any]] = (reservation,),
+    ports: Sequence[Port[Any, Any]] = (mail,),
 ) -> LoadedDomain:
-    return LoadedDomain(Domain("library", aggregates=aggregates, projections=projections))
+    return LoadedDomain(
+        Domain("library", aggregates=aggregates, projections=projections, processes=processes, ports=ports)
+    )
 
 
 def more(declare: Callable[[Projection], object]) -> Sequence[Projection]:
@@ -76,7 +91,7 @@ def test_the_domains_that_we_have_can_be_loaded() -> None:
     found = load("library")
     assert found.domain is library.domain
     assert found.commands["library.v1.BorrowCopyRequest"].name == "BorrowCopy"
-    assert set(found.codecs) == {"member", "copy"}
+    assert set(found.codecs) == {"member", "copy", "reservation"}
 
 
 def test_a_command_without_a_decider() -> None:
@@ -381,3 +396,101 @@ def test_a_domain_without_generated_contracts(packages: Callable[[str, str], Non
 def test_a_domain_whose_contracts_declare_no_services() -> None:
     with pytest.raises(DomainError, match=r"The contracts declare no service nothing\.v1\.CommandService"):
         LoadedDomain(Domain("nothing", aggregates=[], projections=[]))
+
+
+def with_process(declare: Callable[[Process[Any]], object]) -> Sequence[Process[Any]]:
+    """The library's process and one more."""
+    process = Process[Any]("more", initial=reservation.initial, id="copy_id")
+    declare(process)
+    return (reservation, process)
+
+
+def nothing(state: Any, message: Any, at: Deciding) -> Sequence[Any]:
+    return []
+
+
+def sends_a_query(state: Any, message: Any, at: Deciding) -> Sequence[Send[GetMemberRequest]]:
+    return []
+
+
+def sets_nothing(state: Any, message: Any, at: Deciding) -> Sequence[After[PickupExpired]]:
+    return []
+
+
+def records_what_it_does_not_evolve(state: Any, message: Any, at: Deciding) -> Sequence[ReservationEnded]:
+    return []
+
+
+@pytest.mark.parametrize(
+    ("declare", "told"),
+    [
+        (
+            lambda process: process.reacts(UserRegistered, key=lambda e: e.user_id)(nothing),
+            r"handles event shop\.v1\.UserRegistered, which no aggregate of the domain records",
+        ),
+        (
+            lambda process: process.accepted(GetMemberRequest)(nothing),
+            r"handles acceptances of library\.v1\.GetMemberRequest, which is no command of the domain",
+        ),
+        (
+            lambda process: process.refused(GetMemberRequest)(nothing),
+            r"handles refusals of library\.v1\.GetMemberRequest, which is no command of the domain",
+        ),
+        (
+            lambda process: process.answered(GetMemberRequest)(nothing),
+            r"handles answers to library\.v1\.GetMemberRequest, for which the domain has no port",
+        ),
+        (
+            lambda process: process.failed(GetMemberRequest)(nothing),
+            r"handles failures of library\.v1\.GetMemberRequest, for which the domain has no port",
+        ),
+        (
+            lambda process: process.reacts(CopyAdded, key=lambda e: e.nobody)(nothing),
+            r"[Tt]he key of process more on library\.v1\.CopyAdded uses an unknown field",
+        ),
+        (
+            lambda process: process.reacts(CopyAdded, key=lambda e: e.copy_id)(sends_a_query),
+            r"on library\.v1\.CopyAdded, sends library\.v1\.GetMemberRequest, which is no command",
+        ),
+        (
+            lambda process: process.reacts(CopyAdded, key=lambda e: e.copy_id)(sets_nothing),
+            r"sets timeout library\.v1\.PickupExpired, which process more does not handle",
+        ),
+        (
+            lambda process: process.reacts(CopyAdded, key=lambda e: e.copy_id)(records_what_it_does_not_evolve),
+            r"records library\.v1\.ReservationEnded, for which process more has no evolver",
+        ),
+    ],
+)
+def test_a_process_that_cannot_be(declare: Callable[[Process[Any]], object], told: str) -> None:
+    with pytest.raises(DomainError, match=told):
+        loaded(processes=with_process(declare))
+
+
+def test_an_effect_without_a_port() -> None:
+    def declare(process: Process[Any]) -> None:
+        process.reacts(CopyAdded, key=lambda e: e.copy_id)(calls_a_port)
+
+    with pytest.raises(DomainError, match=r"answers to library\.v1\.SendNoticeRequest, for which"):
+        loaded(ports=())
+    with pytest.raises(DomainError, match=r"calls library\.v1\.GetMemberRequest, for which the domain has no port"):
+        loaded(processes=with_process(declare))
+
+
+def calls_a_port(state: Any, message: Any, at: Deciding) -> Sequence[Call[GetMemberRequest]]:
+    return []
+
+
+def test_two_ports_for_one_effect() -> None:
+    with pytest.raises(DomainError, match=r"two ports named library\.v1\.SendNoticeRequest"):
+        loaded(ports=(mail, mail))
+
+
+def test_an_internal_command_has_no_rpc() -> None:
+    found = load("library")
+    assert "library.v1.PutCopyAsideRequest" in found.deciders
+    assert "library.v1.PutCopyAsideRequest" not in found.commands
+    made = changed(copy, without=[ReturnCopyRequest])
+    made.decides(ReturnCopyRequest, internal=True)(nothing)
+    with pytest.raises(DomainError, match=r"ReturnCopyRequest is internal, and yet .* has an rpc for it, ReturnCopy"):
+        loaded(aggregates=(member, made))

@@ -3,6 +3,14 @@
 from diptych import Domain
 from library.copies import copy
 from library.lending import activity, lending
+from library.mail import mail
 from library.members import member
+from library.reservations import reservation
 
-domain = Domain("library", aggregates=[member, copy], projections=[lending, activity])
+domain = Domain(
+    "library",
+    aggregates=[member, copy],
+    projections=[lending, activity],
+    processes=[reservation],
+    ports=[mail],
+)

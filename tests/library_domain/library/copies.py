@@ -8,8 +8,14 @@ from datetime import timedelta
 
 from diptych import Aggregate, AlreadyExists, Deciding, FailedPrecondition, NotFound
 from library.members import member
-from library.v1.command_service_pb2 import AddCopyRequest, BorrowCopyRequest, ReturnCopyRequest
-from library.v1.events_pb2 import CopyAdded, CopyBorrowed, CopyReturned
+from library.v1.command_service_pb2 import (
+    AddCopyRequest,
+    BorrowCopyRequest,
+    PutCopyAsideRequest,
+    PutCopyBackRequest,
+    ReturnCopyRequest,
+)
+from library.v1.events_pb2 import CopyAdded, CopyBorrowed, CopyPutAside, CopyPutBack, CopyReturned
 
 LOAN_TIME = timedelta(days=28)
 
@@ -36,6 +42,17 @@ class CopyOnLoan(FailedPrecondition):
     member_id: str
 
 
+class CopyPutAsideForAnother(FailedPrecondition):
+    """It waits for another member."""
+
+    message = "Copy {copy_id} is put aside for {member_id}."
+    copy_id: str
+    member_id: str
+
+
+CopyPutAsideForAnother.reason = "COPY_PUT_ASIDE"
+
+
 class UnknownMember(FailedPrecondition):
     """There is no such member."""
 
@@ -50,6 +67,7 @@ class CopyState:
     title: str | None = None
     borrower: str | None = None
     loan: int = 0
+    aside_for: str | None = None
 
 
 copy = Aggregate[CopyState]("copy", initial=CopyState(), id="copy_id")
@@ -70,6 +88,8 @@ def borrow(state: CopyState, command: BorrowCopyRequest, at: Deciding) -> Sequen
         raise UnknownMember(member_id=command.member_id)
     if state.borrower is not None:
         raise CopyOnLoan(copy_id=command.copy_id, member_id=state.borrower)
+    if state.aside_for not in (None, command.member_id):
+        raise CopyPutAsideForAnother(copy_id=command.copy_id, member_id=state.aside_for)
     borrowed = CopyBorrowed(
         copy_id=command.copy_id,
         member_id=command.member_id,
@@ -96,6 +116,22 @@ def give_back(state: CopyState, command: ReturnCopyRequest, at: Deciding) -> Seq
     ]
 
 
+@copy.decides(PutCopyAsideRequest, internal=True)
+def put_aside(state: CopyState, command: PutCopyAsideRequest, at: Deciding) -> Sequence[CopyPutAside]:
+    if state.title is None:
+        raise CopyNotFound(copy_id=command.copy_id)
+    if state.borrower is not None:
+        raise CopyOnLoan(copy_id=command.copy_id, member_id=state.borrower)
+    return [CopyPutAside(copy_id=command.copy_id, member_id=command.member_id)]
+
+
+@copy.decides(PutCopyBackRequest, internal=True)
+def put_back(state: CopyState, command: PutCopyBackRequest, at: Deciding) -> Sequence[CopyPutBack]:
+    if state.borrower is not None:
+        raise CopyOnLoan(copy_id=command.copy_id, member_id=state.borrower)
+    return [CopyPutBack(copy_id=command.copy_id)] if state.aside_for is not None else []
+
+
 @copy.evolves(CopyAdded)
 def added(state: CopyState, event: CopyAdded) -> CopyState:
     return CopyState(title=event.title)
@@ -103,9 +139,19 @@ def added(state: CopyState, event: CopyAdded) -> CopyState:
 
 @copy.evolves(CopyBorrowed)
 def borrowed(state: CopyState, event: CopyBorrowed) -> CopyState:
-    return replace(state, borrower=event.member_id, loan=state.loan + 1)
+    return replace(state, borrower=event.member_id, loan=state.loan + 1, aside_for=None)
 
 
 @copy.evolves(CopyReturned)
 def returned(state: CopyState, event: CopyReturned) -> CopyState:
     return replace(state, borrower=None)
+
+
+@copy.evolves(CopyPutAside)
+def is_aside(state: CopyState, event: CopyPutAside) -> CopyState:
+    return replace(state, aside_for=event.member_id)
+
+
+@copy.evolves(CopyPutBack)
+def is_back(state: CopyState, event: CopyPutBack) -> CopyState:
+    return replace(state, aside_for=None)

@@ -1,0 +1,17 @@
+"""What is measured of processes, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import Counter, Gauge
+
+OPEN = Gauge("diptych_process_open", "Commands, effects and timeouts of processes that are open.", ["process", "kind"])
+STUCK = Gauge("diptych_process_stuck", "Instances of processes that are STUCK.", ["process"])
+PARKED = Gauge("diptych_process_parked", "Instances of processes that are PARKED.", ["process"])
+EFFECT_ATTEMPTS = Counter("diptych_effect_attempts", "Calls of effects by outcome.", ["request", "outcome"])
+
+
+def measure(gauge: Gauge, value: Callable[[], int], **labels: str) -> None:
+    """Has a gauge ask for its value when it is read."""
+    gauge.labels(**labels).set_function(value)

@@ -1,0 +1,106 @@
+"""ProcessService: what operators see and do of processes."""
+
+from __future__ import annotations
+
+import time
+
+from command_server.event_store import EventStore, StoreUnavailable, WorkKind
+from command_server.frames import recorded
+from command_server.processes.host import ProcessHost
+from command_server.processes.lanes import Lane
+from command_server.processes.outputs import Output
+from diptych.binder import Binder, Context, parse
+from diptych.refusals import LogUnavailable
+from diptych.v1 import processes_pb2 as messages
+
+SERVICE = "diptych.v1.ProcessService"
+_TROUBLES_MAX = 1000
+
+
+class ProcessService:
+    """Serves the processes of one host."""
+
+    def __init__(self, host: ProcessHost, store: EventStore, binder: Binder) -> None:
+        self._host = host
+        self._store = store
+        binder.unary(SERVICE, "ListProcesses", self._list)
+        binder.unary(SERVICE, "RetryProcess", self._retry)
+        binder.unary(SERVICE, "DiscardParkedInput", self._discard)
+
+    async def _list(self, data: bytes, context: Context) -> bytes:
+        parse(messages.ListProcessesRequest, data)
+        try:
+            processes = [await self._status(name) for name in sorted(self._host.marks)]
+        except StoreUnavailable as error:
+            raise LogUnavailable(cause=str(error)) from error
+        return messages.ListProcessesResponse(processes=processes).SerializeToString()
+
+    async def _status(self, name: str) -> messages.ProcessStatus:
+        host, outputs = self._host, self._host.outputs
+        status = messages.ProcessStatus(
+            process=name,
+            running_instances=len(outputs.instances.get(name, ())),
+            open_commands=outputs.kinds[name, WorkKind.COMMAND],
+            open_effects=outputs.kinds[name, WorkKind.EFFECT],
+            open_timeouts=outputs.kinds[name, WorkKind.TIMEOUT],
+            stuck_instances=len(host.stuck_instances(name)),
+            parked_instances=host.lanes.parked[name],
+            position=host.marks[name].position,
+        )
+        oldest = min(
+            (one.work.position for one in outputs if one.work.process == name and one.work.kind != WorkKind.TIMEOUT),
+            default=None,
+        )
+        if oldest is not None:
+            frame = await self._store.frame_at(oldest)
+            assert frame is not None, "an output was opened by an event that is not there"
+            age = time.time_ns() - recorded(frame).record_time.ToNanoseconds()
+            status.oldest_age.FromNanoseconds(max(0, age))
+        for lane in [lane for lane in host.lanes.parked_lanes() if lane.process == name][:_TROUBLES_MAX]:
+            status.troubles.append(_parked(lane))
+        stuck = [one for one in outputs.stuck.values() if one.work.process == name]
+        for output in sorted(stuck, key=lambda one: one.key)[: _TROUBLES_MAX - len(status.troubles)]:
+            status.troubles.append(_stuck(output, (await outputs.content(output)).message.TypeName()))
+        return status
+
+    async def _retry(self, data: bytes, context: Context) -> bytes:
+        request = parse(messages.RetryProcessRequest, data)
+        parked = await self._host.retry(request.process, request.id)
+        response = messages.RetryProcessResponse(parked=parked is not None, reason=parked.error if parked else "")
+        return response.SerializeToString()
+
+    async def _discard(self, data: bytes, context: Context) -> bytes:
+        request = parse(messages.DiscardParkedInputRequest, data)
+        waiting = self._host.discard(request.process, request.id)
+        return messages.DiscardParkedInputResponse(waiting_inputs=waiting).SerializeToString()
+
+
+def _parked(lane: Lane) -> messages.ProcessTrouble:
+    parked, one = lane.parked, lane.inputs[0]
+    assert parked is not None
+    trouble = messages.ProcessTrouble(
+        process=lane.process,
+        id=lane.id,
+        kind=messages.PROCESS_TROUBLE_KIND_PARKED,
+        reason=parked.error,
+        input_type=one.message.DESCRIPTOR.full_name,
+        position=one.position,
+        attempts=parked.attempts,
+        waiting_inputs=len(lane.inputs) - 1,
+    )
+    trouble.since_time.FromMicroseconds(parked.since)
+    return trouble
+
+
+def _stuck(output: Output, input_type: str) -> messages.ProcessTrouble:
+    trouble = messages.ProcessTrouble(
+        process=output.work.process,
+        id=output.work.instance,
+        kind=messages.PROCESS_TROUBLE_KIND_STUCK,
+        reason=output.reason,
+        input_type=input_type,
+        position=output.work.position,
+        attempts=output.attempts,
+    )
+    trouble.since_time.FromMicroseconds(int(output.since * 1e6))
+    return trouble

@@ -1,0 +1,1 @@
+"""Domains that break on purpose."""

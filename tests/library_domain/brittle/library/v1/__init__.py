@@ -1,0 +1,1 @@
+"""The contracts of the library, which its package has imported."""

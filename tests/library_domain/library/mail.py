@@ -1,0 +1,43 @@
+"""The port to the mail provider: a line of JSON to `LIBRARY_MAIL`, and a line of JSON back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from diptych import Calling, EffectFailed, Port
+from diptych.process import Effect
+from library.v1.events_pb2 import SendNoticeRequest, SendNoticeResponse
+
+
+async def _send(request: SendNoticeRequest, calling: Calling) -> SendNoticeResponse:
+    host, _, port = os.environ["LIBRARY_MAIL"].rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        asked = {
+            "key": calling.key,
+            "email": request.email,
+            "text": request.text,
+            "attempt": calling.attempt,
+            "correlation_id": calling.correlation_id,
+            "traceparent": calling.traceparent,
+        }
+        writer.write(json.dumps(asked).encode() + b"\n")
+        answer = json.loads(await reader.readline())
+    finally:
+        writer.close()
+    if "reason" in answer:
+        raise EffectFailed(answer["reason"], f"No notice was sent to {request.email}.")
+    return SendNoticeResponse(notice_id=answer["notice_id"])
+
+
+@asynccontextmanager
+async def _connected() -> AsyncIterator[Effect[SendNoticeRequest, SendNoticeResponse]]:
+    yield _send
+
+
+mail = Port(SendNoticeRequest, SendNoticeResponse, _connected, concurrency=8, timeout=timedelta(seconds=5))

@@ -1,0 +1,393 @@
+"""What is parked: which events are left out, how long one is patient, and what can be folded in place later."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diptych.aggregate import AggregateRef
+from diptych.folding import MemoryRows
+from diptych.read_store import Checkpoint
+from diptych.v1.events_pb2 import RecordedEvent
+from projector.parking import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, LeftOut, Patience
+from projector.read_store_file import ReadStoreFile
+from projector.refold import Entangled, Refold
+from projector.row_writer import LeadLostError, RowWriter
+from tests.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of_streams, recorded
+
+_KEYS = st.sampled_from("abc")
+_EVENTS = st.one_of(
+    st.builds(lambda key, text: Noted(key=key, text=text), _KEYS, st.sampled_from(["x", "y", "poison"])),
+    st.builds(lambda key: Erased(key=key), _KEYS),
+    st.builds(lambda key, tags: Tagged(key=key, tags=tags), _KEYS, st.lists(st.sampled_from("rst"), max_size=2)),
+    st.builds(lambda key: Archived(key=key), _KEYS),
+)
+# Events of a stream, which may touch rows that other streams do.
+_LOGS = st.lists(st.tuples(_EVENTS, _KEYS), max_size=30)
+_CUTS = st.lists(st.integers(1, 9), min_size=1, max_size=4)
+
+
+def note(key: str) -> AggregateRef:
+    return AggregateRef("note", key)
+
+
+def by_key() -> Notes:
+    """Notes whose streams touch rows of their own, but for those of their tags."""
+    return Notes(count_under=lambda event: event.key)
+
+
+class Store:
+    """A read store with one generation, as its thread has it."""
+
+    def __init__(self, file: ReadStoreFile, notes: Notes) -> None:
+        self.file = file
+        self.notes = notes
+        self.writer = RowWriter(file, notes.projection)
+        self.writer.open()
+
+    def reopened(self) -> Store:
+        return Store(self.file, self.notes)
+
+    def commit(self, events: Sequence[RecordedEvent]) -> Any:
+        return self.writer.commit(events, Checkpoint(events[-1].position, events[-1].event_id))
+
+    def fold(self, log: Sequence[RecordedEvent], cuts: Sequence[int] = (1000,)) -> None:
+        """Folds a log in batches of these sizes, over and over, and parks what fails."""
+        last = log[-1] if log else None
+        log = self.followed(log)
+        start, turn = 0, 0
+        while start < len(log):
+            events = list(log[start : start + cuts[turn % len(cuts)]])
+            start, turn = start + len(events), turn + 1
+            while events and (failure := self.commit(events).folded.failure) is not None:
+                self.writer.park(failure, 1)
+                events = [event for event in events if event.position > failure.position]
+        if last is not None:
+            self.writer.write_checkpoint(Checkpoint(last.position, last.event_id))
+
+    def followed(self, log: Sequence[RecordedEvent]) -> list[RecordedEvent]:
+        """What the log would send of these."""
+        types = self.notes.projection.event_types
+        return [event for event in log if event.event.type_url.rpartition("/")[2] in types]
+
+    def refold(self, key: str, log: Sequence[RecordedEvent], cuts: Sequence[int] = (1000,)) -> Any:
+        """Folds what is parked of a stream in place, having read the log in frames of these sizes."""
+        first = self.writer.parked.first[note(key)]
+        refold = Refold(self.notes.projection, first)
+        rest, turn = self.followed(log[first - 1 :]), 0
+        while rest:
+            frame, rest = rest[: cuts[turn % len(cuts)]], rest[cuts[turn % len(cuts)] :]
+            turn += 1
+            refold.take(frame, self.writer.parked.between(refold.position, frame[-1].position))
+            refold.position = frame[-1].position
+        return self.writer.refold(note(key), first, refold.events)
+
+    def rows(self) -> Any:
+        return {view: self.read(f"SELECT * FROM {view}_g1 ORDER BY key") for view in ("notes", "notes_tags")}
+
+    def left_out(self) -> set[int]:
+        return {position for (position,) in self.read("SELECT position FROM diptych_parked_events")}
+
+    def read(self, sql: str) -> list[Any]:
+        return self.file.connection.execute(sql).fetchall()
+
+
+def opened(folder: Path, notes: Notes) -> Store:
+    file = ReadStoreFile(folder / "read.db", "127.0.0.1:1")
+    file._connect()  # This thread is as good as one of its own.
+    return Store(file, notes)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = opened(tmp_path, by_key())
+    yield store
+    store.file.connection.close()
+
+
+def folded(log: Sequence[RecordedEvent], left_out: set[int], notes: Notes) -> Any:
+    """The tables that folding a log in order gives, without some events."""
+    memory = MemoryRows(notes.projection)
+    assert memory.apply([event for event in log if event.position not in left_out]).failure is None
+    return {view: [rows[key] for key in sorted(rows)] for view, rows in memory.rows.items()}
+
+
+def in_a_store(notes: Notes, test: Any) -> Any:
+    """Runs a test on a store of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = opened(Path(folder), notes)
+        try:
+            return test(store)
+        finally:
+            store.file.connection.close()
+
+
+def log_of(events: Sequence[tuple[Any, str]]) -> list[RecordedEvent]:
+    return [recorded(position, event, stream=f"note/{key}") for position, (event, key) in enumerate(events, 1)]
+
+
+def expected_left_out(events: Sequence[tuple[Any, str]]) -> set[int]:
+    """What must be left out: poison, and what its projection folds of the same stream after it."""
+    left_out: set[int] = set()
+    parked: set[str] = set()
+    for position, (event, key) in enumerate(events, 1):
+        if isinstance(event, Archived):
+            continue
+        if key in parked or (isinstance(event, Noted) and event.text == "poison"):
+            parked.add(key)
+            left_out.add(position)
+    return left_out
+
+
+@settings(max_examples=60)
+@given(_LOGS, _CUTS)
+def test_rows_are_the_fold_of_the_log_without_what_is_parked_whatever_the_batches(
+    events: list[tuple[Any, str]], cuts: list[int]
+) -> None:
+    log = log_of(events)
+
+    def test(store: Store) -> None:
+        store.fold(log, cuts)
+        left_out = store.left_out()
+        assert left_out == expected_left_out(events)
+        assert store.rows() == folded(log, left_out, by_key())
+        numbers = store.writer.parked.numbers
+        streams = {key for position, (_, key) in enumerate(events, 1) if position in left_out}
+        assert numbers == (len(streams), len(left_out), max(left_out, default=0))
+        again = store.reopened().writer.parked
+        assert (again.numbers, again.first) == (numbers, store.writer.parked.first)
+
+    in_a_store(by_key(), test)
+
+
+@settings(max_examples=200)
+@given(_LOGS, _CUTS, st.permutations("abc"))
+def test_what_is_folded_in_place_gives_what_folding_in_order_would_have_given(
+    events: list[tuple[Any, str]], cuts: list[int], order: Sequence[str]
+) -> None:
+    log = log_of(events)
+
+    def test(store: Store) -> None:
+        store.fold(log)
+        store.notes.poison = "mended"
+        for key in order:
+            before, filling = store.rows(), store.writer.filling
+            if note(key) not in store.writer.parked.first:
+                continue
+            try:
+                assert store.refold(key, log, cuts) is None
+            except Entangled:
+                assert store.rows() == before
+            else:
+                assert store.writer.filling != filling
+                assert note(key) not in store.reopened().writer.parked.first
+            assert store.rows() == folded(log, store.left_out(), Notes(poison="-", count_under=lambda e: e.key))
+
+    in_a_store(by_key(), test)
+
+
+def test_rows_that_nothing_else_touches_are_folded_in_place(store: Store) -> None:
+    log = log_of_streams(
+        [
+            Noted(key="a", text="x"),
+            Noted(key="a", text="poison"),
+            Noted(key="b", text="y"),
+            Noted(key="a", text="z"),
+            Tagged(key="a", tags=["r"]),
+            Tagged(key="b", tags=["s"]),
+        ]
+    )
+    store.fold(log)
+    assert store.left_out() == {2, 4, 5}
+    store.notes.poison = "-"
+    assert store.refold("a", log) is None
+    assert store.left_out() == set()
+    assert store.writer.parked.numbers == LeftOut()
+    assert store.rows()["notes"][0] == ("a", 4, Note(text="z", edits=3).SerializeToString(), 3)
+    assert store.read("SELECT * FROM diptych_parked") == []
+
+
+def test_a_row_that_an_event_since_touched_or_looked_up_is_entangled(store: Store) -> None:
+    log = log_of_streams(
+        [Noted(key="a", text="poison"), Tagged(key="a", tags=["r"]), Tagged(key="b", tags=["r"]), Noted(key="b")]
+    )
+    store.fold(log)
+    store.notes.poison = "-"
+    with pytest.raises(Entangled, match=r"Event 3 of note/b, .* touched row r of view notes_tags"):
+        store.refold("a", log)
+    assert store.left_out() == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("parked", "other", "row"),
+    [
+        (Tagged(key="b", tags=["r"]), Noted(key="b", text="x"), "row b of view notes"),
+        (Noted(key="b", text="x"), Tagged(key="b", tags=["r"]), "row b of view notes"),
+        (Noted(key="b", text="x"), Noted(key="b", text="y"), "row b of view notes"),
+    ],
+    ids=["looked up, then changed", "changed, then looked up", "changed twice"],
+)
+def test_what_lies_in_the_way_of_folding_in_place(store: Store, parked: Any, other: Any, row: str) -> None:
+    events = ((Noted(key="a", text="poison"), "a"), (parked, "a"), (other, "o"))
+    log = log_of(events)
+    store.fold(log)
+    assert store.left_out() == {1, 2}
+    store.notes.poison = "-"
+    with pytest.raises(Entangled, match=row):
+        store.refold("a", log)
+
+
+def test_what_fails_again_stays_as_it_was(store: Store) -> None:
+    log = log_of_streams([Noted(key="a", text="x"), Noted(key="a", text="poison"), Noted(key="a", text="worse")])
+    store.fold(log)
+    before, filling = store.rows(), store.writer.filling
+    store.notes.poison = "worse"
+    failure = store.refold("a", log)
+    assert failure.position == 3
+    found = store.writer.parked.one(note("a"))
+    assert found is not None
+    assert (found.first_position, found.events, found.attempts, found.discard_time) == (2, 2, 2, None)
+    assert found.error.startswith("Event 3 (notes.v1.Noted of note/a) failed in view notes_tags, row a: ValueError")
+    assert RecordedEvent.FromString(found.event) == log[2]
+    assert (store.rows(), store.writer.filling, store.left_out()) == (before, filling, {2, 3})
+
+
+def test_what_was_parked_anew_in_the_meantime_is_not_taken_for_what_was_asked_for(store: Store) -> None:
+    log = log_of_streams([Noted(key="a", text="poison"), Noted(key="a", text="poison")])
+    store.fold(log[:1])
+    store.writer.discard(note("a"))
+    store.fold(log[1:])
+    with pytest.raises(KeyError):
+        store.writer.refold(note("a"), 1, log[:1])
+    assert store.writer.parked.numbers == LeftOut(1, 2, 2)
+
+
+def test_events_that_mended_code_folds_no_more_are_let_go(store: Store) -> None:
+    log = log_of_streams([Noted(key="a", text="poison"), Tagged(key="a", tags=["r"])])
+    store.fold(log)
+    assert store.writer.refold(note("a"), 1, log[1:]) is None
+    assert store.writer.parked.numbers == LeftOut()
+
+
+def test_a_discarded_stream_goes_on_and_what_was_left_out_stays_listed(store: Store) -> None:
+    log = log_of_streams([Noted(key="a", text="poison"), Noted(key="a", text="x"), Noted(key="a", text="y")])
+    store.fold(log[:2])
+    assert store.writer.discard(note("a")) == 2
+    assert store.writer.parked.numbers == LeftOut(0, 2, 2)
+    again = store.reopened()
+    again.fold(log[2:])
+    assert again.rows() == folded(log, {1, 2}, by_key())
+    assert again.left_out() == {1, 2}
+    assert again.writer.parked.page(0, 10, discarded=False) == ([], False)
+    ((stream,), more) = again.writer.parked.page(0, 10, discarded=True)
+    assert (stream.first_position, stream.events, stream.discard_time is not None, more) == (1, 2, True, False)
+    with pytest.raises(KeyError):
+        again.writer.discard(note("a"))
+
+
+def test_a_stream_is_parked_again_after_it_was_discarded(store: Store) -> None:
+    log = log_of_streams([Noted(key="a", text=text) for text in ("poison", "x", "poison", "z")])
+    store.fold(log[:1])
+    store.writer.discard(note("a"))
+    store.fold(log[1:])
+    assert store.writer.parked.numbers == LeftOut(1, 3, 4)
+    store.notes.poison = "-"
+    assert store.refold("a", log) is None
+    assert store.writer.parked.numbers == LeftOut(0, 1, 1)
+    assert store.rows() == folded(log, {1}, store.notes)
+
+
+def test_what_is_held_before_a_failing_event_is_remembered_with_the_checkpoint(store: Store) -> None:
+    log = log_of_streams(
+        [Noted(key="a", text="poison"), Archived(key="b"), Noted(key="a"), Noted(key="b", text="poison")]
+    )
+    store.fold(log[:1])
+    committed = store.commit(log[1:])
+    assert (committed.folded.failure.position, committed.checkpoint) == (4, (3, "a-3"))
+    assert (store.left_out(), store.writer.stored.position) == ({1, 3}, 3)
+
+
+def test_parking_by_a_writer_that_lost_its_lead_is_none(store: Store) -> None:
+    log = log_of_streams([Noted(key="a", text="poison"), Noted(key="b", text="x")])
+    other = store.reopened()
+    failure = store.commit(log).folded.failure
+    other.fold(log)
+    with pytest.raises(LeadLostError):
+        store.writer.park(failure, 1)
+    assert store.writer.parked.numbers == LeftOut()
+    assert other.reopened().writer.parked.numbers == LeftOut(1, 1, 1)
+
+
+def test_generations_park_for_themselves(store: Store) -> None:
+    log = log_of_streams([Noted(key="a", text="poison")])
+    store.fold(log)
+    newer = Store(store.file, Notes(version=2, count_under=lambda event: event.key))
+    assert (newer.writer.generation, newer.writer.parked.numbers, newer.writer.parked.first) == (2, LeftOut(), {})
+    newer.fold(log)
+    assert newer.read("SELECT generation, position FROM diptych_parked_events") == [(1, 1), (2, 1)]
+
+
+def test_errors_and_traces_are_bounded_and_pages_end(store: Store) -> None:
+    log = log_of_streams([Noted(key=f"k{n:02}", text="poison") for n in range(30)])
+    for event in log:
+        failure = store.commit([event]).folded.failure
+        failure.args = ("much " * 1000,)
+        failure.__cause__ = ValueError("more " * 10_000)
+        store.writer.park(failure, 1)
+    page, more = store.writer.parked.page(0, 20, discarded=False)
+    assert ([stream.first_position for stream in page], more) == (list(range(1, 21)), True)
+    page, more = store.writer.parked.page(20, 20, discarded=False)
+    assert ([stream.first_position for stream in page], more) == (list(range(21, 31)), False)
+    assert all(len(stream.error) == ERROR_CHARACTERS_MAX for stream in page)
+    assert all(len(stream.trace) == TRACE_CHARACTERS_MAX for stream in page)
+
+
+def test_an_event_that_cannot_be_read_is_parked(store: Store) -> None:
+    log = log_of_streams([Noted(key="a"), Noted(key="a", text="x"), Noted(key="b", text="y")])
+    log[0].event.value = b"\xff"
+    store.fold(log)
+    assert store.left_out() == {1, 2}
+    assert store.rows()["notes_tags"] == [("b", 3, Tag(count=1).SerializeToString(), "")]
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pauses(patience: Patience, position: int) -> list[float]:
+    """How long it pauses at an event that always fails."""
+    made: list[float] = []
+    while (pause := patience.failed(position)) is not None:
+        made.append(pause)
+    return made
+
+
+def test_an_event_is_tried_again_with_pauses_that_double() -> None:
+    patience = Patience(4, 0.1, Clock())
+    assert pauses(patience, 7) == [0.1, 0.2, 0.4]
+    assert patience.attempts == 4
+    patience.anew()
+    assert patience.failed(7) == 0.1
+    assert patience.failed(8) == 0.1, "another event has attempts of its own"
+    assert pauses(Patience(1, 0.1), 7) == []
+
+
+def test_every_stream_parked_within_a_minute_takes_an_attempt_from_the_next() -> None:
+    clock = Clock()
+    patience = Patience(4, 0.1, clock)
+    tried = []
+    for position in range(1, 7):
+        tried.append(len(pauses(patience, position)))
+        patience.parked()
+    assert tried == [3, 2, 1, 0, 0, 0]
+    clock.now += 61
+    assert pauses(patience, 7) == [0.1, 0.2, 0.4]

@@ -1,0 +1,494 @@
+"""Processes on a real log and writer: what they are told, and what they want done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from command_server.event_store import Decided, Reads, WorkKind
+from command_server.sqlite_store import SqliteEventStore
+from diptych import Calling, Deciding, EffectFailed, Process, Refused, Send, send
+from diptych.refusals import ProcessNotFound
+from diptych.v1.commands_pb2 import CommandContext
+from diptych.v1.processes_pb2 import ProcessStepped
+from library.reservations import CopyReserved, reservation
+from library.v1.command_service_pb2 import (
+    AddCopyRequest,
+    BorrowCopyRequest,
+    PutCopyAsideRequest,
+    PutCopyBackRequest,
+    RegisterMemberRequest,
+    ReturnCopyRequest,
+    StartReservationRequest,
+)
+from library.v1.events_pb2 import CopyBorrowed, CopyReturned, ReservationEnded, SendNoticeRequest, SendNoticeResponse
+from tests.integration.harness import eventually
+from tests.process_stage import SECONDS, Mail, Stage, come_true, library, stage
+
+STARTED = ("ProcessStepped", "ReservationStarted")
+READY = ("ProcessStepped", "ReservationReady")
+NOTIFIED = ("ReservationNotified",)
+EXPIRED = ("ProcessStepped", "ReservationEnded", *NOTIFIED)
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+DAY = timedelta(days=1)
+
+
+def reserve(copy_id: str = "c1", member_id: str = "m1", pickup: timedelta = DAY) -> StartReservationRequest:
+    made = StartReservationRequest(copy_id=copy_id, member_id=member_id, pickup_time=Duration())
+    made.pickup_time.FromTimedelta(pickup)
+    return made
+
+
+async def fill(on: Stage, *copies: str) -> None:
+    for name in ("m1", "m2"):
+        await on.execute(RegisterMemberRequest(member_id=name, email=f"{name}@example.com", name=name))
+    for copy_id in copies or ("c1",):
+        await on.execute(AddCopyRequest(copy_id=copy_id, title="Notes"))
+
+
+async def test_a_reservation_goes_all_the_way(tmp_path: Path) -> None:
+    mail = Mail()
+    async with stage(tmp_path, library(mail)) as on:
+        await fill(on)
+        await on.execute(reserve(pickup=timedelta(milliseconds=300)))
+        await on.until("reservation/c1", *STARTED, *READY, *NOTIFIED, *EXPIRED)
+        await on.settled()
+        assert await on.names("copy/c1") == ["CopyAdded", "CopyPutAside", "CopyPutBack"]
+        assert sorted(mail.keys.values()) == ["c1 waits for you until 3 days from now.", "c1 waits no more."]
+        assert on.health == {"diptych.process.reservation": True}
+        assert not on.host.outputs.instances["reservation"]
+
+
+async def test_the_whole_chain_has_one_correlation_id_and_one_trace(tmp_path: Path) -> None:
+    mail = Mail()
+    async with stage(tmp_path, library(mail)) as on:
+        await fill(on)
+        await on.execute(reserve(pickup=timedelta(milliseconds=1)), CommandContext(request_id="r1"), traceparent=TRACE)
+        await on.until("reservation/c1", *STARTED, *READY, *NOTIFIED, *EXPIRED)
+        await on.settled()
+        chain = [*await on.log("reservation/c1"), *(await on.log("copy/c1"))[1:]]
+        assert {one.metadata.correlation_id for one in chain} == {"r1"}
+        assert {one.metadata.traceparent for one in chain} == {TRACE}
+        assert {(calling.correlation_id, calling.traceparent) for _, calling in mail.calls} == {("r1", TRACE)}
+        steps = [one for one in chain if one.event.TypeName() == "diptych.v1.ProcessStepped"]
+        put_aside, put_back = chain[-2:]
+        assert put_aside.metadata.actor == "process/reservation"
+        assert (put_aside.metadata.causation_id, put_aside.metadata.request_id) == (
+            steps[0].event_id,
+            f"{steps[0].event_id}/0",
+        )
+        assert put_back.metadata.causation_id == steps[2].event_id
+        assert [one.metadata.causation_id for one in chain[2:4]] == [steps[0].event_id] * 2
+        assert steps[2].metadata.causation_id == steps[1].event_id
+
+
+async def test_without_any_id_the_chain_is_called_by_its_first_event(tmp_path: Path) -> None:
+    mail = Mail()
+    async with stage(tmp_path, library(mail)) as on:
+        await fill(on)
+        await on.execute(reserve())
+        await on.until("reservation/c1", *STARTED, *READY, *NOTIFIED)
+        first, _, *rest = await on.log("reservation/c1")
+        assert {one.metadata.correlation_id for one in rest} == {first.event_id}
+        assert mail.calls[0][1].correlation_id == first.event_id
+
+
+async def test_a_step_says_what_caused_it_and_what_it_wants(tmp_path: Path) -> None:
+    async with stage(tmp_path, library(Mail())) as on:
+        await fill(on)
+        await on.execute(reserve())
+        await on.until("reservation/c1", *STARTED, *READY, *NOTIFIED)
+        log = await on.log("reservation/c1")
+        started, ready = (ProcessStepped.FromString(log[index].event.value) for index in (0, 2))
+        assert started.command_type == "library.v1.StartReservationRequest"
+        assert [one.WhichOneof("output") for one in started.outputs] == ["command"]
+        assert (ready.outcome.position, ready.outcome.ordinal) == (log[0].position, 0)
+        assert [one.WhichOneof("output") for one in ready.outputs] == ["call", "timeout"]
+        due = ready.outputs[1].timeout.due_time.ToDatetime()
+        assert due == log[2].record_time.ToDatetime() + DAY
+
+
+async def test_a_refusal_and_an_event_lead_on(tmp_path: Path) -> None:
+    async with stage(tmp_path, library(Mail())) as on:
+        await fill(on)
+        await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m2"))
+        await on.execute(reserve())
+        await eventually(lambda: not list(on.host.outputs), seconds=SECONDS)
+        assert await on.names("reservation/c1") == [*STARTED]
+        with pytest.raises(CopyReserved):
+            await on.execute(reserve(member_id="m2"))
+        await on.execute(ReturnCopyRequest(copy_id="c1"))
+        await on.until("reservation/c1", *STARTED, "ProcessStepped", *READY, *NOTIFIED)
+        heard = ProcessStepped.FromString((await on.log("reservation/c1"))[2].event.value)
+        returned = [one for one in await on.log("copy/c1") if one.event.TypeName() == "library.v1.CopyReturned"]
+        assert heard.event_position == returned[0].position
+        await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m1"))
+        await on.until("reservation/c1", *STARTED, "ProcessStepped", *READY, *NOTIFIED, "ReservationEnded")
+
+
+async def test_a_start_goes_on_with_what_was_open(tmp_path: Path) -> None:
+    mail = Mail()
+    mail.failing = lambda request, calling: ConnectionError("away")
+    async with stage(tmp_path, library(mail)) as on:
+        await fill(on)
+        await on.execute(reserve())
+        await eventually(lambda: len(mail.calls) >= 3, seconds=SECONDS)
+    assert [calling.attempt for _, calling in mail.calls[:3]] == [1, 2, 3]
+    mail.failing = lambda request, calling: None
+    async with stage(tmp_path, library(mail)) as on:
+        await on.until("reservation/c1", *STARTED, *READY, *NOTIFIED)
+    assert len(mail.keys) == 1
+    assert (mail.opened, mail.closed) == (2, 2)
+
+
+async def test_a_timeout_is_told_after_a_start_too(tmp_path: Path) -> None:
+    mail = Mail()
+    async with stage(tmp_path, library(mail)) as on:
+        await fill(on)
+        await on.execute(reserve(pickup=timedelta(seconds=2)))
+        await eventually(lambda: bool(mail.calls), seconds=SECONDS)
+    async with stage(tmp_path, library(mail)) as on:
+        await on.until("reservation/c1", *STARTED, *READY, *NOTIFIED, *EXPIRED)
+        await on.settled()
+        ready, ended = [(await on.log("reservation/c1"))[index].record_time.ToNanoseconds() for index in (2, -1)]
+        assert ended - ready >= 2e9
+
+
+async def test_what_was_heard_before_a_stop_is_not_heard_again(tmp_path: Path) -> None:
+    mail = Mail()
+    async with stage(tmp_path, library(mail)) as on:
+        await fill(on)
+        await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m2"))
+        await on.execute(reserve())
+        await on.settled()
+        await on.execute(ReturnCopyRequest(copy_id="c1"))
+        await on.until("reservation/c1", *STARTED, "ProcessStepped", *READY, *NOTIFIED)
+        before = await on.log()
+    store = SqliteEventStore(tmp_path / "log.db")
+    await store.open()
+    await store.put_process_marks({"reservation": 0})  # As if it had been killed before the mark was written.
+    await store.close()
+    async with stage(tmp_path, library(mail)) as on:
+        assert on.host.marks["reservation"].start == 0
+        await eventually(lambda: on.host.marks["reservation"].position >= before[-1].position, seconds=SECONDS)
+        assert await on.log() == before
+
+
+async def test_a_new_process_hears_what_is_recorded_from_then_on(tmp_path: Path) -> None:
+    async with stage(tmp_path, library(Mail())) as on:
+        await fill(on)
+        await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m2"))
+    heard: list[str] = []
+    async with stage(tmp_path, library(Mail(), processes=(reservation, _listener(heard)))) as on:
+        await on.execute(ReturnCopyRequest(copy_id="c1"))
+        await eventually(lambda: bool(heard), seconds=SECONDS)
+        await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m2"))
+        await eventually(lambda: len(heard) == 2, seconds=SECONDS)
+    assert heard == ["returned", "borrowed"]
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No state."""
+
+
+def _listener(heard: list[str]) -> Process[Nothing]:
+    process = Process[Nothing]("listener", initial=Nothing(), id="copy_id")
+
+    @process.reacts(CopyBorrowed, key=lambda e: e.copy_id)
+    def borrowed(state: Nothing, event: CopyBorrowed, at: Deciding) -> Sequence[Send[PutCopyBackRequest]]:
+        heard.append("borrowed")
+        return []
+
+    @process.reacts(CopyReturned, key=lambda e: e.copy_id)
+    def returned(state: Nothing, event: CopyReturned, at: Deciding) -> Sequence[Send[PutCopyBackRequest]]:
+        heard.append("returned")
+        return []
+
+    return process
+
+
+async def test_an_effect_that_fails_for_good_is_told_once(tmp_path: Path) -> None:
+    mail = Mail()
+    mail.failing = lambda request, calling: EffectFailed("ADDRESS_REFUSED", "No such address.")
+    async with stage(tmp_path, library(mail)) as on:
+        await fill(on)
+        await on.execute(reserve())
+        await on.until("reservation/c1", *STARTED, *READY, "ProcessStepped", "ReservationEnded")
+        ended = ReservationEnded.FromString((await on.log("reservation/c1"))[-1].event.value)
+        assert ended.outcome == "ADDRESS_REFUSED"
+        assert len(mail.calls) == 1
+        await eventually(lambda: on.host.outputs.kinds["reservation", WorkKind.COMMAND] == 0, seconds=SECONDS)
+        assert (await on.names("copy/c1"))[-1] == "CopyPutBack"
+
+
+async def test_an_effect_that_does_not_answer_is_tried_again_with_the_same_key(tmp_path: Path) -> None:
+    mail = SilentAtFirst()
+    async with stage(tmp_path, library(mail, timeout=timedelta(milliseconds=200))) as on:
+        await fill(on)
+        await on.execute(reserve())
+        await on.until("reservation/c1", *STARTED, *READY, *NOTIFIED)
+        assert len(mail.calls) >= 2
+        assert len(mail.keys) == 1
+
+
+class SilentAtFirst(Mail):
+    """A provider that takes the first call, and does not answer it."""
+
+    async def __call__(self, request: SendNoticeRequest, calling: Calling) -> SendNoticeResponse:
+        answer = await super().__call__(request, calling)
+        if len(self.calls) == 1:
+            await asyncio.Event().wait()
+        return answer
+
+
+async def test_a_port_that_cannot_be_opened_is_opened_later(tmp_path: Path) -> None:
+    mail = Mail()
+    mail.refusing_to_open = 3
+    async with stage(tmp_path, library(mail)) as on:
+        assert on.health == {"diptych.process.reservation": False}
+        await fill(on)
+        await on.execute(reserve())
+        await on.until("reservation/c1", *STARTED, *READY, *NOTIFIED)
+        await eventually(lambda: on.health["diptych.process.reservation"], seconds=SECONDS)
+
+
+async def test_a_compensation_that_fails_is_stuck_and_goes_on_when_told(tmp_path: Path) -> None:
+    mail = Mail()
+    mail.failing = lambda request, calling: (
+        EffectFailed("MAILBOX_FULL", "It is full.") if "no more" in request.text else None
+    )
+    async with stage(tmp_path, library(mail)) as on:
+        await fill(on)
+        await on.execute(reserve(pickup=timedelta(milliseconds=1)))
+        await eventually(lambda: on.host.stuck_instances("reservation") == {"c1"}, seconds=SECONDS)
+        (stuck,) = on.host.outputs.stuck.values()
+        assert (stuck.attempts, stuck.reason) == (3, "MAILBOX_FULL: It is full.")
+        mail.failing = lambda request, calling: None
+        assert await on.host.retry("reservation", "c1") is None
+        await on.settled()
+        assert not on.host.stuck_instances("reservation")
+        with pytest.raises(ProcessNotFound):
+            await on.host.retry("reservation", "c1")
+
+
+async def test_a_compensating_command_that_is_refused_is_sent_until_it_is_accepted(tmp_path: Path) -> None:
+    process = Process[Nothing]("undoing", initial=Nothing(), id="copy_id")
+    told: list[str] = []
+
+    @process.reacts(CopyBorrowed, key=lambda e: e.copy_id)
+    def borrowed(state: Nothing, event: CopyBorrowed, at: Deciding) -> Sequence[Send[PutCopyBackRequest]]:
+        return [send(PutCopyBackRequest(copy_id=at.id), compensates=True)]
+
+    @process.refused(PutCopyBackRequest)
+    def refused(
+        state: Nothing, refused: Refused[PutCopyBackRequest], at: Deciding
+    ) -> Sequence[Send[PutCopyBackRequest]]:
+        told.append(refused.reason)
+        return []
+
+    async with stage(tmp_path, library(Mail(), processes=(reservation, process))) as on:
+        await fill(on)
+        await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m1"))
+        await eventually(lambda: on.host.stuck_instances("undoing") == {"c1"}, seconds=SECONDS)
+        (stuck,) = on.host.outputs.stuck.values()
+        assert stuck.reason == "COPY_ON_LOAN: Copy c1 is on loan to m1."
+        await on.execute(ReturnCopyRequest(copy_id="c1"))
+        await on.settled()
+        assert told == []
+
+
+async def test_a_poison_input_parks_one_instance_and_keeps_what_comes_after(tmp_path: Path) -> None:
+    mail = Mail()
+    poison, good = "100%", "c1"
+    async with stage(tmp_path, library(mail)) as on:
+        await fill(on, poison, good)
+        await on.execute(reserve(poison))
+        await eventually(lambda: on.host.lanes.parked["reservation"] == 1, seconds=SECONDS)
+        await on.execute(BorrowCopyRequest(copy_id=poison, member_id="m1"))
+        await on.execute(reserve(good))
+        await on.until(f"reservation/{good}", *STARTED, *READY, *NOTIFIED)
+        assert await on.names(f"reservation/{poison}") == [*STARTED]
+        lane = on.host.lanes.parked_lane("reservation", poison)
+        assert lane is not None
+        assert lane.parked is not None
+        assert "TypeError" in lane.parked.error or "ValueError" in lane.parked.error
+        await eventually(lambda: len(lane.inputs) == 2, seconds=SECONDS)
+        again = await on.host.retry("reservation", poison)
+        assert again is not None
+        assert again.attempts == 2
+        assert await on.names(f"reservation/{poison}") == [*STARTED]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_parked_instance_goes_on_in_order_when_the_code_is_mended(
+    tmp_path: Path, restarted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = "100%"
+    mail = Mail()
+    async with stage(tmp_path, library(mail)) as on:
+        await fill(on, poison)
+        await on.execute(reserve(poison))
+        await eventually(lambda: on.host.lanes.parked["reservation"] == 1, seconds=SECONDS)
+        await on.execute(BorrowCopyRequest(copy_id=poison, member_id="m1"))
+
+        async def kept() -> bool:
+            return len(await on.store.parked_inputs()) == 2
+
+        await come_true(kept)
+        if not restarted:
+            await _mended(on, monkeypatch)
+    if restarted:
+        async with stage(tmp_path, library(mail)) as on:
+            assert on.host.lanes.parked["reservation"] == 1
+            await _mended(on, monkeypatch)
+
+
+async def test_what_waited_behind_an_input_that_was_taken_goes_on_after_a_start(tmp_path: Path) -> None:
+    poison = "100%"
+    async with stage(tmp_path, library(Mail())) as on:
+        await fill(on, poison)
+        await on.execute(reserve(poison))
+        await eventually(lambda: on.host.lanes.parked["reservation"] == 1, seconds=SECONDS)
+        await on.execute(BorrowCopyRequest(copy_id=poison, member_id="m1"))
+
+        async def kept() -> bool:
+            return len(await on.store.parked_inputs()) == 2
+
+        await come_true(kept)
+        # As if it had been killed when the first was taken, and the second not yet.
+        await on.store.delete_parked([one for one in await on.store.parked_inputs() if one.error])
+        await on.store.commit(Reads({}, {}, ()), lambda loaded: Decided(settled=[(4, 0)]))
+    async with stage(tmp_path, library(Mail())) as on:
+
+        async def gone() -> bool:
+            return not await on.store.parked_inputs()
+
+        await come_true(gone)
+        await on.settled()
+
+
+async def _mended(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison = "100%"
+    monkeypatch.setenv("LIBRARY_MENDED", "1")
+    assert await on.host.retry("reservation", poison) is None
+    await on.until(f"reservation/{poison}", *STARTED, *READY, "ReservationEnded", *NOTIFIED)
+    await eventually(lambda: not on.host.lanes.parked["reservation"], seconds=SECONDS)
+
+    async def gone() -> bool:
+        return not await on.store.parked_inputs()
+
+    await come_true(gone)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_parked_input_can_be_discarded(tmp_path: Path, restarted: bool) -> None:
+    poison = "100%"
+    mail = Mail()
+    async with stage(tmp_path, library(mail)) as on:
+        await fill(on, poison)
+        await on.execute(reserve(poison))
+
+        async def kept() -> bool:
+            return len(await on.store.parked_inputs()) == 1
+
+        await come_true(kept)
+        if not restarted:
+            assert on.host.discard("reservation", poison) == 0
+            await on.settled()
+    async with stage(tmp_path, library(mail)) as on:
+        if restarted:
+            assert on.host.discard("reservation", poison) == 0
+        await on.settled()
+        assert not on.host.lanes.parked["reservation"]
+        assert await on.names(f"reservation/{poison}") == [*STARTED]
+        with pytest.raises(ProcessNotFound):
+            on.host.discard("reservation", poison)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_key_function_that_fails_parks_the_events_of_that_aggregate(tmp_path: Path, restarted: bool) -> None:
+    broken = True
+    heard: list[str] = []
+    process = Process[Nothing]("keyed", initial=Nothing(), id="copy_id")
+
+    def key(event: CopyBorrowed) -> str:
+        if broken and event.copy_id == "c1":
+            raise ValueError("what is that")
+        return f"of-{event.copy_id}"
+
+    @process.reacts(CopyBorrowed, key=key)
+    def borrowed(state: Nothing, event: CopyBorrowed, at: Deciding) -> Sequence[Send[PutCopyBackRequest]]:
+        heard.append(f"{at.id} {event.loan_id}")
+        return []
+
+    domain = library(Mail(), processes=(reservation, process))
+    async with stage(tmp_path, domain) as on:
+        await fill(on, "c1", "c2")
+        for copy_id in ("c1", "c2"):
+            await on.execute(BorrowCopyRequest(copy_id=copy_id, member_id="m1"))
+        await on.execute(ReturnCopyRequest(copy_id="c1"))
+        await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m1"))
+
+        async def kept() -> bool:
+            return len(await on.store.parked_inputs()) == 2
+
+        await come_true(kept)
+        await eventually(lambda: heard == ["of-c2 c2.1"], seconds=SECONDS)
+        (lane,) = on.host.lanes.parked_lanes()
+        assert (lane.process, lane.id) == ("keyed", "@copy/c1")
+        if not restarted:
+            broken = False
+            assert await on.host.retry("keyed", "@copy/c1") is None
+            await eventually(lambda: heard == ["of-c2 c2.1", "of-c1 c1.1", "of-c1 c1.2"], seconds=SECONDS)
+    async with stage(tmp_path, domain) as on:
+        if restarted:
+            broken = False
+            assert await on.host.retry("keyed", "@copy/c1") is None
+        await eventually(lambda: heard == ["of-c2 c2.1", "of-c1 c1.1", "of-c1 c1.2"], seconds=SECONDS)
+
+        async def gone() -> bool:
+            return not await on.store.parked_inputs()
+
+        await come_true(gone)
+
+
+async def test_inputs_of_one_instance_are_taken_in_order(tmp_path: Path) -> None:
+    heard: list[str] = []
+    async with stage(tmp_path, library(Mail(), processes=(reservation, _listener(heard)))) as on:
+        await fill(on)
+        commands = []
+        for _ in range(50):
+            commands.append(on.execute(BorrowCopyRequest(copy_id="c1", member_id="m1")))
+            commands.append(on.execute(ReturnCopyRequest(copy_id="c1")))
+        await asyncio.gather(*commands)
+        await eventually(lambda: len(heard) == 100, seconds=SECONDS)
+    assert heard == ["borrowed", "returned"] * 50
+
+
+async def test_a_command_that_breaks_its_contract_is_refused(tmp_path: Path) -> None:
+    told: list[str] = []
+    process = Process[Nothing]("sloppy", initial=Nothing(), id="copy_id")
+
+    @process.reacts(CopyBorrowed, key=lambda e: e.copy_id)
+    def borrowed(state: Nothing, event: CopyBorrowed, at: Deciding) -> Sequence[Send[PutCopyAsideRequest]]:
+        return [send(PutCopyAsideRequest(copy_id=at.id))]
+
+    @process.refused(PutCopyAsideRequest)
+    def refused(
+        state: Nothing, refused: Refused[PutCopyAsideRequest], at: Deciding
+    ) -> Sequence[Send[PutCopyAsideRequest]]:
+        told.append(refused.reason)
+        return []
+
+    async with stage(tmp_path, library(Mail(), processes=(reservation, process))) as on:
+        await fill(on)
+        await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m1"))
+        await eventually(lambda: told == ["INVALID_REQUEST"], seconds=SECONDS)
+        await on.settled()

@@ -1,0 +1,146 @@
+"""The library's reservation as a process is specified: given a history, and one input, exactly this follows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from diptych import Deciding, EffectFailed, Process, Send, after, call, send
+from diptych.refusals import InvalidRequest
+from diptych.testing import given
+from library.copies import CopyNotFound, CopyOnLoan, UnknownMember
+from library.members import member
+from library.reservations import CopyReserved, reservation
+from library.v1.command_service_pb2 import (
+    PutCopyAsideRequest,
+    PutCopyBackRequest,
+    StartReservationRequest,
+)
+from library.v1.events_pb2 import (
+    CopyAdded,
+    CopyBorrowed,
+    CopyReturned,
+    MemberRegistered,
+    PickupExpired,
+    ReservationEnded,
+    ReservationNotified,
+    ReservationReady,
+    ReservationStarted,
+    SendNoticeRequest,
+    SendNoticeResponse,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+ADA = MemberRegistered(member_id="m1", email="ada@example.com", name="Ada")
+STARTED = ReservationStarted(copy_id="c1", member_id="m1", email="ada@example.com")
+STARTED.pickup_time.FromTimedelta(timedelta(days=3))
+READY = ReservationReady(copy_id="c1")
+ASIDE = PutCopyAsideRequest(copy_id="c1", member_id="m1")
+NOTICE = SendNoticeRequest(email="ada@example.com", text="c1 waits for you until 3 days from now.")
+COMMAND = StartReservationRequest(copy_id="c1", member_id="m1")
+
+
+def ended(outcome: str) -> ReservationEnded:
+    return ReservationEnded(copy_id="c1", member_id="m1", outcome=outcome)
+
+
+def test_a_reservation_is_started() -> None:
+    given(reservation).when(COMMAND, also=[given(member, ADA)]).then(STARTED, send(ASIDE))
+
+
+def test_a_command_that_starts_can_be_refused() -> None:
+    given(reservation).when(COMMAND).refused(UnknownMember(member_id="m1"))
+    given(reservation, STARTED).when(COMMAND, also=[given(member, ADA)]).refused(
+        CopyReserved(copy_id="c1", member_id="m1")
+    )
+    given(reservation).when(StartReservationRequest(member_id="m1")).invalid("copy_id")
+
+
+def test_what_came_of_a_command() -> None:
+    given(reservation, STARTED).accepted(ASIDE).then(
+        READY, call(NOTICE), after(timedelta(days=3), PickupExpired(number=1))
+    )
+    given(reservation, STARTED, READY).accepted(ASIDE).then_nothing()
+    given(reservation, STARTED).refused(ASIDE, CopyOnLoan(copy_id="c1", member_id="m2")).then_nothing()
+    given(reservation, STARTED).refused(
+        PutCopyAsideRequest(copy_id="c1", member_id="m1"), CopyNotFound(copy_id="c1")
+    ).then(ReservationEnded(copy_id="c1", member_id="m1", outcome="COPY_NOT_FOUND"))
+
+
+def test_what_came_of_an_effect() -> None:
+    given(reservation, STARTED, READY).answered(NOTICE, SendNoticeResponse(notice_id="n1")).then(
+        ReservationNotified(copy_id="c1", notice_id="n1")
+    )
+    given(reservation, STARTED, READY).failed(NOTICE, "ADDRESS_REFUSED").then(
+        ended("ADDRESS_REFUSED"), send(PutCopyBackRequest(copy_id="c1"), compensates=True)
+    )
+
+
+def test_a_timeout_ends_what_it_was_set_for() -> None:
+    given(reservation, STARTED, READY).times_out(PickupExpired(number=1)).then(
+        ended("EXPIRED"),
+        send(PutCopyBackRequest(copy_id="c1"), compensates=True),
+        call(SendNoticeRequest(email="ada@example.com", text="c1 waits no more."), compensates=True),
+    )
+    given(reservation, STARTED, READY, ended("COLLECTED"), STARTED, READY).times_out(
+        PickupExpired(number=1)
+    ).then_nothing()
+
+
+def test_an_event_of_another_aggregate() -> None:
+    given(reservation, STARTED).hears(CopyReturned(copy_id="c1", member_id="m2")).then(send(ASIDE))
+    given(reservation).hears(CopyReturned(copy_id="c1")).then_nothing()
+    given(reservation, STARTED, READY).hears(CopyBorrowed(copy_id="c1", member_id="m1")).then(ended("COLLECTED"))
+    given(reservation).hears(CopyReturned()).then_nothing()
+
+
+def test_mistakes_of_a_test_are_named() -> None:
+    with pytest.raises(LookupError, match=r"Process reservation has no handler that reacts to library\.v1\.CopyAdded"):
+        given(reservation, STARTED).hears(CopyAdded(copy_id="c1"))
+    with pytest.raises(ValueError, match="of reservation c1, and the event is heard by c2"):
+        given(reservation, STARTED).hears(CopyReturned(copy_id="c2"))
+    with pytest.raises(AssertionError, match=r"(?s)Expected nothing\nbut recorded:.*send PutCopyAsideRequest"):
+        given(reservation, STARTED).hears(CopyReturned(copy_id="c1")).then_nothing()
+    with pytest.raises(AssertionError, match="Expected"):
+        given(reservation).when(COMMAND, also=[given(member, ADA)]).then(send(ASIDE), STARTED)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No state."""
+
+
+def test_outputs_that_cannot_be_are_found() -> None:
+    process = Process[Nothing]("sloppy", initial=Nothing(), id="copy_id")
+
+    @process.reacts(CopyBorrowed, key=lambda e: e.copy_id)
+    def borrowed(state: Nothing, event: CopyBorrowed, at: Deciding) -> Sequence[Send[PutCopyBackRequest]]:
+        return [send(PutCopyBackRequest())]
+
+    @process.reacts(CopyReturned, key=lambda e: e.copy_id)
+    def returned(state: Nothing, event: CopyReturned, at: Deciding) -> Sequence[ReservationEnded]:
+        return [after(timedelta(days=1), PickupExpired())]  # type: ignore[list-item]
+
+    with pytest.raises(InvalidRequest, match="copy_id"):
+        given(process).hears(CopyBorrowed(copy_id="c1"))
+    with pytest.raises(LookupError, match=r"Process sloppy has no handler for timeout library\.v1\.PickupExpired"):
+        given(process).hears(CopyReturned(copy_id="c1"))
+
+
+def test_an_effect_that_failed_says_why() -> None:
+    failure = EffectFailed("CARD_DECLINED", "The card was declined.")
+    assert (failure.reason, str(failure)) == ("CARD_DECLINED", "The card was declined.")
+
+
+def test_the_code_in_the_documentation_is_that_of_the_library() -> None:
+    folder = ROOT / "tests" / "library_domain" / "library"
+    sources = ["".join(path.read_text().split()) for path in (*folder.glob("*.py"), Path(__file__))]
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "processes.md").read_text(), re.DOTALL)
+    assert len(blocks) == 7
+    for block in blocks:
+        assert any("".join(block.split()) in source for source in sources), f"nowhere in the library:\n{block}"
