@@ -24,12 +24,14 @@ from tests.integration.harness import eventually
 from tests.integration.test_backup import diptych
 
 SEED = 5
-SECONDS = 2.0
+WRITES = 80
+SECONDS = 120.0
+"""It is over long before, when there are enough writes."""
 REPEATS = 12
 
 
 async def shopping(stage: Stage, board: Board, name: str) -> RecordingClient:
-    """Clients write and read for a time, until everything has an answer; returns one of them, still open."""
+    """Clients write and read until it is over, and everything has an answer; returns one of them, still open."""
     clients = [RecordingClient(f"{name}{number}", stage.history, stage.commands, stage.queries) for number in range(3)]
     if not board.users:
         await open_shop(clients[0], board)
@@ -50,9 +52,11 @@ async def test_a_restored_log_goes_on_where_the_backup_ends(tmp_path: Path) -> N
     async with Stage(data, domain, first, random.Random(SEED)) as stage:
         board = Board()
         working = asyncio.create_task(shopping(stage, board, "c"))
-        await eventually(lambda: len(first.writes) > 60, seconds=60)
+        await enough(first, WRITES)
         done = await diptych("backup", log, f"--to={backup}")
         assert done.returncode == 0, done.stderr
+        await enough(first, len(first.writes) + WRITES)
+        board.over = True
         await (await working).close()
         first.log = await whole_log(stage.commands)
     assert judge(Case(first, domain, ShopEffects())) == []
@@ -71,7 +75,10 @@ async def test_a_restored_log_goes_on_where_the_backup_ends(tmp_path: Path) -> N
         board.users = [
             event.aggregate.id for event in restored if event.aggregate.type == "user" and event.version == 1
         ]
-        client = await shopping(stage, board, "d")
+        working = asyncio.create_task(shopping(stage, board, "d"))
+        await enough(second, WRITES)
+        board.over = True
+        client = await working
         accepted = [write for write in first.writes if write.known is Known.ACKNOWLEDGED and not write.duplicate]
         before = [write for write in accepted if Token.parse(write.token).position <= kept]
         for write in rng.sample(before, REPEATS):
@@ -88,6 +95,10 @@ async def test_a_restored_log_goes_on_where_the_backup_ends(tmp_path: Path) -> N
     assert second.log[:kept] == restored
     second.writes += before
     assert judge(Case(second, domain, ShopEffects())) == []
+
+
+async def enough(history: History, writes: int) -> None:
+    await eventually(lambda: len(history.writes) >= writes, seconds=SECONDS)
 
 
 async def _repeated(client: RecordingClient, write: Write) -> Write:
