@@ -465,7 +465,11 @@ async def test_a_new_version_is_deployed_beside_the_old_one(tmp_path: Path) -> N
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await operator.rebuilt("activity")
                 assert reason_of(refused.value) == "PROJECTION_LED_ELSEWHERE"
-                assert (await operator.listed("activity")).state == states.PROJECTION_STATE_RUNNING
+
+                async def runs() -> Any:
+                    return (await operator.listed("activity")).state == states.PROJECTION_STATE_RUNNING
+
+                await eventually(runs, seconds=SECONDS)
                 # A third one of the same versions is refused, by name.
                 third = Deployed(pair, tmp_path / "changed", "3")
                 try:
