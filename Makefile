@@ -6,6 +6,12 @@ DATA ?= .data
 # How many processes share the tests; `make test WORKERS=0` runs them in one.
 WORKERS ?= auto
 
+# How long `make faults` goes on, and which of all runs it is: the same seed, which is printed, makes the same one.
+KILLS ?= 1000
+REQUESTS ?= 100000
+EXAMPLES ?= 1000
+SEED ?= $(shell date +%s)
+
 # A stamp is younger than what it was made from, or make makes it anew.
 INSTALLED := $(VENV)/.installed
 GENERATED := $(VENV)/.generated
@@ -16,7 +22,7 @@ IMAGE := build/contracts.binpb
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install generate run test lint types contracts toolchains format clean
+.PHONY: help install generate run test faults lint types contracts toolchains format clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -27,6 +33,10 @@ run: install ## Start the three servers with the shop, on SQLite; DATA=DIR says 
 
 test: lint types contracts toolchains ## Check everything, then run all tests.
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+faults: install ## Attack the servers for an hour or so; KILLS=, REQUESTS=, EXAMPLES= say how long, SEED= which run.
+	DIPTYCH_FAULTS_SEED=$(SEED) DIPTYCH_FAULTS_KILLS=$(KILLS) DIPTYCH_FAULTS_REQUESTS=$(REQUESTS) \
+		DIPTYCH_FAULTS_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -s tests/faults
 
 lint: install ## Check style and formatting of the Python code.
 	$(BIN)/ruff check

@@ -164,6 +164,10 @@ class StoreUnavailable(Exception):
     """The store cannot read or write now; nothing was recorded. The message says why, in a few words."""
 
 
+class CommitNotKnown(StoreUnavailable):
+    """It is not known whether a batch was recorded: after a crash it may be there, unless another took its place."""
+
+
 class EventStore(abc.ABC):
     """Keeps the log of one deployment.
 

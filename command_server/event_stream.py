@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from command_server.event_store import Committed, EventStore, Page, StoreUnavailable
 from command_server.metrics import HEAD_POSITION
+from diptych import failpoints
 from diptych.settings import CommandServerSettings
 
 BATCH_EVENTS_MAX = 1000
@@ -55,6 +56,7 @@ class EventStream:
         HEAD_POSITION.set(self.head)
         if len(self._frames) > self._events_max or self._bytes > self._bytes_max:
             self._trim()
+        failpoints.hit("publish.kept")
         waiting, self._waiting = self._waiting, set()
         _wake(waiting)
         if self._versions:

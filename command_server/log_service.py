@@ -9,6 +9,7 @@ from command_server.event_store import EventStore, StoreUnavailable
 from command_server.event_stream import EventStream, StreamClosed
 from command_server.frames import recorded
 from command_server.metrics import SUBSCRIPTIONS
+from diptych import failpoints
 from diptych.binder import Binder, Context, parse
 from diptych.internal.v1.log_pb2 import (
     FollowRequest,
@@ -65,6 +66,7 @@ class LogService:
             page = await self._stream.read(position, types)
             if page.last_frame:
                 position = page.position
+                failpoints.hit("publish.followed")
                 yield b"".join(
                     (
                         *page.frames,

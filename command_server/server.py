@@ -17,6 +17,7 @@ from diptych import domain as domains
 from diptych import serving
 from diptych.binder import Binder
 from diptych.settings import CommandServerSettings, sqlite_path
+from diptych.standard_services import Health
 
 _ANSWER_SECONDS = 1.0
 """Left for the last answers when the server stops."""
@@ -25,13 +26,13 @@ _ANSWER_SECONDS = 1.0
 def run(settings: CommandServerSettings) -> int:
     """Runs the command server until it is told to stop; returns the exit status."""
 
-    async def start(health: serving.Health) -> serving.Served:
+    async def start(health: Health) -> serving.Served:
         return await bootstrap(settings, health)
 
     return serving.run("command-server", settings, start)
 
 
-async def bootstrap(settings: CommandServerSettings, health: serving.Health) -> serving.Served:
+async def bootstrap(settings: CommandServerSettings, health: Health) -> serving.Served:
     """Opens the log and everything on it."""
     try:
         domain = domains.load(settings.domain)

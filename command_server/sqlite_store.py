@@ -22,6 +22,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from command_server import log_schema as schema
 from command_server.event_store import (
+    CommitNotKnown,
     Committed,
     Decided,
     EventStore,
@@ -39,12 +40,16 @@ from command_server.event_store import (
     WorkKind,
 )
 from command_server.frames import frame
+from diptych import failpoints
 from diptych.file_lock import FileLock
 from diptych.read_store import Compiled, compile_sqlite
 from diptych.serving import StartError
 from diptych.token import Epoch, LogIdentity
 
 T = TypeVar("T")
+
+_NOT_SYNCED = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC")
+"""Errors of a commit that has been written and may outlive a crash, or not."""
 
 _SCAN_EVENTS_MAX = 20_000
 """How many events a filtered read looks at before it gives an answer, however little matched."""
@@ -279,7 +284,14 @@ class SqliteEventStore(EventStore):
         return connection
 
     def _commit(self, reads: Reads, decide: Callable[[Loaded], Decided]) -> Committed:
-        return self._in_transaction(lambda connection: self._commit_in_transaction(connection, reads, decide))
+        def write(connection: sqlite3.Connection) -> Committed:
+            written = self._commit_in_transaction(connection, reads, decide)
+            failpoints.hit("commit.recorded")
+            return written
+
+        committed = self._in_transaction(write)
+        failpoints.hit("commit.committed")
+        return committed
 
     def _write_rows(self, statement: Compiled, rows: Sequence[Sequence[Any]]) -> None:
         self._in_transaction(lambda connection: connection.executemany(statement.sql, rows))
@@ -292,12 +304,22 @@ class SqliteEventStore(EventStore):
         connection.execute("BEGIN IMMEDIATE")
         try:
             written = write(connection)
-            connection.execute("COMMIT")
+            self._end(connection)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
         return written
+
+    @staticmethod
+    def _end(connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            # All is written but for what the disk has of it: taken back here, and found again after a crash.
+            if getattr(error, "sqlite_errorname", "") in _NOT_SYNCED:
+                raise CommitNotKnown(f"{error.sqlite_errorname}: {error}") from error
+            raise
 
     def _commit_in_transaction(
         self, connection: sqlite3.Connection, reads: Reads, decide: Callable[[Loaded], Decided]
@@ -319,6 +341,7 @@ class SqliteEventStore(EventStore):
             found = dict(self._named(connection, self._sql.holders, decided.wanted))
             holders.update((key, found.get(key)) for key in decided.wanted)
             decided = decide(Loaded(heads, histories, requests, holders))
+        failpoints.hit("commit.decided")
         return self._record(connection, decided, ids)
 
     @staticmethod

@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 import structlog
 
 from command_server.batch import Batch, Catalogue
-from command_server.event_store import Committed, EventStore, StoreUnavailable
+from command_server.event_store import CommitNotKnown, Committed, EventStore, StoreUnavailable
 from command_server.metrics import BATCH_COMMANDS, COMMANDS
 from command_server.state_cache import StateCache
 from command_server.submission import Submission, nobody
+from diptych import failpoints
 from diptych.binder import internal_error
 from diptych.domain import LoadedDomain
 from diptych.refusals import CommandNotInTime, LogUnavailable, OutcomeUnknown, Overloaded, Refusal
@@ -115,7 +116,7 @@ class Writer:
         queued, self._queue = self._queue, deque()
         self._taken.set()
         if queued:
-            self._fail(list(queued), LogUnavailable(cause=STOPPING))
+            self._fail(list(queued), lambda _: LogUnavailable(cause=STOPPING))
         for submission in self._committing:
             submission.lost = OutcomeUnknown(request_id=submission.request_id)
             submission.done()
@@ -124,30 +125,39 @@ class Writer:
     async def _commit(self, submissions: list[Submission]) -> None:
         batch = Batch(submissions, self._catalogue, self._cache, datetime.now(UTC))
         try:
+            failpoints.hit("commit.taken")
             committed = await self._store.commit(batch.reads(), batch.decide)
+        except CommitNotKnown as error:
+            _log.error("it is not known whether a batch was recorded", cause=str(error), commands=len(submissions))
+            self._fail(submissions, lambda one: OutcomeUnknown(request_id=one.request_id))
+            return
         except StoreUnavailable as error:
             _log.error("the log is not available", cause=str(error), commands=len(submissions))
-            self._fail(submissions, LogUnavailable(cause=str(error)))
+            cause = str(error)
+            self._fail(submissions, lambda _: LogUnavailable(cause=cause))
             return
         except Exception as error:
-            self._fail(submissions, internal_error(error, "", where="commit"))
+            internal = internal_error(error, "", where="commit")
+            self._fail(submissions, lambda _: internal)
             return
         changed = batch.finish(committed)
         if committed.frames:
             self._published(committed, batch.event_types, changed)
+            failpoints.hit("publish.done")
         BATCH_COMMANDS.observe(len(submissions))
         refused = 0
         for submission in submissions:
             refused += submission.refusal is not None
             submission.done()
+        failpoints.hit("commit.answered")
         COMMANDS.labels("accepted").inc(len(submissions) - refused)
         COMMANDS.labels("refused").inc(refused)
 
     @staticmethod
-    def _fail(submissions: Sequence[Submission], refusal: Refusal) -> None:
+    def _fail(submissions: Sequence[Submission], refusal: Callable[[Submission], Refusal]) -> None:
         COMMANDS.labels("failed").inc(len(submissions))
         for submission in submissions:
             submission.accepted = None
             submission.position = 0
-            submission.refusal = refusal
+            submission.refusal = refusal(submission)
             submission.done()

@@ -156,8 +156,8 @@ def _shortened(text: str, bytes_max: int) -> str:
 
 
 def _counts(service: str) -> int:
-    """What a call of a service counts for the limit."""
-    return 0 if service.startswith(_INTERNAL) else 1
+    """What a call of a service counts for the limit. A server with all its hands full is healthy, and says so."""
+    return 0 if service.startswith((_INTERNAL, "grpc.health.")) else 1
 
 
 def _trailers(refusal: Refusal, status: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:

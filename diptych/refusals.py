@@ -15,7 +15,8 @@ The tree::
         InvalidRequest, MalformedMessage, CommandUnknown, TokenMalformed, PageTokenInvalid,
         ResumeTokenMalformed, UnknownView
       NotFound             the target does not exist                       do not retry
-        GenerationNotFound, ParkedNotFound, ProcessNotFound, ProjectionNotFound, RowNotFound
+        GenerationNotFound, ParkedNotFound, ProcessNotFound, ProjectionNotFound, RowNotFound,
+        ServiceUnknown
       AlreadyExists        an id or a unique value is taken                do not retry
       FailedPrecondition   a rule of the domain forbids it                 do not retry
         RequestIdReused, TokenOfAnotherLog, TokenOfOlderEpoch, TokenAheadOfLog, ReadModelParked,
@@ -256,6 +257,13 @@ class MethodUnknown(Unimplemented):
 
     message = "Method {method} is not served here."
     method: str
+
+
+class ServiceUnknown(NotFound):
+    """Nothing is known of the health of a service of that name."""
+
+    message = "No service '{service}' is served here."
+    service: str
 
 
 class CommandUnknown(InvalidArgument):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import ipaddress
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -17,11 +18,11 @@ from dataclasses import dataclass, field
 import grpc.aio
 import structlog
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from diptych import failpoints
 from diptych.binder import Binder
 from diptych.settings import ServerSettings
+from diptych.standard_services import HEALTH, Health, bind_reflection
 from diptych.telemetry import configure_logging, serve_metrics
 
 _log = structlog.get_logger(__name__)
@@ -50,28 +51,6 @@ _SERVER_OPTIONS = (
 
 class StartError(Exception):
     """A server that cannot start; the message says why."""
-
-
-class Health:
-    """The health of this process's services and projections, and the address that it serves at."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.servicer = health.aio.HealthServicer()
-        self.told: set[str] = set()
-        """The services whose health has been told."""
-        self.ready = asyncio.Event()
-        """Set once the whole process is healthy for the first time."""
-
-    async def set(self, service: str, serving: bool) -> None:
-        """Tells the health of one service; "" is the whole process."""
-        self.told.add(service)
-        if serving and not service:
-            self.ready.set()
-        await self.servicer.set(
-            service,
-            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING,
-        )
 
 
 async def _nothing() -> None:
@@ -107,6 +86,13 @@ def check_addresses(settings: ServerSettings) -> None:
             )
 
 
+def _arm_failpoints() -> None:
+    try:
+        failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
+    except ValueError as error:
+        raise StartError(f"{failpoints.VARIABLE}: {error}") from error
+
+
 def _is_loopback(address: str) -> bool:
     host = address.rpartition(":")[0].strip("[]")
     try:
@@ -120,6 +106,7 @@ def run(program: str, settings: ServerSettings, start: Start) -> int:
     configure_logging(program, settings.log_level, settings.log_format)
     sys.setswitchinterval(0.001)  # The loop shares the interpreter with a database thread, and must not wait 5 ms.
     try:
+        _arm_failpoints()
         check_addresses(settings)
         return uvloop.run(_serve(program, settings, start))
     except StartError as error:
@@ -144,11 +131,11 @@ async def _serve(program: str, settings: ServerSettings, start: Start) -> int:
     served_health = Health(address)
     served = await start(served_health)
     served.binder.calls_max = settings.calls_max
-    health_pb2_grpc.add_HealthServicer_to_server(served_health.servicer, server)
     services = sorted(served.binder.services)
-    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    server.add_generic_rpc_handlers((served.binder,))  # Last, as it also answers for what nobody serves.
-    for service in {"", *services} - served_health.told:
+    served_health.bind(served.binder)
+    bind_reflection(served.binder, (*services, HEALTH))
+    server.add_generic_rpc_handlers((served.binder,))
+    for service in {"", *services} - served_health.told.keys():
         await served_health.set(service, served.healthy)
     await server.start()
     metrics = serve_metrics(settings.metrics_address)
@@ -157,7 +144,7 @@ async def _serve(program: str, settings: ServerSettings, start: Start) -> int:
     announcing = asyncio.create_task(_announce(program, served_health))
     status = await _until_stopped(stop, served)
     announcing.cancel()
-    await served_health.servicer.enter_graceful_shutdown()
+    served_health.stop()
     await served.drain()
     await server.stop(settings.stop_seconds)
     await served.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
+from diptych import failpoints
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
 from diptych.refusals import Overloaded
 from diptych.wire import delimited
@@ -58,7 +59,9 @@ class Feed:
         subscriber = self.subscribe()
         try:
             while True:
-                yield subscriber.take()
+                frame = subscriber.take()
+                failpoints.hit("feed.taken")
+                yield frame
                 if self._closed:
                     break
                 await subscriber.wait()

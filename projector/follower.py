@@ -19,6 +19,7 @@ import grpc.aio
 import structlog
 from google.protobuf.duration_pb2 import Duration
 
+from diptych import failpoints
 from diptych.aggregate import AggregateRef
 from diptych.folding import ChangedRow, FoldFailure
 from diptych.internal.v1 import log_pb2, log_pb2_grpc
@@ -481,6 +482,7 @@ class Follower:
         self._advance(position, through)
         self._settle()
         self._publish()
+        failpoints.hit("fold.told")
 
     async def _fold(self, events: Sequence[RecordedEvent], through: Checkpoint) -> FoldFailure | None:
         """Applies consecutive events, up to the first that fails, which it returns."""

@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import DropTable
 
+from diptych import failpoints
 from diptych.projection import Projection
 from diptych.read_store import (
     DROPPED,
@@ -231,6 +232,8 @@ def switch(
         _set(file, name, mine.generation, active=True, stage="")
         for one in _superfluous(mine, others, replaced, frozenset(led_elsewhere)):
             _set(file, name, one.generation, active=False, stage=DROPPED)
+        failpoints.hit("switch.written")
+    failpoints.hit("switch.committed")
     writer.stored = checkpoint
     if old is not None:
         old[0].stored = old[1]

@@ -33,8 +33,8 @@ from diptych.refusals import (
     RebuildNotRunning,
     RebuildUnderWay,
 )
-from diptych.serving import Health
 from diptych.settings import ProjectorSettings
+from diptych.standard_services import Health
 from diptych.v1 import projections_pb2 as states
 from projector import generations
 from projector.build import Build

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
-from diptych.serving import Health
+from diptych.standard_services import Health
 from projector.changes import Changes
 from projector.feed import Feed
 

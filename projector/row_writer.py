@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from diptych import failpoints
 from diptych.aggregate import AggregateRef
 from diptych.folding import Contents, Folded, FoldFailure, Folding
 from diptych.projection import Projection
@@ -144,6 +145,7 @@ class RowWriter:
         no row changed and no stream is parked, nothing is written, and the checkpoint is the caller's to write when it
         likes.
         """
+        failpoints.hit("fold.taken")
         folding: Sequence[RecordedEvent] = events
         held: Sequence[RecordedEvent] = ()
         if self.parked.first:
@@ -156,6 +158,7 @@ class RowWriter:
             started = time.perf_counter()
             folded = self._folding.fold(prepared, loaded)
             seconds = time.perf_counter() - started
+            failpoints.hit("fold.folded")
             checkpoint = through
             if folded.failure is not None:
                 checkpoint = self._before(events, folded.failure.position)
@@ -167,7 +170,10 @@ class RowWriter:
                 self.parked.hold(held)
             elif folded.changed_position:
                 self._write(checkpoint)
+            if held or folded.changed_position:
+                failpoints.hit("fold.written")
         if held or folded.changed_position:
+            failpoints.hit("fold.committed")
             self.stored = checkpoint
             self.parked.now(numbers)
         return Committed(folded, checkpoint, seconds)
@@ -236,6 +242,7 @@ class RowWriter:
         if checkpoint.position > self.stored.position:
             with transaction(self._file.connection):
                 self._write(checkpoint)
+                failpoints.hit("checkpoint.written")
             self.stored = checkpoint
         return self.stored
 

@@ -14,8 +14,9 @@ from diptych import serving
 from diptych.binder import Binder
 from diptych.domain import DomainError, load
 from diptych.projection import Projection
-from diptych.serving import Health, Served, StartError
+from diptych.serving import Served, StartError
 from diptych.settings import ProjectorSettings, sqlite_path
+from diptych.standard_services import Health
 from projector.feed import Feed
 from projector.follower import Follower
 from projector.head import Head, HeadFollower

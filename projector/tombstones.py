@@ -35,6 +35,12 @@ _INTERVAL_SECONDS = (1.0, 600.0)
 _log = structlog.get_logger(__name__)
 
 
+def steady_clock() -> Callable[[], float]:
+    """A clock that begins with the wall clock's time and goes on evenly: setting that one makes nothing old at once."""
+    ahead = time.time() - time.monotonic()
+    return lambda: ahead + time.monotonic()
+
+
 class Tombstones:
     """Notes times and removes old tombstones of one generation."""
 
@@ -44,12 +50,12 @@ class Tombstones:
         writer: RowWriter,
         *,
         keep_seconds: float,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._file = file
         self._writer = writer
         self._keep_seconds = keep_seconds
-        self._clock = clock
+        self._clock = clock or steady_clock()
         self._interval = min(max(keep_seconds / _MARKS, _INTERVAL_SECONDS[0]), _INTERVAL_SECONDS[1])
         self._log = _log.bind(projection=writer.projection.name)
 

@@ -9,8 +9,9 @@ from prometheus_client import REGISTRY
 from diptych import serving
 from diptych.binder import Binder
 from diptych.domain import DomainError, LoadedDomain, load
-from diptych.serving import Health, Served, StartError
+from diptych.serving import Served, StartError
 from diptych.settings import QueryServerSettings, sqlite_path
+from diptych.standard_services import Health
 from query_server import queries
 from query_server.cache import Cache
 from query_server.freshness import Freshness

@@ -10,7 +10,7 @@ import asyncio
 
 import structlog
 
-from diptych.serving import Health
+from diptych.standard_services import Health
 from query_server.freshness import Freshness
 from query_server.row_reader import RowReader
 from query_server.upstream import Upstreams

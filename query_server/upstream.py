@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from diptych import failpoints
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc, log_pb2, log_pb2_grpc
 from diptych.serving import CHANNEL_OPTIONS
 from diptych.v1 import commands_pb2, events_pb2, events_pb2_grpc
@@ -79,6 +80,7 @@ class Upstreams:
         call = self._feed_call = self._feed.FollowFeed(feed_pb2.FollowFeedRequest())
         try:
             async for frame in _with_life(call):
+                failpoints.hit("feed.heard")
                 freshness.heard_feed(frame)
                 yield
         finally:

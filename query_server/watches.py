@@ -21,6 +21,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, cast
 
+from diptych import failpoints
 from diptych.binder import Binder, Context, parse
 from diptych.domain import Domain
 from diptych.projection import View
@@ -339,6 +340,7 @@ class _Watch:
             elif changes or due:
                 watcher.told, watcher.loose = at.position, False
             if changes:
+                failpoints.hit("watch.taken")
                 for frame in self._frames(changes, at):
                     yield frame
             elif due and at is not None:

@@ -330,6 +330,25 @@ async def whole_log(address: str) -> list[events_pb2.RecordedEvent]:
     return events
 
 
+async def sleep(commands: str, queries: str) -> None:
+    """Opens a subscription and a watch, and reads nothing of either until cancelled; opens them anew when they end."""
+    watch = read_model_pb2.WatchRequest(view="users")
+    watch.all.SetInParent()
+    asked = ((commands, _SUBSCRIBE, events_pb2.SubscribeRequest()), (queries, _WATCH, watch))
+
+    async def one(address: str, method: str, request: Message) -> None:
+        async with open_channel(address) as channel:
+            open_stream: Any = channel.unary_stream(method, request_serializer=_serialize)
+            while True:
+                call = open_stream(request)
+                with suppress(grpc.aio.AioRpcError):
+                    await call.initial_metadata()
+                    await call.code()  # Nothing is read until it has ended.
+                await asyncio.sleep(0.1)
+
+    await asyncio.gather(*(one(*each) for each in asked))
+
+
 def _token_in(metadata: Any) -> str:
     return max((value for key, value in metadata or () if key == METADATA_KEY), default="")
 

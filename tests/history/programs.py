@@ -1,17 +1,20 @@
 """The three servers with something planted in them: `python -m tests.history.programs PLANT[,PLANT...] SERVER ...`.
 
-A plant is `name` or `name@number`. Crash points make a server kill itself in the middle of something that a
-signal from outside seldom hits; bugs break a promise, so that it is seen that the judge catches them. Nothing of
-this is in the product: each plant wraps a part of it by name, and fails at once if that part is no longer there.
+A plant is `name` or `name@number`. Bugs break a promise, so that it is seen that the judge catches them; troubles
+are what a server must live with, such as a clock that is set while it runs. Nothing of this is in the product: each
+plant wraps a part of it by name, and fails at once if that part is no longer there.
 """
 
 from __future__ import annotations
 
+import datetime
 import os
+import random
 import signal
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,8 +29,8 @@ def plant(function: Callable[[int], None]) -> Callable[[int], None]:
     return function
 
 
-def wrap(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replaces a function of a class or module by one around it."""
+def wrap(owner: Any, name: str, around: Callable[[Any], Any]) -> None:
+    """Replaces something of a class or module by something around it."""
     setattr(owner, name, around(getattr(owner, name)))
 
 
@@ -35,73 +38,91 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _dying(owner: Any, name: str, number: int) -> None:
-    """Kills the process when a function has been called so often: after it has done its work, before it returns."""
-    calls = 0
+# Troubles.
+
+
+@plant
+def clock_steps(number: int) -> None:
+    """Every so many milliseconds the wall clock is set, up to two days forth or back; the monotonic one is not."""
+    from command_server import writer
+    from diptych import aggregate
+    from projector import tombstones
+    from query_server import queries
+
+    began, rng = time.monotonic(), random.Random(number)
+    offsets = [0.0]
+
+    class Stepping(datetime.datetime):
+        """A `datetime` whose `now` is by that clock."""
+
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
+            return datetime.datetime.fromtimestamp(clock.time(), tz)
+
+    class Clock:
+        """The module `time`, with that clock. Only what is ours reads it: gRPC reads the C library's as well."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(time, name)
+
+        @staticmethod
+        def time() -> float:
+            step = int((time.monotonic() - began) * 1000 / number)
+            while len(offsets) <= step:
+                offsets.append(rng.uniform(-172_800.0, 172_800.0))
+            return time.time() + offsets[step]
+
+        @staticmethod
+        def time_ns() -> int:
+            return int(clock.time() * 1e9)
+
+    clock = Clock()
+    for module in (aggregate, tombstones):
+        wrap(module, "time", lambda _: clock)
+    for other in (writer, queries):
+        wrap(other, "datetime", lambda _: Stepping)
+
+
+def _with_frames(change: Callable[[Sequence[bytes], int], Sequence[bytes]]) -> None:
+    """Changes what a subscriber of the feed is sent: each frame, with its number, becomes those that are returned."""
+    from projector.feed import Feed
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **named: Any) -> Any:
-            nonlocal calls
-            result = original(*arguments, **named)
-            calls += 1
-            if calls == number:
-                _die()
-            return result
+        async def follow(self: Any) -> Any:
+            number = 0
+            async for frame in original(self):
+                number += 1
+                for one in change([frame], number):
+                    yield one
 
-        return counted
+        return follow
 
-    wrap(owner, name, around)
-
-
-# Crash points.
+    wrap(Feed, "follow", around)
 
 
 @plant
-def crash_before_commit(number: int) -> None:
-    """The command server dies when all is written and nothing committed."""
-    from command_server.sqlite_store import SqliteEventStore
-
-    _dying(SqliteEventStore, "_commit_in_transaction", number)
+def feed_dropped(number: int) -> None:
+    """Every so many messages of the feed one is lost, but for the first."""
+    _with_frames(lambda frames, count: [] if count > 1 and count % number == 0 else frames)
 
 
 @plant
-def crash_after_commit(number: int) -> None:
-    """The command server dies when all is committed and nobody has been told."""
-    from command_server.sqlite_store import SqliteEventStore
-
-    _dying(SqliteEventStore, "_commit", number)
+def feed_doubled(number: int) -> None:
+    """Every so many messages of the feed one comes twice."""
+    _with_frames(lambda frames, count: [*frames, *frames] if count % number == 0 else frames)
 
 
 @plant
-def crash_between_rows_and_checkpoint(number: int) -> None:
-    """The projector dies within a transaction, with rows and checkpoint written."""
-    from projector.row_writer import RowWriter
+def feed_late(number: int) -> None:
+    """Every so many messages of the feed one comes again after the next."""
+    held: list[bytes] = []
 
-    _dying(RowWriter, "_write", number)
+    def change(frames: Sequence[bytes], count: int) -> Sequence[bytes]:
+        again = [*frames, *held]
+        held[:] = frames if count % number == 0 else []
+        return again
 
-
-@plant
-def crash_between_rows_and_feed(number: int) -> None:
-    """The projector dies when rows are committed and the feed does not know."""
-    from projector.row_writer import RowWriter
-
-    _dying(RowWriter, "commit", number)
-
-
-@plant
-def crash_before_switch(number: int) -> None:
-    """The projector dies within the transaction of a switch, with everything written."""
-    from projector import generations
-
-    _dying(generations, "_superfluous", number)
-
-
-@plant
-def crash_after_switch(number: int) -> None:
-    """The projector dies when another generation answers and the feed does not know."""
-    from projector import generations
-
-    _dying(generations, "switch", number)
+    _with_frames(change)
 
 
 # Bugs of the projector.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -22,6 +22,9 @@ _HONEST = frozenset(
         "GENERATION_NOT_FOUND",
         "READ_STORE_UNAVAILABLE",
         "OVERLOADED",
+        # Where disks are full and projections are paused.
+        "REBUILD_FAILED",
+        "PROJECTION_PAUSED",
     }
 )
 """Reasons that an operator may be refused for at any time. gRPC itself refuses without a reason."""
@@ -40,12 +43,12 @@ class Rebuilder:
         self._projections = projections
         self._rng = rng
 
-    async def work(self, seconds: float) -> None:
-        """Does something, and then something else, for a time."""
+    async def work(self, seconds: float, over: Callable[[], bool]) -> None:
+        """Does something, and then something else, for a time, or until it is over."""
         until = asyncio.get_running_loop().time() + seconds
         async with open_channel(self._address) as channel:
             stub = projections_pb2_grpc.ProjectionServiceStub(channel)
-            while asyncio.get_running_loop().time() < until:
+            while asyncio.get_running_loop().time() < until and not over():
                 name = self._rng.choice(self._projections)
                 try:
                     match self._rng.randrange(6):

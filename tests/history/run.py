@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from diptych.domain import load
 from diptych.v1.read_model_pb2 import WaitOutcome
-from tests.history.clients import RecordingClient, whole_log
+from tests.history.clients import RecordingClient, sleep, whole_log
 from tests.history.judge import Case, Finding, judge
 from tests.history.rebuilding import Rebuilder
 from tests.history.records import History
 from tests.history.shop import ShopEffects
 from tests.history.shopping import Board, Importer, Shopper, open_shop
-from tests.history.stage import Stage, stored
+from tests.history.stage import TROUBLES, Stage, stored
 from tests.integration.harness import eventually
 
 _RESETS = frozenset({"RESET_REASON_GENERATION"})
 """Why a watch may begin anew where projections are rebuilt."""
+
+_EXPLAINED = {
+    # A read store that cannot grow stalls, and goes on by itself.
+    "fill": ("READ_MODEL_STALLED", WaitOutcome.WAIT_OUTCOME_STALLED),
+    "pause": ("READ_MODEL_PAUSED", WaitOutcome.WAIT_OUTCOME_PAUSED),
+}
+"""Reasons that reads are refused for, and outcomes of waits, by the trouble that explains them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +40,14 @@ class Plan:
     seconds: float = 6.0
     clients: int = 5
     faults: bool = True
-    bugs: Mapping[str, str] = field(default_factory=dict)
+    plants: Mapping[str, str] = field(default_factory=dict)
     """By program, plants for it, as `programs.py` takes them."""
+    troubles: Mapping[str, int] = field(default_factory=lambda: dict(TROUBLES))
+    """What befalls the servers, by how often it does."""
+    trouble: Callable[[Stage], Awaitable[None]] | None = None
+    """What befalls the servers instead; the run is over when it is, and not later than that."""
+    sleepers: int = 0
+    """Clients that open streams to every server and read nothing."""
     settings: Mapping[str, list[str]] = field(default_factory=dict)
     watches: bool = True
     rebuilds: bool = False
@@ -85,7 +98,15 @@ async def run(data: Path, plan: Plan) -> Outcome:
     history, board = History(), Board()
     rng = random.Random(plan.seed)
     domain = load("shop").domain
-    stage = Stage(data, domain, history, random.Random(rng.random()), bugs=plan.bugs, settings=plan.settings)
+    stage = Stage(
+        data,
+        domain,
+        history,
+        random.Random(rng.random()),
+        plants=plan.plants,
+        settings=plan.settings,
+        troubles=plan.troubles,
+    )
     stage.rebuilds = plan.rebuilds
     async with stage:
         rebuilder = Rebuilder(
@@ -106,9 +127,16 @@ async def run(data: Path, plan: Plan) -> Outcome:
         history.stored += stored(stage.read_store, domain)
     for last in history.stored[-len(domain.projections) :]:
         history.final[last.projection] = last.position
-    findings = await asyncio.to_thread(
-        judge, Case(history, domain, ShopEffects(), resets=_RESETS if plan.rebuilds else frozenset())
+    explained = [_EXPLAINED[trouble] for trouble in plan.troubles if trouble in _EXPLAINED]
+    case = Case(
+        history,
+        domain,
+        ShopEffects(),
+        refusals=frozenset(reason for reason, _ in explained),
+        outcomes=frozenset(outcome for _, outcome in explained),
+        resets=_RESETS if plan.rebuilds else frozenset(),
     )
+    findings = await asyncio.to_thread(judge, case)
     findings += [Finding("rebuilds_are_what_they_say", text) for text in rebuilder.wrong]
     findings += [Finding("no_server_ends_by_itself", text) for text in stage.unexpected]
     if status:
@@ -139,15 +167,19 @@ async def _play(
             asyncio.create_task(watcher.watch("user_summaries", None, random.Random(rng.random()))),
             asyncio.create_task(key_watcher.watch("users", keys, random.Random(rng.random()))),
         ]
+    for _ in range(plan.sleepers):
+        following += [asyncio.create_task(sleep(stage.commands, address)) for address in stage.queries.values()]
     shoppers = [Shopper(client, board, random.Random(rng.random())) for client in others]
     importer = Importer(importing, board, random.Random(rng.random()), stage.commands)
     working = [asyncio.create_task(shopper.shop(plan.seconds)) for shopper in shoppers]
     working.append(asyncio.create_task(importer.send(plan.seconds)))
-    working.append(asyncio.create_task(_look(stage, plan.seconds, random.Random(rng.random()))))
-    if plan.faults:
+    working.append(asyncio.create_task(_look(stage, plan.seconds, board, random.Random(rng.random()))))
+    if plan.trouble is not None:
+        working.append(asyncio.create_task(_befall(plan.trouble, stage, board)))
+    elif plan.faults:
         working.append(asyncio.create_task(stage.torment(plan.seconds)))
     if plan.rebuilds:
-        working.append(asyncio.create_task(rebuilder.work(plan.seconds)))
+        working.append(asyncio.create_task(rebuilder.work(plan.seconds, lambda: board.over)))
     try:
         await asyncio.gather(*working)
         await stage.calm()
@@ -181,9 +213,16 @@ async def _watched_to_the_end(stage: Stage, watchers: list[RecordingClient], sec
         await eventually(lambda: all(one.watched_to >= len(stage.history.log) for one in watchers), seconds=seconds)
 
 
-async def _look(stage: Stage, seconds: float, rng: random.Random) -> None:
+async def _befall(trouble: Callable[[Stage], Awaitable[None]], stage: Stage, board: Board) -> None:
+    try:
+        await trouble(stage)
+    finally:
+        board.over = True
+
+
+async def _look(stage: Stage, seconds: float, board: Board, rng: random.Random) -> None:
     until = asyncio.get_running_loop().time() + seconds
-    while asyncio.get_running_loop().time() < until:
+    while asyncio.get_running_loop().time() < until and not board.over:
         await asyncio.sleep(rng.uniform(0.02, 0.3))
         await stage.look()
 

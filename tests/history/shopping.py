@@ -48,6 +48,8 @@ class Board:
         self.orders: list[str] = []
         self.token = ""
         self.versions: dict[str, int] = {}
+        self.over = False
+        """Whether everybody goes home, though there is time left."""
 
     def post(self, write: Write) -> None:
         """Tells of a write."""
@@ -92,7 +94,7 @@ class Shopper:
         """Writes and reads for a time."""
         self._until = time.monotonic() + seconds
         weights, deeds = zip(*self._deeds, strict=True)
-        while time.monotonic() < self._until:
+        while time.monotonic() < self._until and not self.board.over:
             await self.rng.choices(deeds, weights)[0]()
 
     async def settle(self, seconds: float) -> None:
@@ -305,7 +307,7 @@ class Importer:
         number = 0
         async with Connection(self._address) as connection, connection.command_stream(window=4) as stream:
             answers = []
-            while time.monotonic() < until:
+            while time.monotonic() < until and not self.board.over:
                 commands: list[tuple[Message, str, str]] = []
                 for _ in range(self.rng.randint(1, 12)):
                     number += 1

@@ -4,54 +4,95 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
+import signal
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import grpc
+import grpc.aio
+
 from diptych.domain import Domain
+from diptych.failpoints import NAMES, VARIABLE
 from diptych.read_store import generations, view_table
+from diptych.v1.projections_pb2 import PauseRequest, ResumeRequest
+from diptych.v1.projections_pb2_grpc import ProjectionServiceStub
 from tests.history.proxy import Proxy
 from tests.history.records import Fault, History, Stored, StoredRow
-from tests.integration.harness import Server
+from tests.integration.harness import Server, eventually
 
-_CRASHES = {
-    "command-server": ("crash-before-commit", "crash-after-commit"),
-    "projector": ("crash-between-rows-and-checkpoint", "crash-between-rows-and-feed"),
-    "query-1": (),
-    "query-2": (),
+PROGRAMS = {
+    "command-server": "command-server",
+    "projector": "projector",
+    "query-1": "query-server",
+    "query-2": "query-server",
+}
+"""By the name of a server, what it is."""
+
+_OWNERS = {
+    "commit": "command-server",
+    "publish": "command-server",
+    "fold": "projector",
+    "feed.taken": "projector",
+    "checkpoint": "projector",
+    "feed.heard": "query-server",
+    "watch": "query-server",
+    "switch": "projector",
 }
 
-_SWITCH_CRASHES = ("crash-before-switch", "crash-after-switch")
-"""Crash points of a projector whose projections are rebuilt."""
+TROUBLES = {"kill": 3, "freeze": 2, "cut": 1, "hold": 1, "slow": 1}
+"""What befalls servers and ways, by how often it does."""
+
+
+def failpoints_of(program: str) -> list[str]:
+    """The failpoints that a server passes."""
+    return [name for name in NAMES if program == (_OWNERS.get(name) or _OWNERS[name.partition(".")[0]])]
 
 
 class Actor:
     """A server under a name, which is started again whenever it has ended."""
 
-    def __init__(self, name: str, server: Server, bugs: str, fate: float) -> None:
+    def __init__(self, name: str, server: Server, plants: str, fate: float) -> None:
         self.name = name
         self.server = server
-        self.bugs = bugs
-        self.plain = list(server.arguments)
+        if plants:
+            module, program, *rest = server.arguments
+            server.arguments = [module, "tests.history.programs", plants, program.replace("_", "-"), *rest]
+        self.ends_by_itself = "lose" in plants
         self.up = asyncio.Event()
         self.fate = random.Random(fate)
         """What becomes of its next processes; its own, so that it does not depend on when the others die."""
-        self.expected = False
-        """Whether it is expected to end: it was killed, or something is planted that kills it."""
+        self.killed = False
+        """Whether its last process was killed from outside."""
+        self.died_at: list[str] = []
+        """The failpoints that its processes died at."""
+        self.script: list[str] | None = None
+        """The failpoints of its next processes, and then none; None: as chance will have it."""
         self.deaths = 0
 
-    def cast(self, crash: str = "") -> None:
-        """Says what is planted in the next process."""
-        plants = ",".join(filter(None, (self.bugs, crash)))
-        module, name, *rest = self.plain
-        self.server.arguments = [module, "tests.history.programs", plants, name.replace("_", "-"), *rest]
-        if not plants:
-            self.server.arguments = list(self.plain)
-        self.expected = "crash" in plants or "lose" in plants
+    def arm(self, failpoints: str) -> None:
+        """Says at which failpoints its next process dies; empty: at none."""
+        self.server.env[VARIABLE] = failpoints
+        self.killed = False
+
+    @property
+    def armed(self) -> str:
+        """The failpoints at which its process dies."""
+        return self.server.env.get(VARIABLE, "")
+
+    def bury(self) -> bool:
+        """Takes note of a process that has ended; whether it had a cause to."""
+        self.deaths += 1
+        status = self.server.wait()
+        if self.armed and status == -signal.SIGKILL and not self.killed:
+            self.died_at.append(self.armed)
+            return True
+        return self.killed or self.ends_by_itself
 
 
 class Stage:
@@ -64,20 +105,22 @@ class Stage:
         history: History,
         rng: random.Random,
         *,
-        bugs: Mapping[str, str] | None = None,
+        plants: Mapping[str, str] | None = None,
         settings: Mapping[str, list[str]] | None = None,
+        troubles: Mapping[str, int] = TROUBLES,
     ) -> None:
         self.data = data
         self.domain = domain
         self.history = history
         self.rng = rng
         self.crashes = False
-        """Whether servers that are started again may have a crash point planted."""
+        """Whether servers that are started again may die at a failpoint."""
         self.rebuilds = False
         """Whether projections are rebuilt, so that a projector can die of that, too."""
         self.unexpected: list[str] = []
         """Servers that ended by themselves, without a cause."""
-        self._bugs = bugs or {}
+        self._plants = plants or {}
+        self._troubles = troubles
         self._settings = settings or {}
         self.links: dict[str, Proxy] = {}
         self.actors: dict[str, Actor] = {}
@@ -127,7 +170,8 @@ class Stage:
         for link in self.links.values():
             link.heal()
         for actor in self.actors.values():
-            if "crash" in "".join(actor.server.arguments):
+            if actor.armed:
+                actor.script = []
                 await self.kill(actor.name)
             else:
                 await actor.up.wait()
@@ -148,6 +192,54 @@ class Stage:
                 server.thaw()
 
         await self._befall("freeze", name, stand_still)
+
+    async def fill(self, name: str, seconds: float) -> None:
+        """Lets no file of a server grow for a time, as on a full disk."""
+        file = self.data / ("log.db-wal" if name == "command-server" else "read.db-wal")
+        pid = self.actors[name].server.pid
+
+        async def stay_full() -> None:
+            with suppress(ProcessLookupError, FileNotFoundError):
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (file.stat().st_size, resource.RLIM_INFINITY))
+                await asyncio.sleep(seconds)
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+        await self._befall("fill", name, stay_full)
+
+    async def pause(self, projection: str, seconds: float) -> None:
+        """Pauses a projection for a time."""
+
+        async def stand() -> None:
+            if await self._operate(lambda stub: stub.Pause(PauseRequest(projection=projection), timeout=2)):
+                await asyncio.sleep(seconds)
+            # What was asked for may have been done, though nobody answered.
+            while not await self._operate(lambda stub: stub.Resume(ResumeRequest(projection=projection), timeout=2)):
+                await asyncio.sleep(0.1)
+
+        await self._befall("pause", projection, stand)
+
+    async def _operate(self, call: Callable[[ProjectionServiceStub], Awaitable[object]]) -> bool:
+        """Calls the projector as an operator does; whether it answered that it was done."""
+        async with grpc.aio.insecure_channel(self.actors["projector"].server.address) as channel:
+            try:
+                await call(ProjectionServiceStub(channel))
+            except grpc.aio.AioRpcError:
+                return False
+        return True
+
+    async def die_at(self, name: str, failpoints: Sequence[str], seconds: float) -> list[str]:
+        """Has a server die at one failpoint after the other; returns those that it did not come to in time."""
+        actor = self.actors[name]
+        actor.script, missed = list(failpoints), []
+        await self.kill(name)
+        for one in failpoints:
+            try:
+                await eventually(lambda one=one: one in actor.died_at and actor.up.is_set(), seconds=seconds)  # type: ignore[misc]
+            except AssertionError:
+                missed.append(one)
+                await self.kill(name)
+        actor.script = None
+        return missed
 
     async def cut(self, link: str, seconds: float = 0.0) -> None:
         """Breaks the connections of a way, and allows no new ones for a time."""
@@ -191,21 +283,39 @@ class Stage:
             await asyncio.sleep(min(rng.uniform(0.05, 0.6), left))
             name = rng.choice(("command-server", "command-server", "projector", "projector", "query-1", "query-2"))
             link = rng.choice(sorted(self.links))
-            match rng.randrange(8):
-                case 0 | 1 | 2:
-                    if self.actors[name].up.is_set():
-                        under_way.add(asyncio.create_task(self.kill(name)))
-                case 3 | 4:
-                    if self.actors[name].up.is_set():
-                        await self.freeze(name, rng.uniform(0.05, 0.6))
-                case 5:
+            up = self.actors[name].up.is_set()
+            match rng.choices(list(self._troubles), list(self._troubles.values()))[0]:
+                case "kill" if up:
+                    under_way.add(asyncio.create_task(self.kill(name)))
+                case "freeze" if up:
+                    await self.freeze(name, rng.uniform(0.05, 0.6))
+                case "fill":
+                    name = rng.choice(("command-server", "projector"))
+                    under_way.add(asyncio.create_task(self.fill(name, rng.uniform(0.1, 1.0))))
+                case "pause":
+                    projection = rng.choice(sorted(self.domain.projections))
+                    under_way.add(asyncio.create_task(self.pause(projection, rng.uniform(0.1, 1.0))))
+                case "cut":
                     await self.cut(link, rng.choice((0.0, rng.uniform(0.0, 0.6))))
-                case 6:
+                case "hold":
                     await self.hold(link, rng.uniform(0.05, 0.8))
-                case _:
+                case "slow":
                     await self.slow(link, rng.uniform(0.1, 0.8), rng.uniform(0.001, 0.08))
+                case _:
+                    pass
         self.crashes = False
         await asyncio.gather(*under_way)
+
+    def _fate_of(self, actor: Actor) -> str:
+        if actor.script is not None:
+            return actor.script.pop(0) if actor.script else ""
+        if not self.crashes or actor.fate.random() >= 0.6:
+            return ""
+        points = failpoints_of(PROGRAMS[actor.name])
+        switching = [point for point in points if point.startswith("switch.")]
+        if self.rebuilds and switching and actor.fate.random() < 0.5:
+            return f"{actor.fate.choice(switching)}=kill"  # Rarer than all others.
+        return f"{actor.fate.choice(points)}=kill@{actor.fate.randint(2, 40)}"
 
     async def look(self) -> None:
         """Records what lies in the read store, each projection as one transaction sees it."""
@@ -222,7 +332,7 @@ class Stage:
             await self._link("clients", query)
         await self._link("clients", command)
         for actor in self.actors.values():
-            actor.cast()
+            actor.arm("")
             actor.server.spawn()
         for actor in self.actors.values():
             await asyncio.to_thread(actor.server.wait_ready)
@@ -233,7 +343,7 @@ class Stage:
         own = self._settings.get(program, [])
         server = Server(program, f"--domain={self.domain.name}", *arguments, *own, log=self.data / f"{name}.log")
         self._stack.callback(server.close)
-        actor = self.actors[name] = Actor(name, server, self._bugs.get(program, ""), self.rng.random())
+        actor = self.actors[name] = Actor(name, server, self._plants.get(program, ""), self.rng.random())
         return actor
 
     async def _link(self, source: str, target: Actor) -> str:
@@ -249,7 +359,7 @@ class Stage:
             self.history.faults.append(Fault(kind=kind, target=target, began=began, ended=time.monotonic()))
 
     async def _kill(self, actor: Actor) -> None:
-        actor.expected = True
+        actor.killed = True
         actor.up.clear()
         actor.server.thaw()  # It may stand still; a process that does so dies all the same, but later.
         actor.server.kill()
@@ -262,21 +372,16 @@ class Stage:
                 await asyncio.sleep(0.02)
                 continue
             actor.up.clear()
-            actor.deaths += 1
-            if not actor.expected:
+            if not actor.bury():
                 self.unexpected.append(f"{actor.name}: {actor.server.logged()[-2000:]}")
             began = time.monotonic()
             if actor.name == "projector":
                 await self.look()  # As the dead left it.
-            points = _CRASHES[actor.name]
-            planted = self.crashes and points and actor.fate.random() < 0.6
-            actor.cast(f"{actor.fate.choice(points)}@{actor.fate.randint(2, 40)}" if planted else "")
-            if planted and self.rebuilds and actor.name == "projector" and actor.fate.random() < 0.5:
-                actor.cast(f"{actor.fate.choice(_SWITCH_CRASHES)}@1")
+            actor.arm(self._fate_of(actor))
             try:
                 await actor.server.restart()
             except AssertionError:
-                if not actor.expected:
+                if not (actor.armed or actor.killed or actor.ends_by_itself):
                     raise
                 continue
             actor.up.set()

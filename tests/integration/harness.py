@@ -47,7 +47,8 @@ class Program:
         self.log = log
         self.lines: list[str] = []
         """What it wrote to stdout, in all its runs."""
-        self._env = dict(env or {})
+        self.env = dict(env or {})
+        """What its next run finds in its environment, besides what it always does."""
         self._process: subprocess.Popen[str] | None = None
         self._changed = threading.Condition()
 
@@ -74,7 +75,7 @@ class Program:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
-                env={**inherited, "PYTHONPATH": _path(), LEASH: "1", **self._env},
+                env={**inherited, "PYTHONPATH": _path(), LEASH: "1", **self.env},
                 start_new_session=True,
             )
         threading.Thread(target=self._read, args=(self._process, len(self.lines)), daemon=True).start()

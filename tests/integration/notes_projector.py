@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 from diptych import serving
-from diptych.serving import Health, Served
+from diptych.serving import Served
 from diptych.settings import ProjectorSettings
+from diptych.standard_services import Health
 from projector.server import bootstrap
 from tests.notes import Notes
 

@@ -11,11 +11,11 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from diptych.domain import load
-from diptych.serving import Health
 from diptych.settings import QueryServerSettings
+from diptych.standard_services import Health
 from diptych.token import LogIdentity
 from diptych.v1 import read_model_pb2_grpc
 from library.lending import activity, lending
@@ -118,7 +118,7 @@ async def started_query_server(path: Path, upstreams: ScriptedUpstreams, **setti
     port = server.add_insecure_port(chosen.address)
     health = Health(f"127.0.0.1:{port}")
     served = await bootstrap(chosen, load("library"), health)
-    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    health.bind(served.binder)
     server.add_generic_rpc_handlers((served.binder,))
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

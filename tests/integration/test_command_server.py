@@ -897,3 +897,10 @@ def test_a_file_that_is_no_log_is_refused_and_left_alone(tmp_path: Path) -> None
     other = sqlite3.connect(tmp_path / "other.db")
     assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("precious",)]
     other.close()
+
+
+async def test_bug_a_follower_at_a_negative_position_was_answered_with_internal(client: Client) -> None:
+    """With event types: the store was asked for the frame at a position that is none. Found by `test_fuzz.py`."""
+    call = client.stream(FOLLOW, FollowRequest(position=-(1 << 63), event_types=["shop.v1.UserRegistered"]))
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (await Answer.of(call)).reason == ("INVALID_ARGUMENT", ENGINE, "INVALID_REQUEST")

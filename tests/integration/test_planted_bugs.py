@@ -34,7 +34,7 @@ async def test_a_bug_in_a_real_server_is_seen(tmp_path: Path, program: str, bug:
         seed=1,
         seconds=2.5,
         faults=False,
-        bugs={program: bug},
+        plants={program: bug},
         slow=slow,
         watches=False,
         rebuilds=bug.startswith("switch"),

@@ -22,8 +22,8 @@ from prometheus_client import REGISTRY
 from diptych.folding import MemoryRows
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc
 from diptych.projection import Projection
-from diptych.serving import Health
 from diptych.settings import ProjectorSettings
+from diptych.standard_services import Health
 from diptych.v1 import projections_pb2 as states
 from diptych.v1 import projections_pb2_grpc
 from projector.server import bootstrap
@@ -105,7 +105,7 @@ async def running(
     health = Health("127.0.0.1:0")
     served = await bootstrap(settings, "notes", projections or (Notes().projection,), health)
     server = grpc.aio.server()
-    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    health.bind(served.binder)
     server.add_generic_rpc_handlers((served.binder,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -1,0 +1,75 @@
+"""The wall clock is set while servers run, forth and back: it may harm nothing.
+
+Lag, deadlines, waits and leases go by the monotonic clock; who reads the other one is counted here. `test_kills.py`
+sets it all the time in real servers.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from diptych.aggregate import new_id
+from projector.tombstones import Tombstones
+from tests.notes import Erased, Noted
+from tests.unit.test_imports import ROOT, sources
+from tests.watch_stage import Stage
+
+READERS = {
+    "command_server/writer.py": "the record time and the event ids, which are for people and need not ascend",
+    "command_server/processes/": "timers, which are due at a time of day, and since when something is waited for",
+    "diptych/aggregate.py": "ids that the server makes, which are unique by their random part",
+    "projector/parking.py": "when a stream was parked, which is for people",
+    "projector/tombstones.py": "where its own steady clock begins",
+    "query_server/queries.py": "the time that a query's finder is told",
+}
+"""Who may read the wall clock, modules or whole packages, and what for. Nothing else may, or a step of it can harm
+what nobody thought of."""
+
+
+def test_nobody_else_reads_the_wall_clock() -> None:
+    found: set[str] = set()
+    for package in ("command_server", "projector", "query_server", "diptych"):
+        for path in sources(package):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Attribute) and ast.unparse(node) in (
+                    "time.time",
+                    "time.time_ns",
+                    "datetime.now",
+                    "datetime.utcnow",
+                ):
+                    found.add(str(path.relative_to(ROOT)))
+    assert {path for path in found if not path.startswith(tuple(READERS))} == set()
+    assert "command_server/writer.py" in found, "The search finds nothing."
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    stage = await Stage(tmp_path / "read.db").open()
+    yield stage
+    await stage.close()
+
+
+async def test_bug_a_wall_clock_set_forth_made_tombstones_old_at_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever would have resumed a watch was told RESUME_TOKEN_EXPIRED, though the row had been deleted just then."""
+    tombstones = Tombstones(stage.file, stage.writer, keep_seconds=3600)
+    await stage.put(Noted(key="a", text="x"), Erased(key="a"))
+    await tombstones.purge()
+    await stage.put(Noted(key="b", text="x"))
+    real = time.time
+    for step in (172_800.0, -172_800.0):
+        monkeypatch.setattr(time, "time", lambda step=step: real() + step)
+        assert await tombstones.purge() == 0
+
+
+def test_ids_are_unique_whatever_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(1)
+    monkeypatch.setattr(time, "time_ns", lambda: rng.randrange(10**18, 10**18 + 10**7))
+    assert len({new_id() for _ in range(10_000)}) == 10_000

@@ -1,0 +1,96 @@
+"""A log that is backed up while clients write, restored, and written on: both lives are judged, and their seam.
+
+What the backup has is there as it was acknowledged, at the same positions; a repeat of it gets its first answer, with
+the same token. What came after it is gone as a whole, and can be sent again under its request id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from diptych.domain import load
+from diptych.token import Token
+from tests.history.clients import RecordingClient, whole_log
+from tests.history.judge import Case, judge
+from tests.history.records import History, Known, Write
+from tests.history.shop import ShopEffects
+from tests.history.shopping import Board, Shopper, open_shop
+from tests.history.stage import Stage
+from tests.integration.harness import eventually
+from tests.integration.test_backup import diptych
+
+SEED = 5
+SECONDS = 2.0
+REPEATS = 12
+
+
+async def shopping(stage: Stage, board: Board, name: str) -> RecordingClient:
+    """Clients write and read for a time, until everything has an answer; returns one of them, still open."""
+    clients = [RecordingClient(f"{name}{number}", stage.history, stage.commands, stage.queries) for number in range(3)]
+    if not board.users:
+        await open_shop(clients[0], board)
+    shoppers = [Shopper(client, board, random.Random(f"{SEED}/{client.name}")) for client in clients]
+    await asyncio.gather(*(shopper.shop(SECONDS) for shopper in shoppers))
+    await asyncio.gather(*(shopper.settle(30.0) for shopper in shoppers))
+    for client in clients[1:]:
+        await client.close()
+    return clients[0]
+
+
+@pytest.mark.timeout(240)
+async def test_a_restored_log_goes_on_where_the_backup_ends(tmp_path: Path) -> None:
+    domain, data, rng = load("shop").domain, tmp_path / "data", random.Random(SEED)
+    log, backup = f"--log=sqlite:///{data / 'log.db'}", tmp_path / "backup.db"
+    first, second = History(), History()
+
+    async with Stage(data, domain, first, random.Random(SEED)) as stage:
+        board = Board()
+        working = asyncio.create_task(shopping(stage, board, "c"))
+        await eventually(lambda: len(first.writes) > 60, seconds=60)
+        done = await diptych("backup", log, f"--to={backup}")
+        assert done.returncode == 0, done.stderr
+        await (await working).close()
+        first.log = await whole_log(stage.commands)
+    assert judge(Case(first, domain, ShopEffects())) == []
+
+    done = await diptych("restore", str(backup), log, "--force")
+    assert done.returncode == 0, done.stderr
+    for file in data.glob("read.db*"):
+        file.unlink()  # What it was filled from is not the log any more.
+
+    async with Stage(data, domain, second, random.Random(SEED)) as stage:
+        restored = await whole_log(stage.commands)
+        kept = len(restored)
+        assert 0 < kept < len(first.log)
+        assert restored == first.log[:kept]
+        board = Board()
+        board.users = [
+            event.aggregate.id for event in restored if event.aggregate.type == "user" and event.version == 1
+        ]
+        client = await shopping(stage, board, "d")
+        accepted = [write for write in first.writes if write.known is Known.ACKNOWLEDGED and not write.duplicate]
+        before = [write for write in accepted if Token.parse(write.token).position <= kept]
+        for write in rng.sample(before, REPEATS):
+            again = await _repeated(client, write)
+            assert (again.version, again.token, again.duplicate) == (write.version, write.token, True)
+        for write in rng.sample([write for write in accepted if write not in before], REPEATS):
+            again = await _repeated(client, write)
+            # It may be refused, by what is there now; it is no repeat, and belongs to the new epoch.
+            if again.known is Known.ACKNOWLEDGED:
+                assert not again.duplicate
+                assert Token.parse(again.token).epoch == 2 or Token.parse(again.token).position <= kept
+        second.log = await whole_log(stage.commands)
+        await client.close()
+    assert second.log[:kept] == restored
+    second.writes += before
+    assert judge(Case(second, domain, ShopEffects())) == []
+
+
+async def _repeated(client: RecordingClient, write: Write) -> Write:
+    return await client.write(
+        write.command, write.stream, write.request_id, expected_version=write.expected_version, timeout=30
+    )
