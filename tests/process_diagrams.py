@@ -7,7 +7,6 @@ ship, another user who takes the username, a product that runs out, and effects 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,9 +114,9 @@ def drawn(text: str) -> str:
         "fulfilment": diagram(fulfilment_steps(), fulfilment_phase),
     }
     for name, lines in diagrams.items():
-        pattern = rf"(<!-- {name}: drawn from the code -->\n```mermaid\n).*?(```\n)"
-        text, found = re.subn(pattern, lambda match, lines=lines: f"{match[1]}{lines}{match[2]}", text, flags=re.DOTALL)
-        assert found == 1, f"There is no place for the diagram of {name}."
+        before, place, rest = text.partition(f"<!-- {name}: drawn from the code -->\n```mermaid\n")
+        assert place, f"There is no place for the diagram of {name}."
+        text = f"{before}{place}{lines}{rest[rest.index('```') :]}"
     return text
 
 

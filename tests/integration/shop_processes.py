@@ -128,7 +128,7 @@ async def at_rest(commands_address: str) -> None:
             response_deserializer=ListProcessesResponse.FromString,
         )
 
-        async def resting() -> bool:
+        async def resting() -> Any:
             listed = await list_processes(ListProcessesRequest(), timeout=30, wait_for_ready=True)
             head = await get_head(GetHeadRequest(), timeout=30, wait_for_ready=True)
             return all(

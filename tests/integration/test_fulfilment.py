@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from google.type.money_pb2 import Money
@@ -108,7 +109,8 @@ async def place(shop: Connection, name: str, **items: int) -> None:
 
 
 async def end_of(shop: Connection, name: str) -> Fulfilment:
-    return (await last(shop, "fulfilments", [name]))[name]
+    row: Fulfilment = (await last(shop, "fulfilments", [name]))[name]
+    return row
 
 
 async def stock_of(shop: Connection, name: str, product: str) -> tuple[int, int]:
@@ -347,5 +349,5 @@ async def test_a_payment_that_is_silent_too_long_is_voided_whenever_it_was_taken
                 assert charge.charge_count == charge.refund_count
 
 
-async def _is_asked(provider: PaymentProvider, reference: str) -> bool:
+async def _is_asked(provider: PaymentProvider, reference: str) -> Any:
     return reference in await provider.charges()
