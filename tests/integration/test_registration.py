@@ -171,7 +171,7 @@ async def test_every_registration_ends_whatever_is_killed_at_any_step(
         started[id] = email
         await shop.execute(StartRegistrationRequest(registration_id=id, email=email, username=username))
 
-    for turn in range(4):
+    for turn in range(3):
         starting = [asyncio.create_task(start(f"killed-{turn * 12 + number}")) for number in range(12)]
         await asyncio.sleep(rng.uniform(0, 0.15))
         pair.command.kill()

@@ -247,6 +247,7 @@ def test_what_is_reserved_is_released_once_the_order_is_cancelled() -> None:
 
 def test_what_is_reserved_too_late_is_released_too() -> None:
     turned = (started, item_refused("mug"), out_of_stock)
+    given(fulfilment, *turned).hears(cancelled).then(order_cancelled)  # And it has not failed yet.
     given(fulfilment, *turned).accepted(reserve_tea).then(reserved("tea"))
     given(fulfilment, *turned, reserved("tea")).hears(cancelled).then(order_cancelled, release("tea"))
     given(fulfilment, *turned, order_cancelled).accepted(reserve_tea).then(reserved("tea"), release("tea"))
