@@ -57,21 +57,21 @@ def anonymous_product(n: int) -> Message:
     return product
 
 
-def adjust_stock(n: int, products: int = 1, first: int = 0) -> Message:
+def adjust_stock(n: int, products: int = 1, start: int = 0) -> Message:
     """Takes a piece of one of so many products out of stock."""
     return AdjustStockRequest(
-        context=CommandContext(request_id=f"adjust-stock-{first}-{n:09d}"),
-        product_id=f"product-{first + _spread(n) % products:09d}",
+        context=CommandContext(request_id=f"adjust-stock-{start}-{n:09d}"),
+        product_id=f"product-{start + _spread(n) % products:09d}",
         delta=-1,
         reason="sold",
     )
 
 
-def adjust_in_turn(n: int, products: int = 1, first: int = 0) -> Message:
+def adjust_in_turn(n: int, products: int = 1, start: int = 0) -> Message:
     """The same, of one product after the other."""
     return AdjustStockRequest(
-        context=CommandContext(request_id=f"adjust-turn-{first}-{n:09d}"),
-        product_id=f"product-{first + n % products:09d}",
+        context=CommandContext(request_id=f"adjust-turn-{start}-{n:09d}"),
+        product_id=f"product-{start + n % products:09d}",
         delta=-1,
         reason="sold",
     )

@@ -328,9 +328,9 @@ def long_stream(bench: Bench) -> Iterator[Measure]:
     pair, client = _command_server(bench, state_cache_entries=0), bench.worker()
     address = pair.command.address
     client.call(f"{DRIVER}:load", address=address, workload="create_product", first=0, count=2)
-    # Product 1 has 10 events and product 0 all others; numbers are apart by the option `first`.
+    # Product 1 has 10 events and product 0 all others; numbers are apart by the option `start`.
     client.call(f"{DRIVER}:load", address=address, workload="adjust_in_turn", first=0, count=events - 1)
-    client.call(f"{DRIVER}:load", address=address, workload="adjust_in_turn", first=0, count=9, options={"first": 1})
+    client.call(f"{DRIVER}:load", address=address, workload="adjust_in_turn", first=0, count=9, options={"start": 1})
 
     def adjust(product: int) -> Any:
         return client.call(
@@ -341,7 +341,7 @@ def long_stream(bench: Bench) -> Iterator[Measure]:
             concurrency=1,
             seconds=1,
             rate_max=3000,
-            options={"first": product},
+            options={"start": product},
         )
 
     long, short = bench.rounds(lambda: adjust(0), lambda: adjust(1), warm_up=False, times=3)
@@ -427,7 +427,9 @@ def offered_load(bench: Bench) -> Iterator[Measure]:
                 yield alone(
                     f"offered-load/{kind}/{percent}/{rate}", f"{kind} at {rate}/s, {percent}", [load[percent]], "ms"
                 )
-            if load["p50"] > _HOPELESS_MILLISECONDS:  # More than it can take; what comes after says no more.
+            if (
+                load["failed"] or load["p50"] > _HOPELESS_MILLISECONDS
+            ):  # More than it can take; what comes after says no more.
                 kinds.remove((kind, address))
 
 
