@@ -60,7 +60,7 @@ def main(
                 json.dumps({"machine": machine_now, "measures": [one.as_json() for one in measures]}, indent=2) + "\n"
             )
         if recording:
-            _record(machine_now, measures, chosen, quick, kept)
+            _record(machine_now, measures, chosen, quick, kept, {each.split()[0] for each in broken})
     finally:
         shutil.rmtree(kept, ignore_errors=True)
     for sentence in (*broken, *failed):
@@ -113,13 +113,20 @@ def _fallen_behind(measures: list[Measure], kept: Path) -> list[str]:
 
 
 def _record(
-    machine_now: dict[str, object], measures: list[Measure], chosen: Sequence[Case], quick: bool, kept: Path
+    machine_now: dict[str, object],
+    measures: list[Measure],
+    chosen: Sequence[Case],
+    quick: bool,
+    kept: Path,
+    broken: set[str],
 ) -> None:
     if quick:
         written = record.write(machine_now, (), measures)
     else:
         again, _ = _measure([one for one in chosen if one.quick], QUICK, kept)
-        written = record.write(machine_now, measures, again)
+        # A case that broke would be missing: then the record keeps what it has of it.
+        whole = {one.name for one in CASES.values()} <= {one.name for one in chosen} - broken
+        written = record.write(machine_now, measures, again, anew=whole)
     known = record.measures_of(written)
     report.put_between_markers(ROOT / "README.md", report.markdown(written, known))
     if plots.can_draw():

@@ -28,10 +28,18 @@ def read(path: Path = RECORDED) -> dict[str, Any]:
 
 
 def write(
-    machine: Mapping[str, object], measures: Iterable[Measure], quick: Iterable[Measure], path: Path = RECORDED
+    machine: Mapping[str, object],
+    measures: Iterable[Measure],
+    quick: Iterable[Measure],
+    path: Path = RECORDED,
+    *,
+    anew: bool = False,
 ) -> dict[str, Any]:
-    """Merges measures into the record: what was not measured again stays, so that a case can be run by itself."""
-    record = read(path)
+    """Merges measures into the record: what was not measured again stays, so that a case can be run by itself.
+
+    `anew` begins an empty record.
+    """
+    record = {} if anew else read(path)
     kept: dict[str, Any] = record.get("measures", {})
     for measure in measures:
         if math.isnan(measure.figure):
