@@ -15,6 +15,7 @@ SEED ?= $(shell date +%s)
 # A stamp is younger than what it was made from, or make makes it anew.
 INSTALLED := $(VENV)/.installed
 GENERATED := $(VENV)/.generated
+BENCHED := $(VENV)/.benched
 PROTOS := $(shell find protos tests -name '*.proto' 2>/dev/null)
 # A folder that is listed here changes when a file in it is added or removed.
 PROTO_FOLDERS := $(shell find protos $(wildcard tests/*/protos) -type d 2>/dev/null)
@@ -22,7 +23,7 @@ IMAGE := build/contracts.binpb
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install generate run test faults lint types contracts toolchains format clean
+.PHONY: help install generate run bench test faults lint types contracts toolchains format clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -59,6 +60,9 @@ contracts: $(IMAGE) ## Check style and formatting of the contracts, and that the
 toolchains: install ## Find or install Go, Node and Java, which tests in these languages need.
 	@tests/polyglot/install $(BIN)
 
+bench: $(BENCHED) ## Measure everything, and write the record, the plots and the README's table; CASE=NAME measures one.
+	$(BIN)/python -m benchmarks $(if $(CASE),$(CASE),--record)
+
 format: install ## Format Python code and contracts, and repair what ruff can.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -90,6 +94,10 @@ $(BIN)/python:
 
 $(INSTALLED): pyproject.toml hatch_build.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+$(BENCHED): $(GENERATED)
+	$(BIN)/python -m pip install --quiet --editable ".[dev,bench]"
 	@touch $@
 
 $(GENERATED): $(INSTALLED) $(PROTOS) $(PROTO_FOLDERS) diptych/contracts.py

@@ -42,7 +42,7 @@ from command_server.event_store import (
 from command_server.frames import frame
 from diptych import failpoints
 from diptych.file_lock import FileLock
-from diptych.read_store import Compiled, compile_sqlite
+from diptych.read_store import Compiled, Rows, compile_sqlite
 from diptych.serving import StartError
 from diptych.token import Epoch, LogIdentity
 
@@ -101,10 +101,10 @@ class _Statements:
             .where(events.stream == bindparam("stream"), events.version > bindparam("after"))
             .order_by(events.version)
         )
-        self.insert_event = compile_sqlite(insert(schema.events))
-        self.put_stream = _upsert(schema.streams, "name")
-        self.put_request = compile_sqlite(insert(schema.requests))
-        self.put_unique = _upsert(schema.unique_values, "key")
+        self.insert_events = Rows(compile_sqlite(insert(schema.events)))
+        self.put_streams = Rows(_upsert(schema.streams, "name"))
+        self.put_requests = Rows(compile_sqlite(insert(schema.requests)))
+        self.put_uniques = Rows(_upsert(schema.unique_values, "key"))
         self.delete_unique = compile_sqlite(schema.unique_values.delete().where(uniques.key == bindparam("old_key")))
         self.put_snapshot = _upsert(schema.snapshots, "stream")
         after = events.position > bindparam("after")
@@ -372,9 +372,8 @@ class SqliteEventStore(EventStore):
             first = row[0] - count + 1
             frames = self._insert_events(connection, decided, ids, first)
         if decided.requests:
-            statement = self._sql.put_request
-            connection.executemany(
-                statement.sql,
+            self._sql.put_requests.insert(
+                connection,
                 [
                     (key, digest, stream, version, position if position >= 0 else first - 1 - position)
                     for key, (digest, stream, version, position) in decided.requests.items()
@@ -413,15 +412,15 @@ class SqliteEventStore(EventStore):
             rows.append((position, stream, version, kind, one))
             changed[name] = (name, stream, version, position)
             position += 1
-        connection.executemany(self._sql.insert_event.sql, rows)
-        connection.executemany(self._sql.put_stream.sql, list(changed.values()))
+        self._sql.insert_events.insert(connection, rows)
+        self._sql.put_streams.insert(connection, list(changed.values()))
         return frames
 
     def _claim(self, connection: sqlite3.Connection, claims: Mapping[str, str | None]) -> None:
         released = [(key,) for key, holder in claims.items() if holder is None]
         taken = [(key, holder) for key, holder in claims.items() if holder is not None]
         connection.executemany(self._sql.delete_unique.sql, released)
-        connection.executemany(self._sql.put_unique.sql, taken)
+        self._sql.put_uniques.insert(connection, taken)
 
     def _read_stream(self, stream: str, from_version: int, events_max: int, bytes_max: int) -> Sequence[bytes]:
         assert self._read is not None

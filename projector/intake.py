@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from diptych.internal.v1.log_pb2 import FollowResponse
 from diptych.read_store import Checkpoint
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.pace import Pace
 
-_FRAMES_MAX = 4
-"""Frames, of about 1 MiB at most, that are read ahead of folding."""
+_AHEAD_KIB_MAX = 4096
+"""What is read ahead of folding, and a frame more at most. It is no number of frames: at the head each holds an event
+or two, and a projection that had to wait for another one's commit must find in one batch all that came meanwhile."""
 
 
 class FollowStream(Protocol):
@@ -39,18 +40,27 @@ class Batch:
         """The head of the log when the batch was sent."""
 
 
+class _Ahead(NamedTuple):
+    """A frame that was read ahead, and the room that it takes."""
+
+    frame: FollowResponse
+    kib: int
+
+
 class LogEndedError(Exception):
     """The log ended the stream, without an error."""
 
 
 class Intake:
-    """Reads ahead, a few frames at most, and gives out what is there in batches as large as the pace allows."""
+    """Reads ahead, a few MiB at most, and gives out what is there in batches as large as the pace allows."""
 
     def __init__(self, stream: FollowStream, pace: Pace) -> None:
         self._stream = stream
         self._pace = pace
         self._max = pace.events_max
-        self._frames: asyncio.Queue[FollowResponse] = asyncio.Queue(_FRAMES_MAX)
+        self._frames: asyncio.Queue[_Ahead] = asyncio.Queue()
+        self._ahead_kib = 0
+        self._room = asyncio.Event()
         self._frame: FollowResponse | None = None
         self._events: Sequence[RecordedEvent] = ()
         self._taken = 0
@@ -59,10 +69,10 @@ class Intake:
     async def next(self, timeout_seconds: float) -> Batch | None:
         """The next batch; None if nothing came in time. Raises what ended the stream, when all before it is out."""
         if self._frame is None:
-            frame = await self._wait(timeout_seconds)
-            if frame is None:
+            ahead = await self._wait(timeout_seconds)
+            if ahead is None:
                 return None
-            self._open(frame)
+            self._open(ahead)
         batch = Batch()
         self._max = self._pace.events_max
         while self._take(batch) and len(batch.events) < self._max and not self._frames.empty():
@@ -75,7 +85,7 @@ class Intake:
         with suppress(asyncio.CancelledError, Exception):
             await self._reader
 
-    async def _wait(self, timeout_seconds: float) -> FollowResponse | None:
+    async def _wait(self, timeout_seconds: float) -> _Ahead | None:
         if self._frames.empty():
             if self._reader.done():
                 self._reader.result()
@@ -97,10 +107,17 @@ class Intake:
             frame = await self._stream.read()
             if not isinstance(frame, FollowResponse):
                 return
-            await self._frames.put(frame)
+            while self._ahead_kib >= _AHEAD_KIB_MAX:
+                self._room.clear()
+                await self._room.wait()
+            ahead = _Ahead(frame, 1 + (frame.ByteSize() >> 10))
+            self._ahead_kib += ahead.kib
+            self._frames.put_nowait(ahead)
 
-    def _open(self, frame: FollowResponse) -> None:
-        self._frame = frame
+    def _open(self, ahead: _Ahead) -> None:
+        self._ahead_kib -= ahead.kib
+        self._room.set()
+        self._frame = frame = ahead.frame
         self._events = frame.events
         self._taken = 0
 

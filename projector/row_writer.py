@@ -8,8 +8,9 @@ has been replaced and does not know it yet.
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Table, bindparam, func, select, update
@@ -17,7 +18,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from diptych import failpoints
 from diptych.aggregate import AggregateRef
-from diptych.folding import Contents, Folded, FoldFailure, Folding
+from diptych.folding import ChangedRow, Contents, Folded, FoldFailure, Folding
 from diptych.projection import Projection
 from diptych.read_store import (
     Checkpoint,
@@ -56,18 +57,66 @@ class Committed:
         """How many rows changed."""
 
 
+_Columns = Mapping[str, Sequence[Any]]
+"""By key, what the columns of the rows that were there had."""
+
+
 class _ViewStatements:
     """The statements of one view's table."""
 
     def __init__(self, table: Table) -> None:
         wanted = select(func.json_each(bindparam("keys")).table_valued("value").c.value)
-        self.select = compile_sqlite(select(table.c.key, table.c.row).where(table.c.key.in_(wanted))).sql
+        self._columns = [column for column in table.columns if column.name not in ("key", "position", "row")]
+        self._table = table
+        self._updates: dict[tuple[int, ...], str] = {}
+        self.select = compile_sqlite(
+            select(table.c.key, table.c.row, *self._columns).where(table.c.key.in_(wanted))
+        ).sql
         statement = upsert(table)
         replaced = {column.name: statement.excluded[column.name] for column in table.columns if column.name != "key"}
         compiled = compile_sqlite(statement.on_conflict_do_update(index_elements=["key"], set_=replaced))
         # A changed row is a tuple in this order.
         assert list(compiled.names) == [column.name for column in table.columns]
         self.upsert = compiled.sql
+
+    def write(self, connection: sqlite3.Connection, changes: Iterable[ChangedRow], columns: _Columns) -> None:
+        """Writes changed rows. `columns` holds what the columns of those that were there had.
+
+        SQLite writes anew whatever index a statement could change, though the value be the same, and a table has many:
+        so a row that was there is written by a statement that names no more than what differs.
+        """
+        if not self._columns:
+            connection.executemany(self.upsert, changes)
+            return
+        whole: list[ChangedRow] = []
+        parts: dict[tuple[int, ...], list[tuple[Any, ...]]] = {}
+        for change in changes:
+            before = columns.get(change[0])
+            if before is None:
+                whole.append(change)
+                continue
+            differing = tuple([index for index, value in enumerate(before) if value != change[index + 3]])
+            part = (change[1], change[2], *[change[index + 3] for index in differing], change[0])
+            parts.setdefault(differing, []).append(part)
+        if whole:
+            connection.executemany(self.upsert, whole)
+        for differing, rows in parts.items():
+            connection.executemany(self._update(differing), rows)
+
+    def _update(self, differing: tuple[int, ...]) -> str:
+        statement = self._updates.get(differing)
+        if statement is None:
+            table = self._table
+            names = ["position", "row", *(self._columns[index].name for index in differing)]
+            compiled = compile_sqlite(
+                update(table)
+                .where(table.c.key == bindparam("of_key"))
+                .values({name: bindparam(f"new_{name}") for name in names})
+            )
+            # In the order of the table's columns, which is that of the values.
+            assert list(compiled.names) == [*(f"new_{name}" for name in names), "of_key"]
+            statement = self._updates[differing] = compiled.sql
+        return statement
 
 
 class RowWriter:
@@ -154,7 +203,7 @@ class RowWriter:
         connection = self._file.connection
         numbers = self.parked.numbers
         with transaction(connection):
-            loaded = self._load(prepared.wanted)
+            loaded, columns = self._load(prepared.wanted)
             started = time.perf_counter()
             folded = self._folding.fold(prepared, loaded)
             seconds = time.perf_counter() - started
@@ -163,7 +212,7 @@ class RowWriter:
             if folded.failure is not None:
                 checkpoint = self._before(events, folded.failure.position)
                 held = [event for event in held if event.position <= checkpoint.position]
-            self._put(folded)
+            self._put(folded, columns)
             if held:
                 numbers = self.parked.with_events(held)
                 self._write_left_out(checkpoint, numbers)
@@ -218,9 +267,10 @@ class RowWriter:
         prepared = self._folding.prepare(events)
         filling, numbers = new_filling(), self.parked.numbers
         with durably(self._file.connection):
-            folded = self._folding.fold(prepared, self._load(prepared.wanted))
+            loaded, columns = self._load(prepared.wanted)
+            folded = self._folding.fold(prepared, loaded)
             if folded.failure is None:
-                self._put(folded)
+                self._put(folded, columns)
                 numbers = self.parked.release(aggregate)
                 self._write_left_out(self.stored, numbers)
                 self._update(self._change_filling, new_filling=filling)
@@ -265,14 +315,16 @@ class RowWriter:
             self._write(later)
         self.stored, self.paused = later, paused
 
-    def _load(self, wanted: Sequence[Iterable[str]]) -> list[Contents]:
-        return [self._select(view, keys) if keys else {} for view, keys in zip(self._views, wanted, strict=True)]
+    def _load(self, wanted: Sequence[Iterable[str]]) -> tuple[list[Contents], list[_Columns]]:
+        """For each view the rows that are wanted, and what their columns have."""
+        found = [self._select(view, keys) if keys else ({}, {}) for view, keys in zip(self._views, wanted, strict=True)]
+        return [contents for contents, _ in found], [columns for _, columns in found]
 
-    def _put(self, folded: Folded) -> None:
+    def _put(self, folded: Folded, columns: Sequence[_Columns]) -> None:
         if folded.changed_position:
-            for view, changes in zip(self._views, folded.changed, strict=True):
+            for view, changes, before in zip(self._views, folded.changed, columns, strict=True):
                 if changes:
-                    self._file.connection.executemany(view.upsert, changes.values())
+                    view.write(self._file.connection, changes.values(), before)
 
     def _before(self, events: Sequence[RecordedEvent], position: int) -> Checkpoint:
         """The last of some events before a position; without any it is where the checkpoint is."""
@@ -281,8 +333,9 @@ class RowWriter:
                 return Checkpoint(event.position, event.event_id)
         return self.stored
 
-    def _select(self, view: _ViewStatements, keys: Iterable[str]) -> Contents:
-        return dict(self._file.connection.execute(view.select, (json.dumps(list(keys)),)))
+    def _select(self, view: _ViewStatements, keys: Iterable[str]) -> tuple[Contents, _Columns]:
+        rows = self._file.connection.execute(view.select, (json.dumps(list(keys)),)).fetchall()
+        return {row[0]: row[1] for row in rows}, {row[0]: row[2:] for row in rows}
 
     def _write(self, checkpoint: Checkpoint) -> None:
         self._update(self._move, new_position=checkpoint.position, new_event_id=checkpoint.event_id)

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError, Message
-from sqlalchemy import Table, bindparam, column, func, select, table
+from sqlalchemy import Table, bindparam, func, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.schema import CreateTable
 
 from diptych.folding import Folding
 from diptych.projection import Projection, View
-from diptych.read_store import Checkpoint, Compiled, compile_sqlite, generations, shape, view_table
+from diptych.read_store import Checkpoint, Compiled, compile_sqlite, generations, parked_events, shape, view_table
 from diptych.sqlite_copy import Progress
 from diptych.v1.events_pb2 import RecordedEvent
 from diptych.verifying import Findings, Row, aligned
@@ -134,7 +134,7 @@ class RowsCheck:
         self, projection: Projection, filled: Generation, events: Sequence[RecordedEvent]
     ) -> Sequence[RecordedEvent]:
         """The events without those that the generation is known to leave out."""
-        if not events or _PARKED_EVENTS not in self._tables:
+        if not events or parked_events.name not in self._tables:
             return events
         first, last = events[0].position, events[-1].position
         bounds = {"projection": projection.name, "generation": filled.generation, "first": first, "last": last}
@@ -223,8 +223,7 @@ _ACTIVE = compile_sqlite(
         _C.projection == bindparam("projection"), _C.active.is_(True)
     )
 )
-_PARKED_EVENTS = "diptych_parked_events"
-_P = table(_PARKED_EVENTS, column("projection"), column("generation"), column("position")).c
+_P = parked_events.c
 _PARKED = compile_sqlite(
     select(_P.position).where(
         _P.projection == bindparam("projection"),

@@ -34,6 +34,10 @@ from projector.outlet import Outlet
 from projector.parking import ParkedStream
 
 _LOOK_SECONDS = 0.1
+
+_BEHIND_SECONDS = 3.0
+"""It is CATCHING_UP when it has not been at the head for so long: a checkpoint alone is written once a second."""
+
 _ASK_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -169,7 +173,7 @@ class Standby:
         found = self._answering
         if found is not None and found.paused:
             return states.PROJECTION_STATE_PAUSED
-        if found is None or self._parts.head.heard is None or self._lag.seconds(found.position):
+        if found is None or self._parts.head.heard is None or self._lag.seconds(found.position) >= _BEHIND_SECONDS:
             return states.PROJECTION_STATE_CATCHING_UP
         return states.PROJECTION_STATE_RUNNING
 

@@ -1,17 +1,43 @@
 """The shop: the domain that ships with Diptych.
 
-Aggregates decide (`users`, `products`, `reviews`, `orders`, `returns`); projections fold what they decided into read
-models and answer queries (`user_views`, `product_views`, `order_views`, `sales_views` with `analytics`). Its contract
-is the proto package `shop.v1`.
+Aggregates decide (`users`, `products`, `reviews`, `orders`, `returns`); processes carry through what takes several
+decisions and the world outside (`registration`, `fulfilment`, with `ports` for emails and payments); projections fold
+what was decided into read models and answer queries (`user_views`, `product_views`, `order_views`, `process_views`,
+`sales_views` with `analytics`). Its contract is the proto package `shop.v1`.
 """
 
 from diptych import Domain
-from shop import analytics, order_views, orders, product_views, products, returns, reviews, user_views, users
+from shop import (
+    analytics,
+    fulfilment,
+    order_views,
+    orders,
+    ports,
+    process_views,
+    product_views,
+    products,
+    registration,
+    returns,
+    reviews,
+    user_views,
+    users,
+)
+from shop.settings import settings
+
+settings()  # A wrong one is told when a server starts, and not when the first order is placed.
 
 domain = Domain(
     "shop",
     aggregates=[users.user, products.product, reviews.review, orders.order, returns.goods_return],
-    projections=[user_views.users, product_views.products, order_views.orders, analytics.analytics],
+    processes=[registration.registration, fulfilment.fulfilment],
+    ports=[ports.email_sender, ports.charges, ports.voids],
+    projections=[
+        user_views.users,
+        product_views.products,
+        order_views.orders,
+        analytics.analytics,
+        process_views.processes,
+    ],
 )
 
 __all__ = ["domain"]

@@ -33,6 +33,7 @@ from shop.v1.orders_pb2 import (
     ORDER_STATUS_UNSPECIFIED,
     OrderStatus,
 )
+from shop.v1.process_commands_pb2 import ConfirmOrderRequest
 from shop.v1.users_pb2 import USER_STATUS_DEACTIVATED
 
 NEXT: dict[OrderStatus, OrderStatus] = {
@@ -132,11 +133,7 @@ def update_status(state: OrderState, command: UpdateOrderStatusRequest, at: Deci
     if command.status == state.status:
         return []
     if command.status != NEXT.get(state.status):
-        raise OrderStatusNotNext(
-            order_id=at.id,
-            current_status=OrderStatus.Name(state.status),
-            requested_status=OrderStatus.Name(command.status),
-        )
+        raise _not_next(state, command.status, at)
     return [
         OrderStatusChanged(
             order_id=at.id,
@@ -144,6 +141,24 @@ def update_status(state: OrderState, command: UpdateOrderStatusRequest, at: Deci
             status=command.status,
             previous_status=state.status,
             reason=command.reason,
+        )
+    ]
+
+
+@order.decides(ConfirmOrderRequest, internal=True)
+def confirm(state: OrderState, command: ConfirmOrderRequest, at: Deciding) -> Sequence[OrderStatusChanged]:
+    """Confirms the order, unless that was done by hand."""
+    _must_exist(at)
+    if state.status == ORDER_STATUS_CANCELLED:
+        raise _not_next(state, ORDER_STATUS_CONFIRMED, at)
+    if state.status != ORDER_STATUS_PENDING:
+        return []
+    return [
+        OrderStatusChanged(
+            order_id=at.id,
+            customer_id=state.customer_id,
+            status=ORDER_STATUS_CONFIRMED,
+            previous_status=ORDER_STATUS_PENDING,
         )
     ]
 
@@ -204,9 +219,18 @@ def _recorded(event: OrderImported | OrderPlaced, status: OrderStatus) -> OrderS
 
 
 def _customer(id: str, at: Deciding) -> UserState:
-    if not at.version_of(user, id):
+    customer = at.state(user, id)
+    if not customer.exists:
         raise UnknownUser(user_id=id)
-    return at.state(user, id)
+    return customer
+
+
+def _not_next(state: OrderState, requested: OrderStatus, at: Deciding) -> OrderStatusNotNext:
+    return OrderStatusNotNext(
+        order_id=at.id,
+        current_status=OrderStatus.Name(state.status),
+        requested_status=OrderStatus.Name(requested),
+    )
 
 
 def _must_exist(at: Deciding) -> None:

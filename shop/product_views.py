@@ -9,11 +9,20 @@ from shop.money import formatted
 from shop.refusals import ProductNotFound
 from shop.resources import mark_changed
 from shop.reviews import id_of
-from shop.v1.product_events_pb2 import PriceChanged, ProductCreated, ProductReviewed, ProductUpdated, StockAdjusted
+from shop.v1.product_events_pb2 import (
+    PriceChanged,
+    ProductCreated,
+    ProductReviewed,
+    ProductUpdated,
+    StockAdjusted,
+    StockReleased,
+    StockReserved,
+    StockShipped,
+)
 from shop.v1.product_queries_pb2 import GetProductRequest, SearchProductsRequest, SearchProductsResponse
 from shop.v1.products_pb2 import Product, Review
 
-products = Projection("products", version=1)
+products = Projection("products", version=2)
 
 
 def _price_key(price: Money) -> str:
@@ -85,8 +94,34 @@ def price_changed(row: Product | None, event: PriceChanged, at: Recorded) -> Pro
 def stock_adjusted(row: Product | None, event: StockAdjusted, at: Recorded) -> Product:
     """Shows the new stock."""
     assert row is not None
-    row.stock = event.stock
-    row.in_stock = event.stock > 0
+    return _with_stock(row, event.stock, 0, at)
+
+
+@product_rows.on(StockReserved, key=lambda e: e.product_id)
+def stock_reserved(row: Product | None, event: StockReserved, at: Recorded) -> Product:
+    """Less can be sold."""
+    assert row is not None
+    return _with_stock(row, event.stock, event.quantity, at)
+
+
+@product_rows.on(StockReleased, key=lambda e: e.product_id)
+def stock_released(row: Product | None, event: StockReleased, at: Recorded) -> Product:
+    """More can be sold."""
+    assert row is not None
+    return _with_stock(row, event.stock, -event.quantity, at)
+
+
+@product_rows.on(StockShipped, key=lambda e: e.product_id)
+def stock_shipped(row: Product | None, event: StockShipped, at: Recorded) -> Product:
+    """As much can be sold as before."""
+    assert row is not None
+    return _with_stock(row, event.stock, -event.quantity, at)
+
+
+def _with_stock(row: Product, stock: int, reserved: int, at: Recorded) -> Product:
+    row.stock = stock
+    row.in_stock = stock > 0
+    row.reserved += reserved
     mark_changed(row, at)
     return row
 

@@ -128,6 +128,27 @@ class OrderNotCancellable(FailedPrecondition):
     current_status: str
 
 
+class RegistrationExists(AlreadyExists):
+    """The id of the new registration is recorded."""
+
+    message = "Registration {registration_id} is recorded already."
+    registration_id: str
+
+
+class RegistrationNotFound(NotFound):
+    """The registration that the request is addressed to is not recorded."""
+
+    message = "There is no registration {registration_id}."
+    registration_id: str
+
+
+class FulfilmentNotFound(NotFound):
+    """The order that the request is addressed to is not being fulfilled."""
+
+    message = "Order {order_id} is not being fulfilled."
+    order_id: str
+
+
 class AmountTooLarge(FailedPrecondition):
     """The items would come to more than an order or a return can hold."""
 

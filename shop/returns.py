@@ -38,7 +38,7 @@ def import_return(state: ReturnState, command: ImportReturnRequest, at: Deciding
         if not at.version_of(order, command.order_id):
             raise UnknownOrder(order_id=command.order_id)
         of = at.state(order, command.order_id)
-    if command.customer_id and not at.version_of(user, command.customer_id):
+    if command.customer_id and not at.state(user, command.customer_id).exists:
         raise UnknownUser(user_id=command.customer_id)
     items, total = record_items(command.items, at)
     return [

@@ -38,9 +38,10 @@ def review_product(state: ReviewState, command: ReviewProductRequest, at: Decidi
     """Records what is new; the same again adds nothing."""
     if not at.version_of(product, command.product_id):
         raise UnknownProduct(product_id=command.product_id)
-    if not at.version_of(user, command.user_id):
+    reviewer = at.state(user, command.user_id)
+    if not reviewer.exists:
         raise UnknownUser(user_id=command.user_id)
-    if at.state(user, command.user_id).status == USER_STATUS_DEACTIVATED:
+    if reviewer.status == USER_STATUS_DEACTIVATED:
         raise UserDeactivated(user_id=command.user_id)
     if (command.rating, command.text) == (state.rating, state.text):
         return []

@@ -21,11 +21,11 @@ from shop.v1.orders_pb2 import ORDER_STATUS_CANCELLED, ORDER_STATUS_PENDING, Ord
 from shop.v1.product_events_pb2 import ProductCreated
 from shop.v1.product_queries_pb2 import GetProductStatisticsRequest
 from shop.v1.products_pb2 import ProductStatistics
-from shop.v1.user_events_pb2 import UserRegistered
+from shop.v1.user_events_pb2 import UserRegistered, UserRemoved
 from shop.v1.user_queries_pb2 import GetUserStatisticsRequest
 from shop.v1.users_pb2 import UserStatistics
 
-analytics = Projection("analytics", version=1)
+analytics = Projection("analytics", version=2)
 
 
 def day_of(time: Timestamp) -> str:
@@ -50,8 +50,15 @@ user_statistics.get(
 
 @user_statistics.on(UserRegistered, key=lambda e: e.user_id)
 def registered(row: UserStatistics | None, event: UserRegistered, at: Recorded) -> UserStatistics:
-    """Nothing bought yet."""
-    return UserStatistics(user_id=event.user_id)
+    """Nothing bought yet, unless by a former user of that id."""
+    return row or UserStatistics(user_id=event.user_id)
+
+
+@user_statistics.on(UserRemoved, key=lambda e: e.user_id)
+def removed(row: UserStatistics | None, event: UserRemoved, at: Recorded) -> UserStatistics | None:
+    """Nobody is there any more; what was bought meanwhile is kept, for orders may still be cancelled."""
+    assert row is not None
+    return row if row.HasField("last_order_time") or row.return_count else None
 
 
 @user_statistics.on_each(OrderImported, keys=lambda e: (e.customer_id,) if e.customer_id else ())

@@ -16,6 +16,7 @@ from shop.v1.user_events_pb2 import (
     UserProfileUpdated,
     UserReactivated,
     UserRegistered,
+    UserRemoved,
 )
 from shop.v1.user_queries_pb2 import (
     FindUsersByEmailRequest,
@@ -58,7 +59,7 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 """Stands for the login of a user who never logged in, and comes before all that took place."""
 
 
-users = Projection("users", version=1)
+users = Projection("users", version=2)
 
 # The view `users`: the whole document.
 
@@ -139,6 +140,12 @@ def login_recorded(row: User | None, event: LoginRecorded, at: Recorded) -> User
     row.last_login_time.CopyFrom(event.login_time)
     mark_changed(row, at)
     return row
+
+
+@user_rows.on(UserRemoved, key=lambda e: e.user_id)
+def removed(row: User | None, event: UserRemoved, at: Recorded) -> None:
+    """Nobody is there any more."""
+    return
 
 
 # The view `user_summaries`: what lists show.
@@ -237,6 +244,12 @@ def summary_login_recorded(row: UserSummary | None, event: LoginRecorded, at: Re
     return row
 
 
+@user_summaries.on(UserRemoved, key=lambda e: e.user_id)
+def summary_removed(row: UserSummary | None, event: UserRemoved, at: Recorded) -> None:
+    """Nobody is listed any more."""
+    return
+
+
 @user_summaries.find(ListUsersRequest, ListUsersResponse, order_by=ORDERS)
 def list_users(query: ListUsersRequest, now: datetime) -> Find:
     """All users, or those who meet all conditions given."""
@@ -306,6 +319,12 @@ def role_less_active(row: RoleCount | None, event: UserDeactivated, at: Recorded
 def role_more_active(row: RoleCount | None, event: UserReactivated, at: Recorded) -> RoleCount:
     """One more that is active."""
     return _count(row, at.key, active=1)
+
+
+@role_statistics.on(UserRemoved, key=lambda e: UserRole.Name(e.role))
+def role_given_up(row: RoleCount | None, event: UserRemoved, at: Recorded) -> RoleCount:
+    """One less."""
+    return _count(row, at.key, users=-1, active=-1 if event.status == USER_STATUS_ACTIVE else 0)
 
 
 @users.combines(GetRoleStatisticsRequest, RoleStatistics, rows=lambda query, now: role_statistics.where())

@@ -1,4 +1,7 @@
-"""Users: who may log in and order. Email and username belong to one user at a time, deactivated or not."""
+"""Users: who may log in and order. Email and username belong to one user at a time, deactivated or not.
+
+A user is removed only if the registration that made them failed, and then email, username and id are free again.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +13,7 @@ from diptych import Aggregate, Deciding
 from shop.masks import fields_to_write
 from shop.refusals import EmailTaken, UserDeactivated, UserExists, UsernameTaken, UserNotFound
 from shop.v1 import user_events_pb2 as events
+from shop.v1.process_commands_pb2 import RemoveUserRequest
 from shop.v1.user_commands_pb2 import (
     AssignRoleRequest,
     DeactivateUserRequest,
@@ -47,6 +51,11 @@ class UserState:
     status: UserStatus = USER_STATUS_UNSPECIFIED
 
     @property
+    def exists(self) -> bool:
+        """Whether there is such a user: one who was removed is gone, for all that the stream goes on."""
+        return self.status != USER_STATUS_UNSPECIFIED
+
+    @property
     def display_name(self) -> str:
         """First and last name; the username where both are empty."""
         return f"{self.first_name} {self.last_name}".strip() or self.username
@@ -70,7 +79,7 @@ def username_of(state: UserState) -> str:
 @user.decides(RegisterUserRequest)
 def register(state: UserState, command: RegisterUserRequest, at: Deciding) -> Sequence[events.UserRegistered]:
     """Registers a user, a customer unless told otherwise."""
-    if at.version:
+    if state.exists:
         raise UserExists(user_id=at.id)
     return [
         events.UserRegistered(
@@ -90,7 +99,7 @@ def update_profile(
     state: UserState, command: UpdateUserProfileRequest, at: Deciding
 ) -> Sequence[events.UserProfileUpdated]:
     """Changes what is named and differs."""
-    _must_exist(at)
+    _must_exist(state, at)
     asked = {field: _profile_value(command, field) for field in fields_to_write(command, PROFILE)}
     changed = {field: value for field, value in asked.items() if value != getattr(state, field)}
     if not changed:
@@ -109,7 +118,7 @@ def update_profile(
 @user.decides(AssignRoleRequest)
 def assign_role(state: UserState, command: AssignRoleRequest, at: Deciding) -> Sequence[events.RoleAssigned]:
     """Gives the user another role, deactivated or not."""
-    _must_exist(at)
+    _must_exist(state, at)
     if command.role == state.role:
         return []
     return [events.RoleAssigned(user_id=at.id, role=command.role, previous_role=state.role, status=state.status)]
@@ -118,7 +127,7 @@ def assign_role(state: UserState, command: AssignRoleRequest, at: Deciding) -> S
 @user.decides(DeactivateUserRequest)
 def deactivate(state: UserState, command: DeactivateUserRequest, at: Deciding) -> Sequence[events.UserDeactivated]:
     """Deactivates the user. Doing it twice adds nothing, and the first reason stays."""
-    _must_exist(at)
+    _must_exist(state, at)
     if state.status == USER_STATUS_DEACTIVATED:
         return []
     return [events.UserDeactivated(user_id=at.id, reason=command.reason, role=state.role)]
@@ -127,7 +136,7 @@ def deactivate(state: UserState, command: DeactivateUserRequest, at: Deciding) -
 @user.decides(ReactivateUserRequest)
 def reactivate(state: UserState, command: ReactivateUserRequest, at: Deciding) -> Sequence[events.UserReactivated]:
     """Makes a deactivated user active again."""
-    _must_exist(at)
+    _must_exist(state, at)
     if state.status == USER_STATUS_ACTIVE:
         return []
     return [events.UserReactivated(user_id=at.id, role=state.role)]
@@ -136,10 +145,18 @@ def reactivate(state: UserState, command: ReactivateUserRequest, at: Deciding) -
 @user.decides(RecordLoginRequest)
 def record_login(state: UserState, command: RecordLoginRequest, at: Deciding) -> Sequence[events.LoginRecorded]:
     """Records a login now; each one counts."""
-    _must_exist(at)
+    _must_exist(state, at)
     if state.status == USER_STATUS_DEACTIVATED:
         raise UserDeactivated(user_id=at.id)
     return [events.LoginRecorded(user_id=at.id, login_time=at.now)]
+
+
+@user.decides(RemoveUserRequest, internal=True)
+def remove(state: UserState, command: RemoveUserRequest, at: Deciding) -> Sequence[events.UserRemoved]:
+    """Removes a user who should not have come about. One who is not there stays so."""
+    if not state.exists:
+        return []
+    return [events.UserRemoved(user_id=at.id, reason=command.reason, role=state.role, status=state.status)]
 
 
 @user.evolves(events.UserRegistered)
@@ -185,8 +202,14 @@ def login_recorded(state: UserState, event: events.LoginRecorded) -> UserState:
     return state
 
 
-def _must_exist(at: Deciding) -> None:
-    if not at.version:
+@user.evolves(events.UserRemoved)
+def removed(state: UserState, event: events.UserRemoved) -> UserState:
+    """Nothing is left, so that email and username are free."""
+    return UserState()
+
+
+def _must_exist(state: UserState, at: Deciding) -> None:
+    if not state.exists:
         raise UserNotFound(user_id=at.id)
 
 

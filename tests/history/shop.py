@@ -8,7 +8,14 @@ from typing import Any
 from google.protobuf.message import Message
 
 from diptych.v1.events_pb2 import RecordedEvent
-from shop.v1 import order_events_pb2, product_events_pb2, user_events_pb2
+from diptych.v1.processes_pb2 import ProcessStepped
+from shop.v1 import (
+    fulfilment_events_pb2,
+    order_events_pb2,
+    product_events_pb2,
+    registration_events_pb2,
+    user_events_pb2,
+)
 from shop.v1.order_commands_pb2 import ImportOrderRequest
 from shop.v1.product_commands_pb2 import AdjustStockRequest, ChangePriceRequest, CreateProductRequest
 from shop.v1.user_commands_pb2 import (
@@ -22,9 +29,15 @@ from shop.v1.user_commands_pb2 import (
 
 _EVENTS: dict[str, type[Message]] = {
     each.full_name: getattr(module, each.name)
-    for module in (user_events_pb2, product_events_pb2, order_events_pb2)
+    for module in (
+        user_events_pb2,
+        product_events_pb2,
+        order_events_pb2,
+        registration_events_pb2,
+        fulfilment_events_pb2,
+    )
     for each in module.DESCRIPTOR.message_types_by_name.values()
-}
+} | {ProcessStepped.DESCRIPTOR.full_name: ProcessStepped}
 
 _Says = Callable[[Any, Any], bool]
 _RECORDS: dict[type[Message], tuple[str, bool, _Says]] = {
@@ -63,6 +76,7 @@ class ShopEffects:
     def broken_rules(self, log: Sequence[RecordedEvent]) -> Iterable[str]:
         """Stock and emails: each event names what was there before it, and no email has two users."""
         stock: dict[str, int] = {}
+        reserved: dict[tuple[str, str], int] = {}
         emails: dict[str, str] = {}
         for recorded in log:
             event = payload(recorded)
@@ -77,6 +91,26 @@ class ShopEffects:
                             f"{event.previous_stock} by {event.delta} to {event.stock}"
                         )
                     stock[event.product_id] = event.stock
+                case "StockReserved" | "StockReleased":
+                    delta = event.quantity if type(event).__name__ == "StockReleased" else -event.quantity
+                    before = stock[event.product_id]
+                    if event.previous_stock != before or event.stock != before + delta or event.stock < 0:
+                        yield (
+                            f"at {recorded.position} the stock of {event.product_id} is {before}, and goes from "
+                            f"{event.previous_stock} by {delta} to {event.stock} for order {event.order_id}"
+                        )
+                    stock[event.product_id] = event.stock
+                    held = (event.product_id, event.order_id)
+                    if reserved.get(held, 0) != (event.quantity if delta > 0 else 0):
+                        yield f"at {recorded.position} {held} has {reserved.get(held, 0)} pieces, and gets {-delta}"
+                    reserved[held] = 0 if delta > 0 else event.quantity
+                case "StockShipped":
+                    held = (event.product_id, event.order_id)
+                    if reserved.get(held, 0) != event.quantity:
+                        yield f"at {recorded.position} {held} has not the {event.quantity} pieces that leave"
+                    reserved[held] = 0
+                case "UserRemoved":
+                    emails = {email: user_id for email, user_id in emails.items() if user_id != event.user_id}
                 case "UserRegistered":
                     email = event.email.casefold()
                     if email in emails:

@@ -53,6 +53,11 @@ class Program:
         self._changed = threading.Condition()
 
     @property
+    def maildir(self) -> Path:
+        """Where the shop's emails go, if it is told nothing else."""
+        return self.log.parent / "mail"
+
+    @property
     def pid(self) -> int:
         """The process id of this run, or of the last one."""
         assert self._process is not None, "not started"
@@ -66,7 +71,7 @@ class Program:
     def spawn(self) -> None:
         """Starts the process and returns at once."""
         assert not self.running, f"{self.arguments} runs already"
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("DIPTYCH_")}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DIPTYCH_", "SHOP_"))}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *self.arguments],
@@ -75,7 +80,7 @@ class Program:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
-                env={**inherited, "PYTHONPATH": _path(), LEASH: "1", **self.env},
+                env={**inherited, "PYTHONPATH": _path(), LEASH: "1", "SHOP_MAILDIR": str(self.maildir), **self.env},
                 start_new_session=True,
             )
         threading.Thread(target=self._read, args=(self._process, len(self.lines)), daemon=True).start()
@@ -178,10 +183,13 @@ class Server(Program):
 class Pair:
     """The three servers of a domain, and the folder with their files."""
 
-    def __init__(self, data: Path, domain: str, settings: Mapping[str, Mapping[str, object]]) -> None:
+    def __init__(
+        self, data: Path, domain: str, settings: Mapping[str, Mapping[str, object]], env: Mapping[str, str]
+    ) -> None:
         self.data = data
         self.domain = domain
         self._settings = settings
+        self._env = env
         read_store = f"--read-store=sqlite:///{data / 'read.db'}"
         self.command = self._server("command-server", f"--log=sqlite:///{data / 'log.db'}")
         commands = f"--commands={self.command.address}"
@@ -235,16 +243,22 @@ class Pair:
     def _server(self, name: str, *arguments: str, number: int = 1) -> Server:
         own = [f"--{key.replace('_', '-')}={value}" for key, value in self._settings.get(name, {}).items()]
         log = self.data / f"{name}{number if number > 1 else ''}.log"
-        return Server(name, f"--domain={self.domain}", *arguments, *own, log=log)
+        return Server(name, f"--domain={self.domain}", *arguments, *own, log=log, env=self._env)
 
 
 @contextmanager
 def started_pair(
-    data: Path, domain: str = "shop", settings: Mapping[str, Mapping[str, object]] | None = None
+    data: Path,
+    domain: str = "shop",
+    settings: Mapping[str, Mapping[str, object]] | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Pair]:
-    """A pair that is ready. `settings` holds settings by server: `{"command-server": {"batch_commands_max": 1}}`."""
+    """A pair that is ready. `settings` holds settings by server: `{"command-server": {"batch_commands_max": 1}}`.
+
+    `env` is what the domain is told, such as `SHOP_PAYMENTS`.
+    """
     data.mkdir(parents=True, exist_ok=True)
-    pair = Pair(data, domain, settings or {})
+    pair = Pair(data, domain, settings or {}, env or {})
     try:
         pair.start()
         yield pair

@@ -17,14 +17,24 @@ from diptych.client import CallRefused, Connection, open_channel
 from diptych.domain import load
 from diptych.v1.projections_pb2 import ListProjectionsRequest, ListProjectionsResponse
 from shop import sample
-from shop.v1.order_commands_pb2 import ImportedItem, ImportOrderRequest, ImportReturnRequest
-from shop.v1.orders_pb2 import ORDER_STATUS_CANCELLED, ORDER_STATUS_DELIVERED
+from shop.payments.v1.payments_pb2 import FAULT_DECLINE
+from shop.v1.order_commands_pb2 import (
+    CancelOrderRequest,
+    ImportedItem,
+    ImportOrderRequest,
+    ImportReturnRequest,
+    PlacedItem,
+    PlaceOrderRequest,
+    UpdateOrderStatusRequest,
+)
+from shop.v1.orders_pb2 import ORDER_STATUS_CANCELLED, ORDER_STATUS_DELIVERED, ORDER_STATUS_SHIPPED
 from shop.v1.product_commands_pb2 import (
     AdjustStockRequest,
     ChangePriceRequest,
     CreateProductRequest,
     UpdateProductRequest,
 )
+from shop.v1.registration_commands_pb2 import StartRegistrationRequest
 from shop.v1.user_commands_pb2 import (
     AssignRoleRequest,
     DeactivateUserRequest,
@@ -40,6 +50,7 @@ from tests.history.records import History
 from tests.history.shop import ShopEffects
 from tests.history.stage import stored
 from tests.integration.harness import Server, eventually
+from tests.integration.shop_processes import PaymentProvider, at_rest
 
 BATCHES = (1, 7, 1000)
 
@@ -72,6 +83,30 @@ def commands() -> Iterator[Message]:
                 _return(rng, f"return-{number}", user_id, goods),
             ]
         )
+
+
+def first_orders() -> list[Message]:
+    """Orders and registrations that come to all ends that need no fault: they are made when the sample is there."""
+    return [
+        *(_placed(f"placed-{number}", {"good-1": 1, "good-2": 2}) for number in range(3)),
+        _placed("too-many", {"good-3": 1, "good-4": 1_000_000}),
+        StartRegistrationRequest(registration_id="all-goes-well", email="well@example.com", username="well"),
+        StartRegistrationRequest(registration_id="name-taken", email="taken@example.com", username="NAME 3"),
+    ]
+
+
+def later_orders() -> list[Message]:
+    """What becomes of confirmed orders; and one that will not be paid."""
+    return [
+        UpdateOrderStatusRequest(order_id="placed-0", status=ORDER_STATUS_SHIPPED),
+        CancelOrderRequest(order_id="placed-1", reason="changed my mind"),
+        _placed("declined", {"good-1": 1, "good-5": 1}),
+    ]
+
+
+def _placed(order_id: str, items: dict[str, int]) -> PlaceOrderRequest:
+    placed = [PlacedItem(product_id=product_id, quantity=quantity) for product_id, quantity in items.items()]
+    return PlaceOrderRequest(order_id=order_id, customer_id="ada", items=placed)
 
 
 def _money(rng: random.Random) -> Money:
@@ -131,9 +166,20 @@ async def _applied(address: str, head: int) -> bool:
 
 
 @pytest.fixture
-def command_server(tmp_path: Path) -> Iterator[Server]:
+def provider(tmp_path: Path) -> Iterator[PaymentProvider]:
+    found = PaymentProvider(tmp_path)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture
+def command_server(tmp_path: Path, provider: PaymentProvider) -> Iterator[Server]:
     log = tmp_path / "log.db"
-    server = Server("command-server", "--domain=shop", f"--log=sqlite:///{log}", log=tmp_path / "command.log")
+    env = {"SHOP_PAYMENTS": provider.address}
+    server = Server("command-server", "--domain=shop", f"--log=sqlite:///{log}", log=tmp_path / "command.log", env=env)
     try:
         server.start()
         yield server
@@ -141,12 +187,17 @@ def command_server(tmp_path: Path) -> Iterator[Server]:
         server.close()
 
 
-async def test_rows_are_byte_equal_whatever_the_batches(tmp_path: Path, command_server: Server) -> None:
-    await _load(command_server.address)
+async def test_rows_are_byte_equal_whatever_the_batches(
+    tmp_path: Path, command_server: Server, provider: PaymentProvider
+) -> None:
+    await _load(command_server.address, list(commands()))
+    await _load(command_server.address, first_orders())
+    await provider.set_fault(FAULT_DECLINE)
+    await _load(command_server.address, later_orders())
     log = await whole_log(command_server.address)
     loaded = load("shop")
     recorded = {event.event.type_url.rpartition("/")[2] for event in log}
-    # A new event of the shop belongs into `commands`.
+    # A new event of the shop belongs into `commands`, or into the orders.
     assert recorded == set(loaded.event_types), set(loaded.event_types) - recorded
     found = {}
     for batch in BATCHES:
@@ -164,11 +215,12 @@ async def test_rows_are_byte_equal_whatever_the_batches(tmp_path: Path, command_
     assert {each.position for each in history.stored} == {len(log)}
 
 
-async def _load(address: str) -> None:
-    batch = list(commands())
+async def _load(address: str, batch: list[Message]) -> None:
+    """Sends commands, and waits until the processes that they start have done what they can."""
     async with Connection(address) as connection, connection.command_stream() as stream:
         outcomes = await (await stream.submit(batch))
     assert not [each for each in outcomes if isinstance(each, CallRefused) and each.reason != "USER_DEACTIVATED"]
+    await at_rest(address)
 
 
 async def _fill(path: Path, batch: int, commands_address: str, head: int) -> None:

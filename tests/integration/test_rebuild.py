@@ -169,9 +169,9 @@ async def watching(shop: Connection, view: str, *, resume_token: str = "") -> As
 
 async def test_a_rebuild_under_load_takes_nothing_away(pair: Pair, shop: Connection, operator: Operator) -> None:
     """While writers write, readers read what was just written, and somebody watches: nothing old, nothing refused."""
-    names = await registered(shop, 3000)
+    names = await registered(shop, 1500)
     await shop.wait_for()
-    logins = dict.fromkeys(names[:40], 0)
+    logins = dict.fromkeys(names[:20], 0)
     going = True
     old: list[str] = []
     reads = 0
@@ -192,7 +192,7 @@ async def test_a_rebuild_under_load_takes_nothing_away(pair: Pair, shop: Connect
                 )
 
     async with watching(shop, "users") as watcher:
-        await eventually(lambda: len(watcher.held) == 3000, seconds=SECONDS)
+        await eventually(lambda: len(watcher.held) == 1500, seconds=SECONDS)
         bookmark = watcher.tokens[-1]
         working = [asyncio.create_task(write_and_read(name)) for name in logins]
         try:
@@ -205,7 +205,7 @@ async def test_a_rebuild_under_load_takes_nothing_away(pair: Pair, shop: Connect
         assert old == []
         assert [one.switched for one in told[-2:]][-1]
         assert {one.generation for one in told} == {2}
-        assert told[-1].position >= 3000
+        assert told[-1].position >= 1500
         final = await shop.wait_for()
         head = final.progress.head_position
         await eventually(lambda: watcher.position >= head, seconds=SECONDS)
@@ -213,7 +213,7 @@ async def test_a_rebuild_under_load_takes_nothing_away(pair: Pair, shop: Connect
         stored = {key: row for key, position, row, *_ in rows(pair.data / "read.db", "users_g2")}
         assert watcher.held == stored
     async with watching(shop, "users", resume_token=bookmark) as resumed:
-        await eventually(lambda: len(resumed.held) == 3000, seconds=SECONDS)
+        await eventually(lambda: len(resumed.held) == 1500, seconds=SECONDS)
         assert resumed.resets == [ResetReason.RESET_REASON_GENERATION]
     # What is kept is as it was, and comes to the same when it is caught up.
     assert await operator.generations("users") == {1: "KEPT", 2: "ACTIVE"}
@@ -351,7 +351,7 @@ async def test_the_command_line_rebuilds(pair: Pair, shop: Connection, operator:
     assert "Projection users is not being rebuilt." in err
 
 
-@pytest.mark.parametrize("seed", seeds("11,12"))
+@pytest.mark.parametrize("seed", seeds("11"))
 @pytest.mark.timeout(HISTORY_SECONDS + 90)
 async def test_the_promises_hold_while_everything_is_rebuilt(tmp_path: Path, seed: int) -> None:
     """Clients write, read and watch while projections are rebuilt, switched back, and all servers killed."""
@@ -465,7 +465,11 @@ async def test_a_new_version_is_deployed_beside_the_old_one(tmp_path: Path) -> N
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await operator.rebuilt("activity")
                 assert reason_of(refused.value) == "PROJECTION_LED_ELSEWHERE"
-                assert (await operator.listed("activity")).state == states.PROJECTION_STATE_RUNNING
+
+                async def runs() -> Any:
+                    return (await operator.listed("activity")).state == states.PROJECTION_STATE_RUNNING
+
+                await eventually(runs, seconds=SECONDS)
                 # A third one of the same versions is refused, by name.
                 third = Deployed(pair, tmp_path / "changed", "3")
                 try:

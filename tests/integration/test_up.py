@@ -147,7 +147,7 @@ async def test_status_shows_every_projection(up: Up) -> None:
         assert done.returncode == 0, done.stderr
         return set(names) == set(re.findall(r"^(\w+) +RUNNING", done.stdout, re.MULTILINE))
 
-    names = ("users", "products", "orders", "analytics")
+    names = ("users", "products", "orders", "analytics", "processes")
     await eventually(all_running)  # A test before this one may have killed a server.
     told = json.loads(diptych("status", "--json", "--query", up.addresses["query-server"]).stdout)
     assert {each["name"] for each in told["projections"]} == set(names)

@@ -87,7 +87,7 @@ def test_the_domains_that_we_have_can_be_loaded() -> None:
     shop = load("shop")
     assert (shop.command_service, shop.query_service) == ("shop.v1.CommandService", "shop.v1.QueryService")
     assert {"users", "user_summaries", "products", "orders", "order_summaries"} <= set(shop.domain.views)
-    assert set(shop.domain.projections) == {"users", "products", "orders", "analytics"}
+    assert set(shop.domain.projections) == {"users", "products", "orders", "analytics", "processes"}
     found = load("library")
     assert found.domain is library.domain
     assert found.commands["library.v1.BorrowCopyRequest"].name == "BorrowCopy"

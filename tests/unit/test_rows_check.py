@@ -113,8 +113,7 @@ def test_an_event_that_fails_is_told_unless_it_is_listed_as_parked(tmp_path: Pat
         # As it is with an event that was left out.
         (told,) = made.found()["FOLD_FAILED"]
         assert "Event 8 (notes.v1.Noted of note/1) failed" in told
-        made.run("CREATE TABLE diptych_parked_events (projection TEXT, generation INTEGER, position INTEGER)")
-        made.run("INSERT INTO diptych_parked_events VALUES ('notes', 1, 8)")
+        made.run("INSERT INTO diptych_parked_events VALUES ('notes', 1, 8, 8)")
         assert made.found() == {}
     finally:
         made.close()

@@ -11,13 +11,18 @@ from google.type.money_pb2 import Money
 from diptych.binder import check
 from diptych.refusals import InvalidRequest
 from shop.v1 import (
+    fulfilment_queries_pb2,
     order_commands_pb2,
     order_queries_pb2,
+    process_commands_pb2,
     product_commands_pb2,
     product_queries_pb2,
+    registration_commands_pb2,
+    registration_queries_pb2,
     user_commands_pb2,
     user_queries_pb2,
 )
+from shop.v1.fulfilment_queries_pb2 import GetFulfilmentRequest
 from shop.v1.order_commands_pb2 import (
     CancelOrderRequest,
     ImportedItem,
@@ -28,6 +33,13 @@ from shop.v1.order_commands_pb2 import (
     UpdateOrderStatusRequest,
 )
 from shop.v1.order_queries_pb2 import GetOrderAnalyticsRequest, GetOrderRequest, ListOrdersRequest
+from shop.v1.process_commands_pb2 import (
+    ConfirmOrderRequest,
+    ReleaseStockRequest,
+    RemoveUserRequest,
+    ReserveStockRequest,
+    ShipStockRequest,
+)
 from shop.v1.product_commands_pb2 import (
     AdjustStockRequest,
     ChangePriceRequest,
@@ -36,6 +48,8 @@ from shop.v1.product_commands_pb2 import (
     UpdateProductRequest,
 )
 from shop.v1.product_queries_pb2 import GetProductRequest, GetProductStatisticsRequest, SearchProductsRequest
+from shop.v1.registration_commands_pb2 import StartRegistrationRequest
+from shop.v1.registration_queries_pb2 import GetRegistrationRequest
 from shop.v1.user_commands_pb2 import (
     AssignRoleRequest,
     DeactivateUserRequest,
@@ -54,10 +68,14 @@ from shop.v1.user_queries_pb2 import (
 )
 
 MODULES = (
+    fulfilment_queries_pb2,
     order_commands_pb2,
     order_queries_pb2,
+    process_commands_pb2,
     product_commands_pb2,
     product_queries_pb2,
+    registration_commands_pb2,
+    registration_queries_pb2,
     user_commands_pb2,
     user_queries_pb2,
 )
@@ -218,6 +236,24 @@ KEPT: list[Message] = [
     ),
     GetOrderAnalyticsRequest(start_time=day(0), end_time=day(1), status="ORDER_STATUS_CANCELLED"),
     GetOrderAnalyticsRequest(start_time=day(0), end_time=day(1), customer_id="x"),
+    StartRegistrationRequest(email=EMAIL),
+    StartRegistrationRequest(
+        registration_id="x" * 64,
+        user_id="Ad-a_1.x",
+        email=EMAIL,
+        username="ada",
+        role="USER_ROLE_SELLER",
+        bio="x" * 9_999 + "\n",
+        avatar_uri="https://x.org/a.png",
+        preferences={str(number): "v" * 200 for number in range(100)},
+    ),
+    GetRegistrationRequest(registration_id="a"),
+    GetFulfilmentRequest(order_id="a"),
+    ReserveStockRequest(product_id="a", order_id="b", quantity=10**9),
+    ReleaseStockRequest(product_id="a", order_id="b"),
+    ShipStockRequest(product_id="a", order_id="b"),
+    ConfirmOrderRequest(order_id="a"),
+    RemoveUserRequest(user_id="a", reason="x" * 10_000),
 ]
 
 BAD_ID = ("a b", "a\n", "é", "a/b", "x" * 65)
@@ -260,6 +296,35 @@ def bad_item(field: str, *values: Any) -> list[tuple[Message, str]]:
 ANALYTICS = {"start_time": day(0), "end_time": day(1)}
 
 BROKEN: list[tuple[Message, str]] = [
+    *bad(StartRegistrationRequest, "email", "", "nope", "ada@x\0y"),
+    *bad(StartRegistrationRequest, "registration_id", *BAD_ID, email=EMAIL),
+    *bad(StartRegistrationRequest, "user_id", *BAD_ID, email=EMAIL),
+    *(
+        broken
+        for field in ("username", "first_name", "last_name", "registration_source")
+        for broken in bad(StartRegistrationRequest, field, *BAD_NAME, email=EMAIL)
+    ),
+    *bad(StartRegistrationRequest, "role", 9, email=EMAIL),
+    *bad(StartRegistrationRequest, "bio", *BAD_TEXT, email=EMAIL),
+    *bad(StartRegistrationRequest, "avatar_uri", "not a uri", "https://x/" + "a" * 2_000, email=EMAIL),
+    *bad(StartRegistrationRequest, "preferences", {str(number): "" for number in range(101)}, email=EMAIL),
+    (StartRegistrationRequest(email=EMAIL, preferences={"k": "v" * 201}), 'preferences["k"]'),
+    *bad(GetRegistrationRequest, "registration_id", "", *BAD_ID),
+    *bad(GetFulfilmentRequest, "order_id", "", *BAD_ID),
+    *bad(ReserveStockRequest, "product_id", "", *BAD_ID, order_id="b", quantity=1),
+    *bad(ReserveStockRequest, "order_id", "", *BAD_ID, product_id="a", quantity=1),
+    *bad(ReserveStockRequest, "quantity", 0, -1, 10**9 + 1, product_id="a", order_id="b"),
+    *(
+        broken
+        for command in (ReleaseStockRequest, ShipStockRequest)
+        for broken in (
+            *bad(command, "product_id", "", *BAD_ID, order_id="b"),
+            *bad(command, "order_id", "", *BAD_ID, product_id="a"),
+        )
+    ),
+    *bad(ConfirmOrderRequest, "order_id", "", *BAD_ID),
+    *bad(RemoveUserRequest, "user_id", "", *BAD_ID),
+    *bad(RemoveUserRequest, "reason", *BAD_TEXT, user_id="a"),
     *bad(RegisterUserRequest, "email", "", "nope", "ada@x\0y", f"a@{'.'.join(['b' * 60] * 5)}"),
     *bad(RegisterUserRequest, "user_id", *BAD_ID, email=EMAIL),
     *(

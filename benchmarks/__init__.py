@@ -1,0 +1,1 @@
+"""Benchmarks: where every figure of the project comes from. `python -m benchmarks --help`."""

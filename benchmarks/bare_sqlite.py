@@ -1,0 +1,87 @@
+"""The reference S: what SQLite itself takes for the same rows, by `sqlite3`, with the same durability.
+
+A job writes to a new file with the tables of the real thing, made by the same definitions.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from command_server import log_schema
+from diptych.read_store import view_table
+from shop.product_views import reviews
+
+
+def review_key(n: int, count: int) -> str:
+    """The key of the nth of so many reviews: each once, and in no order, as reviews come."""
+    return f"product-{n * 7919 % count:09d}/user-{n:09d}"
+
+
+def append(folder: str, *, seconds: float, group: int, frame_bytes: int) -> float:
+    """Appends events, each with its stream and its request, in groups; returns events a second."""
+    path = Path(folder) / f"bare-{time.monotonic_ns()}.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    dialect = sqlite.dialect()
+    for table in log_schema.metadata.sorted_tables:
+        connection.execute(str(CreateTable(table).compile(dialect=dialect)))
+        for index in table.indexes:
+            connection.execute(str(CreateIndex(index).compile(dialect=dialect)))
+    frame = b"x" * frame_bytes
+    count = 0
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        numbers = range(count + 1, count + 1 + group)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(
+            "INSERT INTO events (position, stream, version, type, frame) VALUES (?, ?, 1, 'shop.v1.ProductCreated', ?)",
+            [(n, n, frame) for n in numbers],
+        )
+        connection.executemany(
+            "INSERT INTO streams (name, stream, version, position) VALUES (?, ?, 1, ?)",
+            [(f"product/product-{n:09d}", n, n) for n in numbers],
+        )
+        connection.executemany(
+            "INSERT INTO requests (key, digest, stream, version, position) VALUES (?, ?, ?, 1, ?)",
+            [(f"\ncreate-product-{n:09d}", frame[:16], f"product/product-{n:09d}", n) for n in numbers],
+        )
+        connection.execute("COMMIT")
+        count += group
+    took = time.perf_counter() - began
+    connection.close()
+    return count / took
+
+
+def upsert(folder: str, *, rows: int, group: int, row_bytes: int) -> float:
+    """Upserts rows of one view's table in groups, as the projector's file is set; returns rows a second."""
+    path = Path(folder) / f"bare-{time.monotonic_ns()}.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    table = view_table(reviews, 1)
+    dialect = sqlite.dialect()
+    connection.execute(str(CreateTable(table).compile(dialect=dialect)))
+    for index in table.indexes:
+        connection.execute(str(CreateIndex(index).compile(dialect=dialect)))
+    statement = (
+        f"INSERT INTO {table.name} (key, position, row) VALUES (?, ?, ?) "
+        "ON CONFLICT (key) DO UPDATE SET position = excluded.position, row = excluded.row"
+    )
+    row = b"x" * row_bytes
+    began = time.perf_counter()
+    for start in range(1, rows + 1, group):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(
+            statement,
+            [(review_key(n, rows), n, row) for n in range(start, min(rows + 1, start + group))],
+        )
+        connection.execute("COMMIT")
+    took = time.perf_counter() - began
+    connection.close()
+    return rows / took

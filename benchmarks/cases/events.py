@@ -1,0 +1,71 @@
+"""The log: read from its start, and appended to when it is long."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.bench import Bench, case
+from benchmarks.cases.commands import DRIVER, field
+from benchmarks.cases.folding import SHOP_EVENTS, log_head, shop_log
+from benchmarks.measure import Measure, alone, compared
+
+FRAME_BYTES = 330
+
+
+@case("subscribe")
+def subscribe(bench: Bench) -> Iterator[Measure]:
+    """EventService.Subscribe from the start of the log, one subscriber."""
+    kept = shop_log(bench, SHOP_EVENTS)
+    shutil.copytree(kept, bench.folder / "pair")
+    pair, client = bench.pair(), bench.worker()
+    pair.command.start()
+    head = log_head(kept)
+
+    def read() -> Any:
+        return client.call(f"{DRIVER}:subscribe", address=pair.command.address, events=head)
+
+    (reads,) = bench.rounds(read)
+    yield alone("subscribe/rate", f"{head:,} events to one subscriber", field(reads, "rate"), "/s", floor=200_000)
+
+
+@case("log-size")
+def log_size(bench: Bench) -> Iterator[Measure]:
+    """Appending to a log of 2,000,000 events, beside one of 10,000."""
+    sizes = (10_000, 100_000, 1_000_000, 2_000_000)
+    client = bench.worker()
+    pairs = []
+    for size in sizes:
+        pair = bench.pair(f"log-{size}")
+        pair.command.start()
+        pair.command.stop()
+        client.call("benchmarks.bulk:fill_log", path=str(pair.data / "log.db"), events=size, frame_bytes=FRAME_BYTES)
+        pair.command.start()
+        pairs.append(pair)
+
+    def append(index: int) -> Any:
+        return client.call(
+            f"{DRIVER}:closed",
+            address=pairs[index].command.address,
+            workload="create_scattered",
+            first=bench.numbers(100_000),
+            concurrency=64,
+            seconds=1.5,
+        )
+
+    rounds = bench.rounds(*(lambda index=index: append(index) for index in range(len(sizes))), times=4)
+    for size, loads in zip(sizes, rounds, strict=True):
+        times = [1e6 / load["rate"] for load in loads]
+        if size == sizes[-1]:
+            yield compared(
+                "log-size/ratio",
+                f"a command at {size:,} events in the log, random ids, 64 concurrent",
+                times,
+                "us",
+                f"at {sizes[0]:,}",
+                [1e6 / load["rate"] for load in rounds[0]],
+                less_is_better=True,
+                at_least=1 / 1.15,
+            )
+        yield alone(f"log-size/{size}", f"a command at {size:,} events", times, "us")

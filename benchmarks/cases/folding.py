@@ -1,0 +1,200 @@
+"""Folding: how fast the projector catches up."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Bench, case
+from benchmarks.cases.commands import DRIVER, field
+from benchmarks.measure import Measure, alone, compared
+from benchmarks.peers import eventsourcing_projects
+from benchmarks.programs import Pair
+
+SHOP_EVENTS = 150_000
+"""Few enough to be made and folded in a minute; the rate is the same after ten times as many."""
+PROJECTIONS = ["users", "products", "orders", "analytics"]
+
+
+def shop_log(bench: Bench, events: int) -> Path:
+    """A folder with the log of a shop in which so many things happened, made by commands, once."""
+    kept = bench.kept / f"shop-{events}"
+    if not kept.exists():
+        with Pair(bench.folder / "making") as pair:
+            pair.command.start()
+            bench.worker().call(
+                f"{DRIVER}:load", address=pair.command.address, workload="shop_event", first=0, count=events
+            )
+            pair.stop()
+        shutil.copytree(bench.folder / "making", kept, ignore=shutil.ignore_patterns("*.lock", "*.log"))
+    return kept
+
+
+def log_head(folder: Path) -> int:
+    """The last position of a log that nobody writes to."""
+    with closing(sqlite3.connect(folder / "log.db")) as connection:
+        head: int = connection.execute("SELECT head FROM log").fetchone()[0]
+    return head
+
+
+@case("fold-one-table", quick=True)
+def fold_one_table(bench: Bench) -> Iterator[Measure]:
+    """Events into one table, a row each, by the projector's own parts."""
+    events = bench.effort.scaled(200_000, 20_000)
+    client = bench.worker()
+    size = 0
+
+    def ours() -> Any:
+        nonlocal size
+        folded = client.call("benchmarks.one_table:fold", folder=str(bench.folder), events=events)
+        size = int(folded["row_bytes"])
+        return folded
+
+    def bare() -> Any:
+        return client.call(
+            "benchmarks.bare_sqlite:upsert", folder=str(bench.folder), rows=events, group=1000, row_bytes=size
+        )
+
+    folds, upserts = bench.rounds(ours, bare, times=3)
+    yield compared(
+        "fold-one-table/sqlite",
+        f"{events:,} events into a row each, in process",
+        field(folds, "rate"),
+        "/s",
+        "S, upserts in groups of 1,000",
+        upserts,
+        at_least=0.5,
+    )
+    if bench.effort.quick:
+        return
+    projects = eventsourcing_projects(bench, 10_000)
+    if isinstance(projects, Measure):
+        yield projects
+        return
+    peers, again = bench.rounds(projects, ours, times=3, warm_up=False)
+    yield compared(
+        "fold-one-table/eventsourcing",
+        "the same",
+        field(again, "rate"),
+        "/s",
+        "eventsourcing, a transaction an event",
+        peers,
+        at_least=5,
+    )
+
+
+@case("fold-shop")
+def fold_shop(bench: Bench) -> Iterator[Measure]:
+    """A shop's events into all of the shop's views, by the projector, and what memory it takes."""
+    events = SHOP_EVENTS
+    kept = shop_log(bench, events)
+    client = bench.worker()
+    rates: list[float] = []
+    memory: list[tuple[float, float]] = []
+    for number in range(2):
+        folder = bench.folder / f"fold-{number}"
+        shutil.copytree(kept, folder)
+        pair = bench.pair(folder.name)
+        pair.command.start()
+        pair.projector.start()
+        halfway = client.call(
+            f"{DRIVER}:catch_up", address=pair.projector.address, projections=PROJECTIONS, head=events // 4
+        )
+        early = pair.projector.resident_mib()
+        caught = client.call(
+            f"{DRIVER}:catch_up", address=pair.projector.address, projections=PROJECTIONS, head=log_head(folder)
+        )
+        rates.append(events / (halfway["seconds"] + caught["seconds"]))
+        memory.append((early, pair.projector.resident_mib()))
+        if number == 1:
+            pair.query.start()
+            pair.wait_readable()
+            yield alone(
+                "memory/command-server",
+                f"command server, {events:,} events read by it",
+                [pair.command.resident_mib()],
+                "MiB",
+                ceiling=200,
+            )
+            yield alone(
+                "memory/projector",
+                f"projector after {events:,} events",
+                [pair.projector.resident_mib()],
+                "MiB",
+                ceiling=200,
+            )
+        pair.stop()
+    growth = [late - early for early, late in memory]
+    yield alone(
+        "fold-shop/all",
+        f"{events:,} mixed events of the shop into all 4 projections",
+        rates,
+        "/s",
+        floor=30_000,
+    )
+    yield alone(
+        "fold-shop/memory", "the projector's memory at the end over that after a quarter", growth, "MiB", ceiling=40
+    )
+    yield from _alone_each(bench, kept, events)
+
+
+def _alone_each(bench: Bench, kept: Path, events: int) -> Iterator[Measure]:
+    """One projection at a time, which tells where the time goes."""
+    client = bench.worker()
+    for projection in PROJECTIONS:
+        folded = client.call(
+            "benchmarks.fold_layers:fold",
+            folder=str(bench.folder),
+            log=str(kept / "log.db"),
+            projection=projection,
+            events=events // 5,
+        )
+        yield alone(
+            f"fold-shop/{projection}",
+            f"projection {projection} by itself, in process, of all events",
+            [folded["rate"]],
+            "/s",
+        )
+
+
+@case("load-memory")
+def load_memory(bench: Bench) -> Iterator[Measure]:
+    """The memory of each server under load, at the beginning and at the end of it."""
+    pair, client, other = bench.pair(), bench.worker(), bench.worker()
+    pair.start()
+    samples: list[list[float]] = []
+    for _ in range(5):
+        client.start(
+            f"{DRIVER}:stream",
+            address=pair.command.address,
+            workload="create_product",
+            first=bench.numbers(200_000),
+            seconds=4.0,
+            commands=100,
+            window=16,
+        )
+        other.call(
+            f"{DRIVER}:closed",
+            address=pair.query.address,
+            workload="get_product",
+            first=0,
+            concurrency=16,
+            seconds=4.0,
+            options={"products": 1},
+        ) if samples else None
+        client.result()
+        samples.append([server.resident_mib() for server in pair.servers])
+    for index, name in enumerate(("command server", "projector", "query server")):
+        first, last = samples[1][index], samples[-1][index]
+        yield alone(
+            f"load-memory/{name.replace(' ', '-')}",
+            f"{name} after 20 s of load",
+            [last],
+            "MiB",
+            ceiling=200,
+            note=f"{first:.0f} MiB after 8 s",
+        )

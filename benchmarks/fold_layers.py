@@ -1,0 +1,44 @@
+"""One projection folded by itself from a log, by the projector's own parts: where folding spends its time."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from diptych.domain import load
+from diptych.read_store import Checkpoint
+from diptych.v1.events_pb2 import EventBatch, RecordedEvent
+from projector.read_store_file import ReadStoreFile
+from projector.row_writer import RowWriter
+
+
+def events_of(log: str, count: int) -> list[RecordedEvent]:
+    """The first events of a log."""
+    with closing(sqlite3.connect(log)) as connection:
+        frames = connection.execute("SELECT frame FROM events ORDER BY position LIMIT ?", (count,)).fetchall()
+    return list(EventBatch.FromString(b"".join(frame for (frame,) in frames)).events)
+
+
+async def fold(folder: str, log: str, projection: str, events: int) -> dict[str, Any]:
+    """Folds the events that one projection asks for; the rate is that of all events that went by."""
+    wanted = load("shop").domain.projections[projection]
+    recorded = events_of(log, events)
+    mine = [event for event in recorded if event.event.type_url.rpartition("/")[2] in wanted.event_types]
+    file = ReadStoreFile(Path(folder) / f"fold-{time.monotonic_ns()}.db", "benchmarks")
+    await file.open()
+    writer = RowWriter(file, wanted)
+    await file.run(writer.open)
+    folding = 0.0
+    began = time.perf_counter()
+    for start in range(0, len(mine), 1000):
+        batch = mine[start : start + 1000]
+        committed = await file.run(writer.commit, batch, Checkpoint(batch[-1].position, batch[-1].event_id))
+        if committed.folded.failure is not None:
+            raise committed.folded.failure
+        folding += committed.fold_seconds
+    took = time.perf_counter() - began
+    await file.close()
+    return {"rate": len(recorded) / took, "seconds": took, "folding": folding, "events": len(mine)}

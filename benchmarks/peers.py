@@ -1,0 +1,80 @@
+"""The peers: `eventsourcing` and `umadb`, each used as its own documentation says.
+
+`eventsourcing` is a library: it runs in the caller's process, with its SQLite recorder, and no network between.
+`umadb` is a server in Rust with a Python client that blocks, so that many callers are many threads. Neither
+validates, remembers request ids or keeps read models as part of what is measured here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.bench import Bench
+from benchmarks.measure import Measure, absent
+from benchmarks.programs import Program
+from diptych.cli.ports import Reservation
+
+_EVENTSOURCING = "benchmarks.eventsourcing_peer"
+_UMADB = "benchmarks.umadb_peer"
+
+Side = Callable[[], float]
+
+
+def installed(name: str) -> bool:
+    """Whether a peer is there; the extra `bench` brings both."""
+    return importlib.util.find_spec(name) is not None
+
+
+def eventsourcing_saves(bench: Bench) -> Side | Measure:
+    """New aggregates saved, a second."""
+    if not installed("eventsourcing"):
+        return _missing("command-64/eventsourcing", "eventsourcing")
+    worker = bench.worker()
+    return lambda: worker.call(f"{_EVENTSOURCING}:saves", folder=str(bench.folder), seconds=bench.effort.seconds)
+
+
+def eventsourcing_load_save(bench: Bench) -> Side | Measure:
+    """Aggregates of 10 events loaded, changed and saved, a second."""
+    if not installed("eventsourcing"):
+        return _missing("load-decide-append/eventsourcing", "eventsourcing")
+    worker = bench.worker()
+    return lambda: worker.call(f"{_EVENTSOURCING}:load_saves", folder=str(bench.folder), seconds=bench.effort.seconds)
+
+
+def eventsourcing_projects(bench: Bench, events: int) -> Side | Measure:
+    """Events projected into a table, a row each, a second."""
+    if not installed("eventsourcing"):
+        return _missing("fold-one-table/eventsourcing", "eventsourcing")
+    worker = bench.worker()
+    return lambda: worker.call(f"{_EVENTSOURCING}:projects", folder=str(bench.folder), events=events)
+
+
+def umadb_appends(bench: Bench) -> Side | Measure:
+    """Events appended one by one, by 64 threads, a second."""
+    return _umadb(bench, "stream-100/umadb", "appends")
+
+
+def umadb_load_append(bench: Bench) -> Side | Measure:
+    """Ten events read by tag and one appended on condition, by 64 threads, a second."""
+    return _umadb(bench, "load-decide-append/umadb", "load_appends")
+
+
+def _umadb(bench: Bench, name: str, job: str) -> Side | Measure:
+    if not installed("umadb"):
+        return _missing(name, "umadb")
+    reservation = Reservation("127.0.0.1:0")
+    address = reservation.address
+    reservation.close()  # It does not say that another socket may hold the port.
+    program = Path(sys.executable).with_name("umadb")
+    command = [str(program), "--listen", address, "--db-path", str(bench.folder / "uma.db")]
+    server = bench.running(Program(command, "UmaDB started", log=bench.folder / "umadb.log"))
+    server.start()
+    worker = bench.worker()
+    return lambda: worker.call(f"{_UMADB}:{job}", address=address, seconds=bench.effort.seconds)
+
+
+def _missing(name: str, package: str) -> Measure:
+    return absent(name, f"beside {package}", f"{package} is not installed: pip install -e '.[bench]'")

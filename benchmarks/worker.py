@@ -1,0 +1,101 @@
+"""Workers: processes that do what they are told and say what came of it.
+
+The clients, the references and the peers each run in one of their own, so that none takes the interpreter from
+another. A worker lives as long as its case, keeps its channels open, and takes jobs as lines of JSON: the name of a
+function, as `module:function`, and its arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+import traceback
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import uvloop
+
+from benchmarks.programs import environment
+
+
+class JobFailed(Exception):
+    """A job raised; the message is its trace."""
+
+
+class Worker:
+    """A worker process. Use it in `with`."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def call(self, job: str, **arguments: Any) -> Any:
+        """Does a job and returns what came of it; raises `JobFailed`."""
+        self.start(job, **arguments)
+        return self.result()
+
+    def start(self, job: str, **arguments: Any) -> None:
+        """Begins a job; `result` waits for it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([job, arguments]) + "\n")
+        self._process.stdin.flush()
+
+    def result(self) -> Any:
+        """What the job that was started came to; raises `JobFailed`."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise JobFailed(f"the worker ended with status {self._process.wait()}")
+        failed, result = json.loads(line)
+        if failed:
+            raise JobFailed(result)
+        return result
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+async def _serve(output: TextIO) -> None:
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        job, arguments = json.loads(line)
+        try:
+            module, _, name = job.partition(":")
+            result = getattr(importlib.import_module(module), name)(**arguments)
+            if inspect.isawaitable(result):
+                result = await result
+            answer = json.dumps([False, result])
+        except Exception:
+            answer = json.dumps([True, traceback.format_exc()])
+        print(answer, file=output, flush=True)
+
+
+if __name__ == "__main__":
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # What a library prints is no answer.
+    uvloop.run(_serve(answers))

@@ -1,0 +1,102 @@
+"""Emails, handed in at a real SMTP server and written into a maildir: what is sent, sent once, and refused."""
+
+from __future__ import annotations
+
+import mailbox
+from collections.abc import Iterator
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+
+from diptych import Calling, EffectFailed
+from shop import email_maildir, email_smtp
+from shop.settings import ShopSettings
+from shop.v1.effects_pb2 import SendEmailRequest
+from tests.integration.mail_server import MailServer
+
+WELCOME = SendEmailRequest(to="ada@example.com", subject="Welcome, Ádá", text="Dear Ádá,\n\nhello.\n")
+
+
+def calling(key: str) -> Calling:
+    return Calling(key, 1, "correlated", "")
+
+
+@pytest.fixture
+def server() -> Iterator[MailServer]:
+    with MailServer() as running:
+        yield running
+
+
+async def test_an_email_is_handed_in_under_an_id_made_from_its_key(server: MailServer) -> None:
+    async with email_smtp.connect(ShopSettings(smtp_url=server.url, email_from="shop@diptych.test")) as send:
+        first = await send(WELCOME, calling("k1"))
+        again = await send(WELCOME, calling("k1"))
+        other = await send(WELCOME, calling("k2"))
+    assert first.message_id == again.message_id != other.message_id
+    assert first.message_id.endswith("@diptych.test>")
+    assert [mail.id for mail in server.mails] == [first.message_id, again.message_id, other.message_id]
+    mail = server.mails[0]
+    assert (mail.to, mail.email["From"], mail.email["X-Correlation-ID"]) == (
+        "ada@example.com",
+        "shop@diptych.test",
+        "correlated",
+    )
+    content = mail.email.get_payload(decode=True)
+    assert isinstance(content, bytes)
+    assert content.decode().replace("\r\n", "\n") == WELCOME.text
+
+
+async def test_a_recipient_who_is_refused_has_failed_for_good(server: MailServer) -> None:
+    async with email_smtp.connect(ShopSettings(smtp_url=server.url)) as send:
+        with pytest.raises(EffectFailed, match="no such mailbox") as failed:
+            await send(SendEmailRequest(to="nobody@example.com", subject="s", text="t"), calling("k1"))
+    assert failed.value.reason == "RECIPIENT_REFUSED"
+
+
+async def test_a_server_that_is_busy_or_away_is_asked_again(server: MailServer) -> None:
+    server.busy = 1
+    async with email_smtp.connect(ShopSettings(smtp_url=server.url)) as send:
+        with pytest.raises(Exception, match="later") as busy:
+            await send(WELCOME, calling("k1"))
+        assert not isinstance(busy.value, EffectFailed)
+        await send(WELCOME, calling("k1"))
+    assert len(server.mails) == 1
+    async with email_smtp.connect(ShopSettings(smtp_url="smtp://127.0.0.1:1")) as send:
+        with pytest.raises(Exception, match="connecting") as away:
+            await send(WELCOME, calling("k1"))
+        assert not isinstance(away.value, EffectFailed)
+
+
+async def test_a_maildir_has_one_file_for_each_email_read_or_not(tmp_path: Path) -> None:
+    folder = tmp_path / "some" / "mail"
+    async with email_maildir.connect(ShopSettings(maildir=str(folder))) as send:
+        assert not folder.exists(), "it is made when there is something to write"
+        first = await send(WELCOME, calling("k1"))
+        assert await send(WELCOME, calling("k1")) == first
+        (unread,) = (folder / "new").iterdir()
+        unread.rename(folder / "cur" / f"{unread.name}:2,S")  # As a mail reader does.
+        await send(WELCOME, calling("k1"))
+        await send(WELCOME, calling("k2"))
+    assert [len(list((folder / part).iterdir())) for part in ("cur", "new", "tmp")] == [1, 1, 0]
+    kept = mailbox.Maildir(folder)
+    mails = {str(mail["Message-ID"]): mail for mail in kept}
+    assert len(mails) == 2
+    read = message_from_bytes(mails[first.message_id].as_bytes())
+    assert (read["To"], read["X-Correlation-ID"]) == ("ada@example.com", "correlated")
+
+
+async def test_what_a_crash_left_half_written_is_no_email(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / "half").write_text("Subj")
+    async with email_maildir.connect(ShopSettings(maildir=str(tmp_path))) as send:
+        await send(WELCOME, calling("k1"))
+    assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+def test_without_a_setting_emails_go_among_the_users_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert email_maildir.user_data() == tmp_path
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert email_maildir.user_data() == tmp_path / ".local" / "share"
