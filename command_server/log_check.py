@@ -23,7 +23,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from command_server import log_file
 from command_server import log_schema as schema
 from command_server.log_file import LogFile
-from command_server.submission import request_key
+from command_server.submission import recorded_request_key
 from diptych.aggregate import Aggregate
 from diptych.domain import LoadedDomain
 from diptych.read_store import Compiled, compile_sqlite
@@ -220,7 +220,7 @@ class LogCheck:
                 findings.differs("FRAME_TYPE", f"{where} says that it is a {kind}, its row a {event.type}.")
             self._parse(recorded, kind, where)
             if recorded.metadata.request_id:
-                key = request_key(recorded.metadata.actor, recorded.metadata.request_id)
+                key = recorded_request_key(recorded.metadata.actor, recorded.metadata.request_id)
                 keys.setdefault(key, event.position)
         before = streams.get(event.stream)
         if before is None:
@@ -260,7 +260,7 @@ class LogCheck:
         for key, position in keys.items():
             known = found.get(key)
             if known is None or known < position:
-                id = key.partition("\n")[2]
+                id = key.rpartition("\n")[2]
                 self._findings.differs(
                     "REQUEST_FORGOTTEN",
                     f"The event at position {position} was recorded under request id {id}, which is "
@@ -294,7 +294,7 @@ class LogCheck:
                 there = "is not there" if event is None else f"is at {event}"
                 self._findings.differs(
                     "REQUEST_DANGLING",
-                    f"Request id {key.partition(chr(10))[2]} stands for version {version} of {stream} at position "
+                    f"Request id {key.rpartition(chr(10))[2]} stands for version {version} of {stream} at position "
                     f"{position}, which {there}.",
                 )
 

@@ -13,6 +13,8 @@ from diptych.refusals import Refusal
 
 _NEVER = float("inf")
 
+_PROCESS = "process/"
+
 
 class Accepted(NamedTuple):
     """What became of an accepted command. `position` is its own last event's, or that of what it was decided on."""
@@ -98,6 +100,16 @@ def nobody() -> None:
 def request_key(actor: str, request_id: str) -> str:
     """The key under which a request id is remembered: request ids are scoped to the caller."""
     return f"{actor}\n{request_id}"
+
+
+def actor_of(process_type: str) -> str:
+    """Under which name a process decides, and sends commands."""
+    return f"{_PROCESS}{process_type}"
+
+
+def recorded_request_key(actor: str, request_id: str) -> str:
+    """The key of a request id that an event tells, with whoever recorded it."""
+    return engine_request_key(actor, request_id) if actor.startswith(_PROCESS) else request_key(actor, request_id)
 
 
 def engine_request_key(scope: str, request_id: str) -> str:

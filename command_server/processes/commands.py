@@ -14,9 +14,9 @@ from google.protobuf.message import DecodeError
 
 from command_server.dispatch import Caller, Dispatcher
 from command_server.event_store import WorkKind
-from command_server.processes.inputs import ACCEPTED, REFUSED, actor_of
+from command_server.processes.inputs import ACCEPTED, REFUSED
 from command_server.processes.outputs import Content, OpenOutputs, Output, OutputQueue
-from command_server.submission import Submission
+from command_server.submission import Submission, actor_of
 from command_server.writer import Writer
 from diptych.binder import internal_error
 from diptych.domain import LoadedDomain

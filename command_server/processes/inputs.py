@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from command_server.event_store import ParkedInput, WorkKey
 from command_server.processes.outputs import Content
-from command_server.submission import Submission, engine_request_key
+from command_server.submission import Submission, actor_of, engine_request_key
 from diptych.aggregate import AggregateRef, DeciderBinding, Deciding
 from diptych.domain import LoadedDomain
 from diptych.internal.v1.parking_pb2 import Outcome
@@ -147,11 +147,6 @@ class Input:
             submission.request_key = engine_request_key(f"step\n{submission.stream}", name)
         submission.settles = self.settles
         return submission
-
-
-def actor_of(process_type: str) -> str:
-    """As whom a process decides, and sends commands."""
-    return f"process/{process_type}"
 
 
 def _no_id(command: Message) -> str:

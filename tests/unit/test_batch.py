@@ -306,7 +306,8 @@ def with_aggregate(replaced: Aggregate[Any]) -> LoadedDomain:
     loaded = domains.load("shop")
     aggregates = [replaced if one.type == replaced.type else one for one in SHOP.domain.aggregates.values()]
     loaded.domain = Domain("shop", aggregates=aggregates, projections=[])
-    for name, binding in replaced.deciders.items():
+    for name in replaced.deciders.keys() & loaded.commands.keys():
+        binding = replaced.deciders[name]
         loaded.commands[name] = loaded.commands[name]._replace(binding=binding)
     loaded.codecs = dict(SHOP.codecs)
     return loaded
