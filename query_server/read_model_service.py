@@ -169,6 +169,8 @@ class ReadModelService:
                 return hopeless
             if parked:
                 return WaitOutcome.WAIT_OUTCOME_PARKED, _worst(parked)
+            if behind and all(tracker.position >= wanted for tracker in behind):
+                continue  # They got there while the store was asked about others.
             if freshness.now >= until or freshness.closed:
                 return WaitOutcome.WAIT_OUTCOME_TIMED_OUT, _worst(behind or trackers)
             if behind:

@@ -16,8 +16,11 @@ from diptych.projection import Projection
 from diptych.refusals import ReadModelParked
 from diptych.token import Epoch, LogIdentity
 from diptych.v1.projections_pb2 import ProjectionState
+from diptych.v1.read_model_pb2 import WaitOutcome
 from query_server.freshness import Freshness
+from query_server.read_model_service import ReadModelService
 from query_server.row_reader import StoredEvent, StoredGeneration
+from query_server.upstream import Upstreams
 
 LOG = LogIdentity(bytes(range(8)), (Epoch(1, 1),))
 
@@ -241,3 +244,24 @@ def test_every_caller_is_told_apart() -> None:
     assert isinstance(refused, ReadModelParked)
     assert isinstance(earlier, At)
     assert isinstance(later, At)
+
+
+async def test_bug_a_wait_timed_out_for_what_was_there_when_the_store_had_been_asked_about_another() -> None:
+    domain = Domain("d", aggregates=[], projections=[Projection("p", version=1), Projection("q", version=1)])
+    freshness, store = Freshness(domain, Nobody(), waits_max=100), Store()
+    freshness.events, store.checkpoint = store, 9
+    freshness.heard_head(9, LOG)
+
+    def feed(name: str, applied: int, left_out: int) -> None:
+        state = ProjectionState.PROJECTION_STATE_RUNNING
+        said = feed_pb2.ProjectionFeed(
+            name=name, version=1, generation=1, state=state, applied_position=applied, left_out_position=left_out
+        )
+        freshness.heard_feed(feed_pb2.FollowFeedResponse(projections=[said]))
+
+    feed("p", 9, left_out=9)  # So the store is asked what became of 5.
+    feed("q", 3, left_out=0)
+    store.at_event = lambda: feed("q", 5, left_out=0)
+    service = ReadModelService(domain, freshness, Upstreams("127.0.0.1:1", "127.0.0.1:1"), 30)
+    outcome, _ = await service._wait(list(freshness.trackers.values()), 5, until=freshness.now)
+    assert outcome == WaitOutcome.WAIT_OUTCOME_REACHED
