@@ -95,7 +95,7 @@ class ReadModelService:
                 if news != told or freshness.now - told_at >= _LIFE_SECONDS:
                     told, told_at = news, freshness.now
                     yield WatchVersionResponse(
-                        progress=self._progress(tracker), projection=tracker.name
+                        progress=self._progress(tracker.position), projection=tracker.name
                     ).SerializeToString()
             yield self._answer(*waiting.result(), context)  # The two answers have the same fields.
         finally:
@@ -110,8 +110,8 @@ class ReadModelService:
 
     async def _outcome(
         self, request: WaitForVersionRequest | WatchVersionRequest, trackers: Sequence[Tracker], until: float
-    ) -> tuple[WaitOutcome, Tracker, str]:
-        """What came of waiting, by the projection worst off, and the token presented."""
+    ) -> tuple[WaitOutcome, Tracker, int, str]:
+        """What came of waiting, by the projection worst off, how far that is known to be, and the token presented."""
         presented = ""
         try:
             if request.WhichOneof("version") == "token":
@@ -119,9 +119,14 @@ class ReadModelService:
             else:
                 found = await self._position_of(request.aggregate_version, until)
                 if found is None:
-                    return WaitOutcome.WAIT_OUTCOME_TIMED_OUT, _worst(trackers), presented
+                    worst = _worst(trackers)
+                    return WaitOutcome.WAIT_OUTCOME_TIMED_OUT, worst, worst.position, presented
                 wanted = found
-            return *await self._wait(trackers, wanted, until), presented
+            outcome, tracker = await self._wait(trackers, wanted, until)
+            # What was waited for in vain may have been told of a generation that is no longer read.
+            vain = outcome == WaitOutcome.WAIT_OUTCOME_TIMED_OUT
+            position = min(tracker.position, max(wanted - 1, 0)) if vain else tracker.position
+            return outcome, tracker, position, presented
         except Refusal as refusal:
             raise tell(refusal, self._freshness, None, presented) from None
 
@@ -190,16 +195,16 @@ class ReadModelService:
         rank, *_, tracker = min(outcomes)
         return _OUTCOMES[_HOPELESS[rank]], tracker
 
-    def _answer(self, outcome: WaitOutcome, tracker: Tracker, presented: str, context: Context) -> bytes:
-        token = max(presented, self._freshness.token(tracker.position))
+    def _answer(self, outcome: WaitOutcome, tracker: Tracker, position: int, presented: str, context: Context) -> bytes:
+        token = max(presented, self._freshness.token(position))
         if token:
             tell_token(context, token)
         return WaitForVersionResponse(
-            outcome=outcome, progress=self._progress(tracker), projection=tracker.name
+            outcome=outcome, progress=self._progress(position), projection=tracker.name
         ).SerializeToString()
 
-    def _progress(self, tracker: Tracker) -> VersionProgress:
-        freshness, position = self._freshness, tracker.position
+    def _progress(self, position: int) -> VersionProgress:
+        freshness = self._freshness
         progress = VersionProgress(
             token=freshness.token(position),
             applied_position=position,
@@ -240,7 +245,7 @@ class ReadModelService:
             state=state,
             reason=tracker.reason if state == STALLED else "",
             stalled_event=tracker.stalled_event if state == STALLED else None,
-            progress=self._progress(tracker),
+            progress=self._progress(tracker.position),
             views=[
                 ViewInfo(name=view.name, row_type=view.row.DESCRIPTOR.full_name)
                 for view in sorted(projection.views, key=lambda view: view.name)

@@ -16,7 +16,7 @@ from diptych.projection import Projection
 from diptych.refusals import ReadModelParked
 from diptych.token import Epoch, LogIdentity
 from diptych.v1.projections_pb2 import ProjectionState
-from diptych.v1.read_model_pb2 import WaitOutcome
+from diptych.v1.read_model_pb2 import WaitForVersionRequest, WaitOutcome
 from query_server.freshness import Freshness
 from query_server.read_model_service import ReadModelService
 from query_server.row_reader import StoredEvent, StoredGeneration
@@ -265,3 +265,20 @@ async def test_bug_a_wait_timed_out_for_what_was_there_when_the_store_had_been_a
     service = ReadModelService(domain, freshness, Upstreams("127.0.0.1:1", "127.0.0.1:1"), 30)
     outcome, _ = await service._wait(list(freshness.trackers.values()), 5, until=freshness.now)
     assert outcome == WaitOutcome.WAIT_OUTCOME_REACHED
+
+
+async def test_what_was_waited_for_in_vain_is_not_told_to_be_applied() -> None:
+    domain = Domain("d", aggregates=[], projections=[Projection("p", version=1)])
+    freshness, store = Freshness(domain, Nobody(), waits_max=100), Store()
+    freshness.events, store.checkpoint = store, 7
+    freshness.heard_head(9, LOG)
+    state = ProjectionState.PROJECTION_STATE_RUNNING
+    said = feed_pb2.ProjectionFeed(name="p", version=1, generation=1, state=state, applied_position=9)
+    freshness.heard_feed(feed_pb2.FollowFeedResponse(projections=[said]))
+    # The feed ends after a switch, and the generation that is read instead does not have it all on disk yet.
+    freshness.lost_feed()
+    freshness.saw(freshness.trackers["p"], 2, 7)
+    service = ReadModelService(domain, freshness, Upstreams("127.0.0.1:1", "127.0.0.1:1"), 30)
+    request = WaitForVersionRequest(token=LOG.token(8))
+    outcome, _, position, _ = await service._outcome(request, list(freshness.trackers.values()), freshness.now)
+    assert (outcome, position) == (WaitOutcome.WAIT_OUTCOME_TIMED_OUT, 7)
