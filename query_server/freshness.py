@@ -707,7 +707,8 @@ class Freshness:
             if (hopeless := self.hopeless(tracker, wanted)) is not None:
                 raise hopeless
             if now >= until or self.closed:
-                raise self.behind(tracker, wanted)
+                # It may be applied by now, and was not in what was read in time.
+                raise self.behind(tracker, wanted, min(tracker.position, max(wanted - 1, 0)))
             if tracker.position >= wanted:
                 # It is applied, and the store that we read does not show it yet.
                 self._upstream.ask_checkpoint(tracker.name)
@@ -758,13 +759,14 @@ class Freshness:
             )
         return ReadModelNotReady(projection=tracker.name)
 
-    def behind(self, tracker: Tracker, wanted: int) -> Refusal:
+    def behind(self, tracker: Tracker, wanted: int, applied: int | None = None) -> Refusal:
         """The refusal for a read that would not have been fresh enough in time."""
+        applied = tracker.position if applied is None else applied
         return ReadModelBehind(
             projection=tracker.name,
-            applied_position=tracker.position,
+            applied_position=applied,
             wanted_position=wanted,
-            lag_events=max(self.lag_events(tracker.position), wanted - tracker.position),
+            lag_events=max(self.lag_events(applied), wanted - applied),
         )
 
     async def news(self, trackers: Sequence[Tracker], wanted: int, until: float, *, head: bool = False) -> None:

@@ -7,6 +7,7 @@ plant wraps a part of it by name, and fails at once if that part is no longer th
 
 from __future__ import annotations
 
+import copy
 import datetime
 import os
 import random
@@ -286,8 +287,9 @@ def reached_at_once(_: int) -> None:
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         async def wait(self: Any, trackers: Sequence[Tracker], wanted: int, until: float) -> Any:
             outcome, tracker = await original(self, trackers, 0, until)
-            tracker.position = max(tracker.position, wanted)
-            return outcome, tracker
+            told = copy.copy(tracker)
+            told.position = max(tracker.position, wanted)
+            return outcome, told
 
         return wait
 
