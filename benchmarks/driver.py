@@ -19,9 +19,11 @@ from google.protobuf.message import Message
 from benchmarks import workloads
 from benchmarks.measure import percentile
 from diptych.client import method_of
+from diptych.internal.v1.log_pb2 import GetHeadResponse
 from diptych.token import METADATA_KEY, Token
 from diptych.v1.commands_pb2 import ExecuteResponse
 from diptych.v1.events_pb2 import SubscribeRequest, SubscribeResponse
+from diptych.v1.processes_pb2 import ListProcessesResponse
 from diptych.v1.projections_pb2 import ListProjectionsResponse, PauseRequest
 from diptych.v1.read_model_pb2 import (
     WAIT_OUTCOME_REACHED,
@@ -188,6 +190,38 @@ async def load(
         last = answers[-1]
     token = ExecuteResponse.FromString(last).outcomes[-1].result.token
     return {"token": token, "seconds": time.perf_counter() - began}
+
+
+async def orders(address: str, *, first: int, count: int, concurrency: int, products: int) -> dict[str, float]:
+    """So many orders at once, until the process of every one of them has ended."""
+    requests = iter(workloads.requests("place_order", first, count, products=products))
+    place = _unary(address, method_path("place_order"))
+    list_processes = _unary(address, "/diptych.v1.ProcessService/ListProcesses")
+    get_head = _unary(address, "/diptych.internal.v1.LogService/GetHead")
+
+    async def caller() -> None:
+        for request in requests:
+            await place(request)
+
+    async def head() -> int:
+        return GetHeadResponse.FromString(await get_head(b"")).head_position
+
+    before, began = await head(), time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(concurrency)))
+    placed = time.perf_counter()
+    while True:
+        listed = ListProcessesResponse.FromString(await list_processes(b""))
+        last = await head()
+        if all(one.position == last and not (one.open_commands or one.open_effects) for one in listed.processes):
+            break
+        await asyncio.sleep(0.005)
+    ended = time.perf_counter()
+    return {
+        "rate": count / (ended - began),
+        "placed": count / (placed - began),
+        "events": (last - before) / (ended - began),
+        "events_each": (last - before) / count,
+    }
 
 
 async def subscribe(address: str, events: int) -> dict[str, float]:

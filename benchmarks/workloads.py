@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.type.money_pb2 import Money
 
 from diptych.v1.commands_pb2 import CommandContext, ExecuteRequest
-from shop.v1.order_commands_pb2 import ImportedItem, ImportOrderRequest
+from shop.v1.order_commands_pb2 import ImportedItem, ImportOrderRequest, PlacedItem, PlaceOrderRequest
 from shop.v1.orders_pb2 import ORDER_STATUS_DELIVERED
 from shop.v1.product_commands_pb2 import (
     AdjustStockRequest,
@@ -74,6 +74,20 @@ def adjust_in_turn(n: int, products: int = 1, start: int = 0) -> Message:
         product_id=f"product-{start + n % products:09d}",
         delta=-1,
         reason="sold",
+    )
+
+
+def place_order(n: int, products: int = 50, start: int = 0) -> Message:
+    """An order of one to three of so few products, by customer 0."""
+    first = _spread(n)
+    return PlaceOrderRequest(
+        context=CommandContext(request_id=f"place-order-{n:09d}"),
+        order_id=f"order-{n:09d}",
+        customer_id=f"user-{0:09d}",
+        items=[
+            PlacedItem(product_id=f"product-{start + (first + offset) % products:09d}", quantity=1 + n % 2)
+            for offset in range(1 + n % 3)
+        ],
     )
 
 
@@ -180,6 +194,7 @@ WORKLOADS: dict[str, Callable[..., Message]] = {
         search_products,
         adjust_stock,
         adjust_in_turn,
+        place_order,
         get_product,
         register_user,
         record_login,
