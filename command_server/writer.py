@@ -1,7 +1,9 @@
 """The writer: group commit.
 
-Commands that arrive while a commit is under way form the next batch; there is no timer. A batch is one call of the
-event store. A refused command fails alone; a failed commit fails its whole batch, and records nothing of it.
+Commands that arrive while a commit is under way form the next batch. A batch is one call of the event store, whose
+cost hardly depends on how many are in it; and gRPC hands calls over one at a time. So where several callers were just
+answered, the next batch waits a moment for as many to come back; who calls alone never waits. A refused command fails
+alone; a failed commit fails its whole batch, and records nothing of it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ from diptych.settings import CommandServerSettings
 _log = structlog.get_logger(__name__)
 
 _OVERLOAD_RETRY_SECONDS = 0.1
+_CROWD_MAX = 64
+"""Commands that a batch waits for at most: with so many in it, what it costs by itself no longer counts."""
+_CALL_SECONDS = 0.0002
+"""What gRPC takes to hand a call over, about: so long after the last commit a batch waits for each that it expects."""
 
 STOPPING = "the server is stopping"
 """Why the log is not available to commands that come too late."""
@@ -54,6 +60,8 @@ class Writer:
         self._published = published
         self._queue: deque[Submission] = deque()
         self._arrived = asyncio.Event()
+        self._awaited = 1
+        """With how many commands in the queue the writer is woken."""
         self._taken = asyncio.Event()
         self._closing = False
         self._committing: list[Submission] = []
@@ -67,7 +75,8 @@ class Writer:
         if self._closing:
             raise LogUnavailable(cause=STOPPING)
         self._queue.append(submission)
-        self._arrived.set()
+        if len(self._queue) >= self._awaited:
+            self._arrived.set()
 
     async def wait_for_room(self) -> None:
         """Waits until at most half of the queue is full: streams are slowed down, and leave room for single calls."""
@@ -77,19 +86,35 @@ class Writer:
 
     async def run(self) -> None:
         """Commits batches until `close` is called and the queue is empty."""
+        time = asyncio.get_running_loop().time
+        crowd = 0
+        until = time()
         while True:
             if not self._queue:
                 if self._closing:
                     return
-                self._arrived.clear()
-                await self._arrived.wait()
-                continue
+                await self._wait_for(1)
+            if len(self._queue) < crowd and not self._closing:
+                await self._wait_for(crowd, until - time())
             batch = self._take()
             self._taken.set()
             if batch:
                 self._committing = batch
                 await self._commit(batch)
                 self._committing = []
+            crowd = min(len(batch) + len(self._queue), _CROWD_MAX)
+            until = time() + crowd * _CALL_SECONDS
+
+    async def _wait_for(self, count: int, seconds: float | None = None) -> None:
+        """Waits until so many commands are in the queue, the time is over, or `close` is called."""
+        if seconds is not None and seconds <= 0:
+            return
+        self._awaited = count
+        self._arrived.clear()
+        timer = seconds and asyncio.get_running_loop().call_later(seconds, self._arrived.set)
+        await self._arrived.wait()
+        if timer:
+            timer.cancel()
 
     def _take(self) -> list[Submission]:
         """The next batch, without what nobody waits for any more, and what is too late."""

@@ -1,4 +1,4 @@
-"""The writer when it is told to give up, and what it does not decide."""
+"""The writer: what it decides together, what it does not decide, and when it is told to give up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from command_server import writer as writers
 from command_server.dispatch import Caller, Dispatcher
 from command_server.sqlite_store import SqliteEventStore
 from command_server.submission import Submission
@@ -62,4 +65,47 @@ async def test_giving_up_tells_everybody_at_once_and_nobody_twice(tmp_path: Path
     assert store.head == 1, "nothing was decided for nobody"
     assert late.refusal is not None
     assert late.refusal.reason == "COMMAND_NOT_IN_TIME"
+    await store.close()
+
+
+async def test_a_batch_waits_for_as_many_as_were_answered_and_who_calls_alone_never_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writers, "_CALL_SECONDS", 1000)  # So that only commands end a wait, and no clock does.
+    commands = Commands()
+    batches: list[int] = []
+    store = SqliteEventStore(tmp_path / "log.db")
+    await store.open()
+    writer = Writer(
+        commands.domain,
+        store,
+        CommandServerSettings.model_validate({}),
+        lambda committed, *_: batches.append(len(committed.frames)),
+    )
+
+    async def call(user_id: str) -> None:
+        answered = asyncio.Event()
+        command = commands.register(user_id)
+        command.done = answered.set
+        writer.submit(command)
+        await answered.wait()
+
+    running = asyncio.create_task(writer.run())
+    for number in range(3):
+        await call(f"alone-{number}")
+    assert batches == [1, 1, 1]
+
+    await asyncio.gather(*(call(f"first-{number}") for number in range(8)))
+    again = []
+    for number in range(8):
+        again.append(asyncio.create_task(call(f"again-{number}")))
+        await asyncio.sleep(0)
+    await asyncio.gather(*again)
+    assert batches[3:] == [8, 8]
+
+    last = asyncio.create_task(call("last"))
+    await asyncio.sleep(0)
+    writer.close()  # Nobody else can come.
+    await asyncio.gather(last, running)
+    assert batches[5:] == [1]
     await store.close()
