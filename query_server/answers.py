@@ -19,7 +19,7 @@ class Requirement(NamedTuple):
 
 def presented_tokens(context: Context) -> tuple[str, ...]:
     """The tokens in a request's metadata."""
-    return tuple(str(value) for name, value in context.invocation_metadata() or () if name == METADATA_KEY)
+    return tuple([str(value) for name, value in context.invocation_metadata() or () if name == METADATA_KEY])
 
 
 def requirement(request: Any, context: Context) -> Requirement | None:
@@ -36,6 +36,11 @@ def requirement(request: Any, context: Context) -> Requirement | None:
                 return Requirement((), bound.seconds + bound.nanos / 1e9)
             case _:
                 pass
+    return of_metadata(context)
+
+
+def of_metadata(context: Context) -> Requirement | None:
+    """What a query without the field `consistency` asks for."""
     tokens = presented_tokens(context)
     return Requirement(tokens, None) if tokens else None
 

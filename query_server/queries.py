@@ -18,7 +18,7 @@ from diptych.projection import View
 from diptych.query import CombinedQuery, Find, FindQuery, GetQuery
 from diptych.refusals import FailedPrecondition, InvalidRequest, Overloaded, ReadModelBehind, Refusal, RowNotFound
 from diptych.wire import delimited, varint
-from query_server.answers import Requirement, requirement, tell
+from query_server.answers import Requirement, of_metadata, requirement, tell
 from query_server.cache import Cache, ListRead, ViewCache
 from query_server.freshness import Freshness, Read, Tracker
 from query_server.ordering import order_of
@@ -31,6 +31,9 @@ RETRY_SECONDS = 0.1
 """How soon a row that is missing may be there, where the read model is behind."""
 
 _MOMENT = timedelta(microseconds=1)
+_KNOWN_MAX = 4096
+"""Requests of a `Get` whose keys are remembered by their bytes, and how long each may be."""
+_KNOWN_BYTES_MAX = 256
 _TAKE_OVER_SECONDS = 1.0
 
 
@@ -124,6 +127,17 @@ def _get(query: GetQuery, reading: Reading) -> UnaryHandler:
     reader, freshness = reading.reader, reading.freshness
     view, key_of, request_type = query.view, query.key, query.request
     tracker, cache = freshness.trackers[view.projection.name], reading.cache.view(query.view)
+    # Parsing and judging the same bytes again says the same, and takes longer than to answer.
+    known: dict[bytes, str] = {}
+
+    def parsed(data: bytes) -> tuple[Message, str]:
+        request = parse(request_type, data)
+        key = key_of(request)
+        if len(data) <= _KNOWN_BYTES_MAX and not request.HasField("consistency"):
+            if len(known) >= _KNOWN_MAX:
+                known.clear()
+            known[data] = key
+        return request, key
 
     async def read(key: str) -> RowRead:
         life = cache.projection.life
@@ -133,9 +147,11 @@ def _get(query: GetQuery, reading: Reading) -> UnaryHandler:
 
     async def answer(data: bytes, context: Context) -> bytes:
         try:
-            request = parse(request_type, data)
-            key = key_of(request)
-            asked = requirement(request, context)
+            if (key := known.get(data)) is None:
+                request, key = parsed(data)
+                asked = requirement(request, context)
+            else:
+                asked = of_metadata(context)
             wanted, presented = _wanted(asked, tracker, freshness)
             found = None if wanted is None or not _applied(wanted, presented, tracker) else cache.row(key, wanted)
             if found is not None:
@@ -155,7 +171,7 @@ def _get(query: GetQuery, reading: Reading) -> UnaryHandler:
                 row = got.row
             token = max(freshness.token(position), presented)
             if row is None:
-                row = _missing(query, request, key, position, token, freshness)
+                row = _missing(query, request_type.FromString(data), key, position, token, freshness)
             if token:
                 tell_token(context, token)
             return row
