@@ -369,6 +369,22 @@ async def test_the_field_wins_over_the_metadata_entirely(server: QueryServer) ->
     assert refused.value.reason == "TOKEN_AHEAD_OF_LOG"
 
 
+async def test_a_query_asked_before_is_held_to_each_callers_own_token(server: QueryServer, store: StoreFile) -> None:
+    assert (await get_ada(server)).response == ADA
+    for tokens, reason in ((("nonsense",), "TOKEN_MALFORMED"), ((server.identity.token(99),), "TOKEN_AHEAD_OF_LOG")):
+        with pytest.raises(Refused) as refused:
+            await get_ada(server, tokens=tokens)
+        assert refused.value.reason == reason
+    assert (await get_ada(server, tokens=(server.identity.token(10),))).response == ADA
+
+    told = []
+    for _ in range(2):
+        with pytest.raises(Refused) as refused:
+            await server.ask(server.library.GetMember, GetMemberRequest(member_id="nobody"))
+        told.append((refused.value.reason, dict(refused.value.info.metadata)))
+    assert told[0] == told[1], "a missing row is told as well the second time"
+
+
 # Staleness.
 
 
