@@ -7,11 +7,9 @@ is on the disk. A lock beside the file keeps a second command server out.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +39,7 @@ from command_server.event_store import (
 )
 from command_server.frames import frame
 from diptych import failpoints
+from diptych.database_thread import DatabaseThread
 from diptych.file_lock import FileLock
 from diptych.read_store import Compiled, Rows, compile_sqlite
 from diptych.serving import StartError
@@ -153,8 +152,8 @@ class SqliteEventStore(EventStore):
     def __init__(self, path: Path, owner: str = "") -> None:
         self._path = path
         self._lock = FileLock(path.with_name(path.name + ".lock"), owner)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="log-writer")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="log-reader")
+        self._writer = DatabaseThread("log-writer")
+        self._reader = DatabaseThread("log-reader")
         self._sql = _Statements()
         self._write: sqlite3.Connection | None = None
         self._read: sqlite3.Connection | None = None
@@ -173,10 +172,10 @@ class SqliteEventStore(EventStore):
             raise
 
     async def close(self) -> None:
-        for executor, connection in ((self._reader, self._read), (self._writer, self._write)):
+        for thread, connection in ((self._reader, self._read), (self._writer, self._write)):
             if connection is not None:
-                await asyncio.get_running_loop().run_in_executor(executor, connection.close)
-            executor.shutdown()
+                await thread.run(connection.close)
+            await thread.close()
         self._read = self._write = None
         self._lock.release()
 
@@ -221,9 +220,9 @@ class SqliteEventStore(EventStore):
     async def delete_parked(self, inputs: Sequence[ParkedInput]) -> None:
         await self._on(self._writer, self._write_rows, self._sql.delete_parked, [one[:4] for one in inputs])
 
-    async def _on(self, executor: ThreadPoolExecutor, call: Callable[..., T], *arguments: Any) -> T:
+    async def _on(self, thread: DatabaseThread, call: Callable[..., T], *arguments: Any) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(executor, call, *arguments)
+            return await thread.run(call, *arguments)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"{getattr(error, 'sqlite_errorname', 'SQLITE_ERROR')}: {error}") from error
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, Table
 
+from diptych.database_thread import DatabaseThread
 from diptych.projection import Projection
 from diptych.read_store import generations, marks, parked, parked_events
 from diptych.serving import StartError
@@ -28,7 +28,7 @@ class ReadStoreFile:
     def __init__(self, path: Path, owner: str) -> None:
         self.path = path
         self.leads = Leads(path, owner)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-store")
+        self._thread = DatabaseThread("read-store")
         self.connection: sqlite3.Connection
         """Only for functions that `run` runs."""
 
@@ -50,13 +50,12 @@ class ReadStoreFile:
 
     async def run(self, function: Callable[A, T], /, *args: A.args, **kwargs: A.kwargs) -> T:
         """Runs a function on the database's thread."""
-        call = self._thread.submit(function, *args, **kwargs)
-        return await asyncio.wrap_future(call)
+        return await self._thread.run(partial(function, *args, **kwargs))
 
     async def close(self) -> None:
         """Closes the file when the thread has done what it was given, then gives the lock back."""
         await self.run(self._disconnect)
-        self._thread.shutdown()
+        await self._thread.close()
         self.leads.release()
 
     def create(self, table: Table) -> None:

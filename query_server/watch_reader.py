@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import queue
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import structlog
 from sqlalchemy import BindParameter, bindparam, func, select
 
+from diptych.database_thread import DatabaseThread
 from diptych.projection import Projection, View
 from diptych.read_store import Compiled, compile_sqlite, decode_epochs, generations, shape, view_table
 from diptych.refusals import ReadModelNotReady
@@ -99,13 +98,12 @@ class WatchReader:
         self._shapes = {projection.name: shape(projection) for projection in projections}
         self._rows_max = page_rows_max
         self._statements: dict[str, tuple[int, _Statements]] = {}
-        self._loop = asyncio.get_running_loop()
         self.reads = 0
         """Pages that were read."""
         self.under_way = 0
         """Pages that are being read, or wait for it."""
-        self._live = _Thread(path, "watch-live", self._loop)
-        self._catch_up = _Thread(path, "watch-catch-up", self._loop)
+        self._live = _Thread(path, "watch-live")
+        self._catch_up = _Thread(path, "watch-catch-up")
 
     async def close(self) -> None:
         """Ends the threads and closes their connections."""
@@ -241,59 +239,32 @@ class _Statements:
 class _Thread:
     """A thread with a read-only connection, which is opened anew when the file is another one."""
 
-    def __init__(self, path: Path, name: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, path: Path, name: str) -> None:
         self.name = name
         self._path = path
-        self._loop = loop
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread = DatabaseThread(name)
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
-        self._thread.start()
 
     async def run(self, read: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a function within a read transaction."""
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put((future, read))
-        return await future
+        return await self._thread.run(self._read, read)
 
     async def close(self) -> None:
         """Ends the thread when it has done what it was given."""
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            future, read = job
-            if future.cancelled():
-                continue
-            try:
-                self._deliver(future, self._read(read), None)
-            except Exception as error:
-                self._disconnect()
-                self._deliver(future, None, error)
-        self._disconnect()
+        await self._thread.run(self._disconnect)
+        await self._thread.close()
 
     def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        connection = self._open()
-        connection.execute("BEGIN")
-        result = read(connection)
-        connection.execute("COMMIT")
-        return result
-
-    def _deliver(self, future: asyncio.Future[Any], result: object, error: Exception | None) -> None:
-        def set_it() -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
         try:
-            self._loop.call_soon_threadsafe(set_it)
-        except RuntimeError:
-            _log.debug("a read ended after its event loop")
+            connection = self._open()
+            connection.execute("BEGIN")
+            result = read(connection)
+            connection.execute("COMMIT")
+        except Exception:
+            self._disconnect()
+            raise
+        return result
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -319,6 +290,3 @@ class _Thread:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-_Job = tuple["asyncio.Future[Any]", Callable[[sqlite3.Connection], Any]]
