@@ -1,7 +1,8 @@
 """The references E and P: a bare `grpc.aio` server on uvloop, which answers with so many bytes and does nothing else.
 
 `/benchmarks.Echo/Unary120` answers every request with 120 bytes, `/benchmarks.Echo/Stream120` every message of a
-stream with 120 bytes, so that each has the sizes of the call that it stands beside.
+stream with 120 bytes, so that each has the sizes of the call that it stands beside. `/benchmarks.Echo/Told120` is the
+first with a token in its trailers, as every answer of ours has one: what is left of E for a server that does no more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import grpc
 import grpc.aio
 import uvloop
 
+from diptych.token import METADATA_KEY, TOKEN_LENGTH
+
 _PREFIX = "/benchmarks.Echo/"
+_TRAILERS = ((METADATA_KEY, "0" * TOKEN_LENGTH),)
 
 
 class _Echo(grpc.GenericRpcHandler):
@@ -32,22 +36,27 @@ class _Echo(grpc.GenericRpcHandler):
 
 
 def _handler(name: str) -> Any:
-    unary = name.startswith("Unary")
-    answer = b"x" * int(name.removeprefix("Unary" if unary else "Stream"))
+    kind = name.rstrip("0123456789")
+    answer = b"x" * int(name.removeprefix(kind))
     make: Any
 
     async def reply(request: bytes, context: Any) -> bytes:
+        return answer
+
+    async def told(request: bytes, context: Any) -> bytes:
+        context.invocation_metadata()
+        context.set_trailing_metadata(_TRAILERS)
         return answer
 
     async def replies(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         async for _ in requests:
             yield answer
 
-    if unary:
-        make, call = grpc.unary_unary_rpc_method_handler, reply
-        return make(call)
-    make = grpc.stream_stream_rpc_method_handler
-    return make(replies)
+    if kind == "Stream":
+        make = grpc.stream_stream_rpc_method_handler
+        return make(replies)
+    make = grpc.unary_unary_rpc_method_handler
+    return make(told if kind == "Told" else reply)
 
 
 async def _serve(address: str) -> None:

@@ -50,10 +50,11 @@ def get(bench: Bench) -> Iterator[Measure]:
     echo, client = bench.echo(), bench.worker()
     pair, token = _with_products(bench, client)
     size = _get(bench, client, pair.query)["response_bytes"]
-    plain, fresh, echoed = bench.rounds(
+    plain, fresh, echoed, told = bench.rounds(
         lambda: _get(bench, client, pair.query),
         lambda: _get(bench, client, pair.query, metadata={"diptych-token": token}),
         lambda: _get(bench, client, echo, method=f"/benchmarks.Echo/Unary{size}"),
+        lambda: _get(bench, client, echo, method=f"/benchmarks.Echo/Told{size}"),
     )
     e = field(echoed, "rate")
     yield compared("get/cached", "GetProduct, cached", field(plain, "rate"), "/s", "E at 64", e, at_least=0.90)
@@ -62,6 +63,7 @@ def get(bench: Bench) -> Iterator[Measure]:
     )
     if bench.effort.quick:
         return
+    yield compared("get/told", "a bare echo with a token in its trailers", field(told, "rate"), "/s", "E at 64", e)
     request = requests("get_product", 1, 1, products=PRODUCTS)[0]
     path = "/shop.v1.QueryService/GetProduct"
 
