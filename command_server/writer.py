@@ -56,6 +56,7 @@ class Writer:
         self._cache = StateCache(settings.state_cache_entries)
         self._store = store
         self._batch_max = settings.batch_commands_max
+        self._crowd_max = min(_CROWD_MAX, self._batch_max)
         self._queue_max = settings.queue_commands_max
         self._published = published
         self._queue: deque[Submission] = deque()
@@ -102,7 +103,7 @@ class Writer:
                 self._committing = batch
                 await self._commit(batch)
                 self._committing = []
-            crowd = min(len(batch) + len(self._queue), _CROWD_MAX)
+            crowd = min(len(batch) + len(self._queue), self._crowd_max)
             until = time() + crowd * _CALL_SECONDS
 
     async def _wait_for(self, count: int, seconds: float | None = None) -> None:
