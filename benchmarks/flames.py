@@ -105,7 +105,8 @@ def main() -> None:
                     stdout=subprocess.DEVNULL,
                 )
                 load()
-                sampling.wait(60)
+                if sampling.wait(60):
+                    sys.exit(f"py-spy could not sample {what}.")
             # The sampler's title is its whole command line, with the paths of this machine.
             title = re.compile(r'(<text id="title"[^>]*>)[^<]*')
             path.write_text(title.sub(rf"\g<1>{what}", path.read_text("utf-8"), count=1), "utf-8")

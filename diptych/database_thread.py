@@ -49,11 +49,9 @@ class DatabaseThread:
             if future.cancelled():
                 continue
             try:
-                result = call(*arguments)
+                self._tell(future, _succeed, call(*arguments))
             except BaseException as error:
                 self._tell(future, _fail, error)
-            else:
-                self._tell(future, _succeed, result)
             del job, future, call, arguments  # Or they would live until the next job comes.
 
     @staticmethod
