@@ -511,6 +511,9 @@ async def catch_up(address: str, projections: Sequence[str], head: int, seconds:
 
 
 async def steer(address: str, what: str, projection: str) -> None:
-    """Pauses or resumes a projection."""
-    request = PauseRequest(projection=projection).SerializeToString()  # Resume's request has the same field.
-    await _unary(address, f"/diptych.v1.ProjectionService/{what}")(request)
+    """Calls an rpc that steers a projection; of a stream it takes the first message."""
+    request = PauseRequest(projection=projection).SerializeToString()  # All their requests begin with that field.
+    make: Any = _channel(address).unary_stream(f"/diptych.v1.ProjectionService/{what}")
+    call = make(request)
+    await call.read()
+    call.cancel()

@@ -43,7 +43,7 @@ from projector.follower import Follower
 from projector.generations import Generation, OvertakenError
 from projector.head import Head
 from projector.outlet import Outlet
-from projector.pace import FullPace, Share, SharedPace
+from projector.pace import LivePace, Share, SharedPace
 from projector.parking import ParkedStream, Patience
 from projector.read_store_file import ReadStoreFile
 from projector.refold import Refold
@@ -98,7 +98,7 @@ class Line:
         """Opens what there is in the read store, and says so; raises `StartError`."""
         found = await self._file.run(generations.take_up, self._file, self.projection)
         if found.answering:
-            pace = FullPace(self._parts.settings.batch_events_max)
+            pace = LivePace(self._parts.share, self._parts.settings.batch_events_max)
             self.live = await self._follower(found.answering, pace, answering=True, speaking=True, going=True)
             self.live.rebuilding = bool(found.filling)
         if found.filling:
@@ -294,7 +294,7 @@ class Line:
         return Build(follower, pace, self._parts.head)
 
     async def _follower(
-        self, generation: int, pace: FullPace | SharedPace, *, answering: bool, speaking: bool, going: bool
+        self, generation: int, pace: LivePace | SharedPace, *, answering: bool, speaking: bool, going: bool
     ) -> Follower:
         parts = self._parts
         writer = RowWriter(parts.file, self.projection)

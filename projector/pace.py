@@ -1,8 +1,10 @@
 """Pace: how large the batches of a follower are, and how much it leaves to others.
 
-What answers is folded as fast as it comes. What is filled beside it takes turns: one batch at a time of all rebuilds,
-short enough that a commit of a live projection waits little, and between two of them as much time as the batch took,
-if anybody has use for it. When a live projection falls behind, rebuilds stand back further.
+All followers write through one thread, so that a commit waits for the batch that is under way. What answers is folded
+as fast as it comes, in short batches while another projection that answers is at the head of the log: it may have come
+back from a long pause, and the other one's watchers are not to notice. What is filled beside it takes turns: one batch
+at a time of all rebuilds, and between two of them as much time as the batch took, if anybody has use for it. When a
+live projection falls behind, rebuilds stand back further.
 """
 
 from __future__ import annotations
@@ -10,14 +12,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 BATCH_SECONDS = 0.025
 """How long a batch of a rebuild should take: what a live commit waits for at most, about."""
 
+LIVE_BATCH_SECONDS = 0.01
+"""How long a batch of a live projection should take while another one is at the head."""
+
 LAG_SECONDS = 0.25
-"""A live projection that is further behind than this makes rebuilds stand back."""
+"""A live projection that is further behind than this makes rebuilds stand back, and is not at the head."""
 
 _FIRST_EVENTS, _LEAST_EVENTS = 100, 16
 _STAND_BACK_SECONDS = 0.25  # So a rebuild comes on under any load, if slowly.
@@ -37,48 +42,82 @@ class Pace(Protocol):
         ...
 
 
-class FullPace:
-    """As fast as it comes."""
+class _Size:
+    """How many events a batch may have so that it takes a given time."""
 
-    def __init__(self, events_max: int) -> None:
-        self.events_max = events_max
-        self._turn = nullcontext()
+    def __init__(self, seconds: float, most: int) -> None:
+        self.events = min(_FIRST_EVENTS, most)
+        self._seconds = seconds
+        self._most = most
 
-    def turn(self, events: int) -> AbstractAsyncContextManager[None]:
-        """Costs nothing."""
-        return self._turn
+    def note(self, events: int, seconds: float) -> None:
+        """Comes nearer to the size that takes the right time, a step at a time, as one batch may be unlike others."""
+        fitting = events * self._seconds / max(seconds, 1e-6)
+        bounded = min(max(fitting, self.events / 2), self.events * 2)
+        self.events = min(max(int(bounded), _LEAST_EVENTS), self._most)
 
 
 class Share:
-    """What all rebuilds of a projector share."""
+    """What all followers of a projector share."""
 
-    def __init__(self, live_lag: Callable[[], float], live_busy: Callable[[], bool]) -> None:
+    def __init__(
+        self, live_lag: Callable[[], float], live_busy: Callable[[], bool], live_at_head: Callable[[], bool]
+    ) -> None:
         self.turns = asyncio.Lock()
         """Held by the rebuild whose turn it is."""
         self.live_lag = live_lag
         """By how many seconds the live projection that is worst off is behind."""
         self.live_busy = live_busy
         """Whether anything live was folded just now."""
+        self.live_at_head = live_at_head
+        """Whether a live projection that is not behind folded something just now."""
+
+
+class LivePace:
+    """As fast as it comes."""
+
+    def __init__(self, share: Share, events_max: int) -> None:
+        self._share = share
+        self._most = events_max
+        self._short = _Size(LIVE_BATCH_SECONDS, events_max)
+
+    @property
+    def events_max(self) -> int:
+        """How many events the next batch may have."""
+        return self._short.events if self._share.live_at_head() else self._most
+
+    @asynccontextmanager
+    async def turn(self, events: int) -> AsyncIterator[None]:
+        """Waits for nothing."""
+        started = time.perf_counter()
+        yield
+        if events >= self._short.events:  # A smaller one is what there was.
+            self._short.note(events, time.perf_counter() - started)
 
 
 class SharedPace:
     """A rebuild's pace."""
 
     def __init__(self, share: Share, events_max: int) -> None:
-        self.events_max = min(_FIRST_EVENTS, events_max)
         self.hurried = False
         """Whether it leaves nothing to others: something live waits for it."""
         self._share = share
+        self._size = _Size(BATCH_SECONDS, events_max)
+        self._live: LivePace | None = None
         self._most = events_max
-        self._full: FullPace | None = None
+
+    @property
+    def events_max(self) -> int:
+        """How many events the next batch may have."""
+        return self._size.events if self._live is None else self._live.events_max
 
     def turn(self, events: int) -> AbstractAsyncContextManager[None]:
         """Waits for its turn, and leaves time to others after it."""
-        return self._shared(events) if self._full is None else self._full.turn(events)
+        return self._shared(events) if self._live is None else self._live.turn(events)
 
     def release(self) -> None:
-        """Goes as fast as it comes from now on."""
-        self._full, self.events_max, self.hurried = FullPace(self._most), self._most, True
+        """Is the pace of what answers from now on."""
+        self._live, self.hurried = LivePace(self._share, self._most), True
 
     @asynccontextmanager
     async def _shared(self, events: int) -> AsyncIterator[None]:
@@ -87,16 +126,8 @@ class SharedPace:
             yield
             seconds = time.perf_counter() - started
             if events:
-                self._adapt(events, seconds)
+                self._size.note(events, seconds)
             await self._give_way(seconds)
-
-    def _adapt(self, events: int, seconds: float) -> None:
-        """Comes nearer to the size that takes the right time, a step at a time, as one batch may be unlike others."""
-        if self._full is not None:
-            return
-        fitting = events * BATCH_SECONDS / max(seconds, 1e-6)
-        bounded = min(max(fitting, self.events_max / 2), self.events_max * 2)
-        self.events_max = min(max(int(bounded), _LEAST_EVENTS), self._most)
 
     async def _give_way(self, seconds: float) -> None:
         share = self._share

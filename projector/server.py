@@ -22,7 +22,7 @@ from projector.follower import Follower
 from projector.head import Head, HeadFollower
 from projector.leads import Leads
 from projector.line import Line, Parts
-from projector.pace import Share
+from projector.pace import LAG_SECONDS, Share
 from projector.read_store_file import ReadStoreFile
 from projector.row_writer import LeadLostError
 from projector.services import Services
@@ -63,11 +63,14 @@ async def bootstrap(
     def live() -> list[Follower]:
         return [line.live for line in lines.values() if isinstance(line, Line) and line.live is not None]
 
+    def busy() -> list[Follower]:
+        since = time.monotonic() - _BUSY_SECONDS
+        return [follower for follower in live() if follower.worked >= since]
+
     share = Share(
         live_lag=lambda: max((follower.lag_seconds for follower in live()), default=0.0),
-        live_busy=lambda: (
-            not file.leads.first or time.monotonic() - max((f.worked for f in live()), default=0.0) < _BUSY_SECONDS
-        ),
+        live_busy=lambda: not file.leads.first or bool(busy()),
+        live_at_head=lambda: not file.leads.first or any(one.lag_seconds < LAG_SECONDS for one in busy()),
     )
     parts = Parts(file, channel, head, feed, health, share, settings)
 

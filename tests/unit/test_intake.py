@@ -6,7 +6,9 @@ import asyncio
 
 from diptych.internal.v1.log_pb2 import FollowResponse
 from projector.intake import Batch, Intake
-from projector.pace import FullPace
+from projector.pace import LivePace, Share
+
+NOBODY_ELSE = Share(lambda: 0.0, lambda: False, lambda: False)
 
 
 class Frames:
@@ -35,7 +37,7 @@ async def test_bug_a_batch_took_only_four_of_the_frames_that_had_come() -> None:
     # At the head a frame holds one event. While another projection's commit takes its time, many come; a projection
     # that took four at a time never caught up with what went on.
     stream = Frames([frame(position) for position in range(1, 301)])
-    intake = Intake(stream, FullPace(1000))
+    intake = Intake(stream, LivePace(NOBODY_ELSE, 1000))
     batches: list[Batch] = []
     while not batches or batches[-1].position < 300:
         batch = await intake.next(5)
@@ -51,7 +53,7 @@ async def test_bug_a_batch_took_only_four_of_the_frames_that_had_come() -> None:
 
 async def test_no_more_than_a_few_mib_are_read_ahead() -> None:
     stream = Frames([frame(position, kib=512) for position in range(1, 101)])
-    intake = Intake(stream, FullPace(1))
+    intake = Intake(stream, LivePace(NOBODY_ELSE, 1))
     before = -1
     while stream.read_count != before:
         before = stream.read_count

@@ -1,10 +1,10 @@
-"""Pace: how rebuilds leave time to what is live."""
+"""Pace: how rebuilds leave time to what is live, and what is live to each other."""
 
 from __future__ import annotations
 
 import asyncio
 
-from projector.pace import BATCH_SECONDS, LAG_SECONDS, FullPace, Share, SharedPace
+from projector.pace import BATCH_SECONDS, LAG_SECONDS, LIVE_BATCH_SECONDS, LivePace, Share, SharedPace
 
 
 class Live:
@@ -13,10 +13,11 @@ class Live:
     def __init__(self) -> None:
         self.lag = 0.0
         self.busy = False
-        self.share = Share(lambda: self.lag, lambda: self.busy)
+        self.at_head = False
+        self.share = Share(lambda: self.lag, lambda: self.busy, lambda: self.at_head)
 
 
-async def turn(pace: SharedPace | FullPace, events: int, seconds: float = 0.0) -> float:
+async def turn(pace: SharedPace | LivePace, events: int, seconds: float = 0.0) -> float:
     """Takes a turn that works so long; returns how long all of it took."""
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -66,6 +67,28 @@ async def test_what_is_hurried_or_released_waits_for_nothing() -> None:
     assert pace.events_max == 1000
     async with live.share.turns, asyncio.timeout(10):
         await turn(pace, 10)
+
+
+async def test_bug_a_live_projection_that_caught_up_kept_those_at_the_head_waiting() -> None:
+    live = Live()
+    pace = LivePace(live.share, 1000)
+    assert pace.events_max == 1000, "nobody else is at the head"
+    live.at_head = True
+    for _ in range(8):
+        await turn(pace, pace.events_max, LIVE_BATCH_SECONDS * 4)
+    assert pace.events_max <= 32
+    live.at_head = False
+    assert pace.events_max == 1000, "nobody has use for less"
+
+
+async def test_a_live_batch_smaller_than_it_might_be_says_nothing_of_larger_ones() -> None:
+    live = Live()
+    live.at_head = True
+    pace = LivePace(live.share, 1000)
+    before = pace.events_max
+    for _ in range(8):
+        await turn(pace, 1, LIVE_BATCH_SECONDS / 4)  # A commit has its price, with however few events.
+    assert pace.events_max == before
 
 
 async def test_one_rebuild_has_its_turn_at_a_time() -> None:
