@@ -6,10 +6,11 @@ but all the same event. Neither is what is measured: that goes through the real 
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 from sqlalchemy.dialects import sqlite
@@ -25,7 +26,7 @@ from shop.v1.product_commands_pb2 import CreateProductRequest
 from shop.v1.product_events_pb2 import ProductCreated
 
 _GROUP = 10_000
-_PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA cache_size=-400000; PRAGMA temp_store=MEMORY;"
+_PRAGMAS = "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-400000; PRAGMA temp_store=MEMORY;"
 
 
 def fill_products(path: str, count: int) -> None:
@@ -60,10 +61,20 @@ def _created(n: int) -> RecordedEvent:
     return recorded
 
 
-def _fill(path: str, view: View[Any], rows: Callable[[], Iterator[tuple[Any, ...]]]) -> None:
-    table = view_table(view, 1)
+@contextmanager
+def _filling(path: str) -> Iterator[sqlite3.Connection]:
+    """A file of a server that has ended, and then on the disk: what is measured next is not to share it with this."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(_PRAGMAS)
+        yield connection
+        connection.execute("PRAGMA journal_mode=WAL")
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _fill(path: str, view: View[Any], rows: Callable[[], Iterator[tuple[Any, ...]]]) -> None:
+    table = view_table(view, 1)
+    with _filling(path) as connection:
         for index in table.indexes:
             connection.execute(f"DROP INDEX {index.name}")
         connection.execute("BEGIN")
@@ -72,7 +83,6 @@ def _fill(path: str, view: View[Any], rows: Callable[[], Iterator[tuple[Any, ...
         for index in table.indexes:
             connection.execute(str(CreateIndex(index).compile(dialect=sqlite.dialect())))
         connection.execute("COMMIT")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def fill_log(path: str, events: int, frame_bytes: int) -> None:
@@ -83,8 +93,7 @@ def fill_log(path: str, events: int, frame_bytes: int) -> None:
     names = sorted(set(names))
     order = list(range(1, len(names) + 1))
     rng.shuffle(order)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript(_PRAGMAS)
+    with _filling(path) as connection:
         (head,) = connection.execute("SELECT head FROM log").fetchone()
         connection.execute("BEGIN")
         connection.executemany(
@@ -101,4 +110,3 @@ def fill_log(path: str, events: int, frame_bytes: int) -> None:
         )
         connection.execute("UPDATE log SET head = head + ?", (len(names),))
         connection.execute("COMMIT")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
