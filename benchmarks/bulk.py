@@ -11,6 +11,7 @@ import random
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.dialects import sqlite
@@ -68,7 +69,7 @@ def _filling(path: str) -> Iterator[sqlite3.Connection]:
         connection.executescript(_PRAGMAS)
         yield connection
         connection.execute("PRAGMA journal_mode=WAL")
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         os.fsync(file.fileno())
 
 

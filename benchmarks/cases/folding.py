@@ -163,38 +163,49 @@ def _alone_each(bench: Bench, kept: Path, events: int) -> Iterator[Measure]:
 
 @case("load-memory")
 def load_memory(bench: Bench) -> Iterator[Measure]:
-    """The memory of each server under load, at the beginning and at the end of it."""
+    """The memory of each server over ten minutes of commands and queries, and 1,000,000 events."""
+    minutes, commands, queries = 10, 1_700, 400
     pair, client, other = bench.pair(), bench.worker(), bench.worker()
     pair.start()
     samples: list[list[float]] = []
-    for _ in range(5):
+    loaded = client.call(
+        f"{DRIVER}:load", address=pair.command.address, workload="create_product", first=bench.numbers(2000), count=2000
+    )
+    client.call(f"{DRIVER}:wait_for", address=pair.query.address, token=loaded["token"])
+    for _ in range(minutes):
+        first = bench.numbers(60 * commands)
         client.start(
-            f"{DRIVER}:stream",
+            f"{DRIVER}:fixed_rate",
             address=pair.command.address,
             workload="create_product",
-            first=bench.numbers(200_000),
-            seconds=4.0,
-            commands=100,
-            window=16,
+            first=first,
+            rate=commands,
+            seconds=60.0,
         )
-        other.call(
-            f"{DRIVER}:closed",
+        asked = other.call(
+            f"{DRIVER}:fixed_rate",
             address=pair.query.address,
             workload="get_product",
             first=0,
-            concurrency=16,
-            seconds=4.0,
-            options={"products": 1},
-        ) if samples else None
-        client.result()
+            rate=queries,
+            seconds=60.0,
+            options={"products": first - 1000},  # Of the last ones, rows may not be there yet.
+        )
+        loaded = client.result()
+        if asked["failed"] or loaded["failed"]:
+            raise AssertionError(f"{loaded['failed']} commands and {asked['failed']} queries failed")
         samples.append([server.resident_mib() for server in pair.servers])
     for index, name in enumerate(("command server", "projector", "query server")):
-        first, last = samples[1][index], samples[-1][index]
         yield alone(
             f"load-memory/{name.replace(' ', '-')}",
-            f"{name} after 20 s of load",
-            [last],
+            f"{name} after {minutes} minutes of load",
+            [samples[-1][index]],
             "MiB",
             ceiling=200,
-            note=f"{first:.0f} MiB after 8 s",
+            note=f"{commands * 60 * minutes:,} events; " + ", ".join(f"{each[index]:.0f}" for each in samples) + " MiB",
         )
+    half = samples[minutes // 2 - 1]
+    growth = max(last - before for last, before in zip(samples[-1], half, strict=True))
+    yield alone(
+        "load-memory/growth", "what the one that grew most took more than after half of it", [growth], "MiB", ceiling=10
+    )
