@@ -205,7 +205,12 @@ def load_memory(bench: Bench) -> Iterator[Measure]:
             note=f"{commands * 60 * minutes:,} events; " + ", ".join(f"{each[index]:.0f}" for each in samples) + " MiB",
         )
     half = samples[minutes // 2 - 1]
-    growth = max(last - before for last, before in zip(samples[-1], half, strict=True))
+    # The query server's cache goes on to fill, up to `cache_bytes_max`.
+    growth = max(samples[-1][index] - half[index] for index in (0, 1))
     yield alone(
-        "load-memory/growth", "what the one that grew most took more than after half of it", [growth], "MiB", ceiling=10
+        "load-memory/growth",
+        "what command server or projector took more than after half of it",
+        [growth],
+        "MiB",
+        ceiling=10,
     )
