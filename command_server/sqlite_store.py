@@ -7,6 +7,7 @@ is on the disk. A lock beside the file keeps a second command server out.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,17 +39,21 @@ from command_server.event_store import (
     WorkKind,
 )
 from command_server.frames import frame
-from diptych import failpoints
+from diptych import failpoints, wal_checkpoints
 from diptych.database_thread import DatabaseThread
 from diptych.file_lock import FileLock
 from diptych.read_store import Compiled, Rows, compile_sqlite
 from diptych.serving import StartError
 from diptych.token import Epoch, LogIdentity
+from diptych.wal_checkpoints import WalCheckpoints
 
 T = TypeVar("T")
 
 _NOT_SYNCED = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC")
 """Errors of a commit that has been written and may outlive a crash, or not."""
+
+_CHECKPOINT_ROWS = 500
+"""An event is three rows, and in a long log each lies on a page of its own."""
 
 _SCAN_EVENTS_MAX = 20_000
 """How many events a filtered read looks at before it gives an answer, however little matched."""
@@ -154,6 +159,7 @@ class SqliteEventStore(EventStore):
         self._lock = FileLock(path.with_name(path.name + ".lock"), owner)
         self._writer = DatabaseThread("log-writer")
         self._reader = DatabaseThread("log-reader")
+        self._checkpoints = WalCheckpoints(path, "log-checkpoints", _CHECKPOINT_ROWS)
         self._sql = _Statements()
         self._write: sqlite3.Connection | None = None
         self._read: sqlite3.Connection | None = None
@@ -172,6 +178,7 @@ class SqliteEventStore(EventStore):
             raise
 
     async def close(self) -> None:
+        await asyncio.to_thread(self._checkpoints.close)
         for thread, connection in ((self._reader, self._read), (self._writer, self._write)):
             if connection is not None:
                 await thread.run(connection.close)
@@ -238,6 +245,7 @@ class SqliteEventStore(EventStore):
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA cache_size=-32768")
+        connection.execute(f"PRAGMA wal_autocheckpoint={wal_checkpoints.PAGES}")
         connection.execute("BEGIN IMMEDIATE")
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
@@ -308,6 +316,7 @@ class SqliteEventStore(EventStore):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        self._checkpoints.written(connection)
         return written
 
     @staticmethod

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, Table
 
+from diptych import wal_checkpoints
 from diptych.database_thread import DatabaseThread
 from diptych.projection import Projection
 from diptych.read_store import generations, marks, parked, parked_events
 from diptych.serving import StartError
+from diptych.wal_checkpoints import WalCheckpoints
 from projector.leads import Leads
+
+_CHECKPOINT_ROWS = 5000
+"""Catching up touches the same pages again and again, so they are not copied back at once."""
 
 A = ParamSpec("A")
 T = TypeVar("T")
@@ -29,6 +34,7 @@ class ReadStoreFile:
         self.path = path
         self.leads = Leads(path, owner)
         self._thread = DatabaseThread("read-store")
+        self._checkpoints = WalCheckpoints(path, "read-store-checkpoints", _CHECKPOINT_ROWS)
         self.connection: sqlite3.Connection
         """Only for functions that `run` runs."""
 
@@ -50,11 +56,18 @@ class ReadStoreFile:
 
     async def run(self, function: Callable[A, T], /, *args: A.args, **kwargs: A.kwargs) -> T:
         """Runs a function on the database's thread."""
-        return await self._thread.run(partial(function, *args, **kwargs))
+
+        def call() -> T:
+            result = function(*args, **kwargs)
+            self._checkpoints.written(self.connection)
+            return result
+
+        return await self._thread.run(call)
 
     async def close(self) -> None:
         """Closes the file when the thread has done what it was given, then gives the lock back."""
-        await self.run(self._disconnect)
+        await asyncio.to_thread(self._checkpoints.close)
+        await self._thread.run(self._disconnect)
         await self._thread.close()
         self.leads.release()
 
@@ -73,8 +86,7 @@ class ReadStoreFile:
             # What a power cut takes is folded again from the log.
             "synchronous = NORMAL",
             "cache_size = -65536",
-            # Catching up touches the same pages again and again; copied back less often, it takes a fifth less time.
-            "wal_autocheckpoint = 8000",
+            f"wal_autocheckpoint = {wal_checkpoints.PAGES}",
             "journal_size_limit = 67108864",
             "temp_store = MEMORY",
         ):

@@ -1,0 +1,65 @@
+"""Checkpoints beside the writer: what is written gets into the file while commits go on."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from diptych.wal_checkpoints import WalCheckpoints
+
+ROWS = 100
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that never makes a checkpoint itself, and a table in the file."""
+    with closing(sqlite3.connect(tmp_path / "some.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE things (name TEXT, content BLOB)")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        yield connection
+
+
+def write(connection: sqlite3.Connection, count: int) -> None:
+    connection.executemany("INSERT INTO things VALUES ('thing', ?)", [(bytes(3000),)] * count)
+
+
+async def test_what_was_written_is_copied_back_while_the_writer_goes_on(
+    tmp_path: Path, writer: sqlite3.Connection
+) -> None:
+    path = tmp_path / "some.db"
+    checkpoints = WalCheckpoints(path, "checkpoints", ROWS)
+    async with asyncio.timeout(30):
+        for _ in range(3):  # Not only for the first time.
+            before = path.stat().st_size
+            write(writer, ROWS)
+            checkpoints.written(writer)
+            while path.stat().st_size < before + ROWS * 3000:
+                await asyncio.sleep(0.01)
+    checkpoints.close()
+    assert writer.execute("SELECT count(*) FROM things").fetchone() == (3 * ROWS,)
+
+
+async def test_a_few_rows_are_no_reason_for_a_checkpoint(tmp_path: Path, writer: sqlite3.Connection) -> None:
+    path = tmp_path / "some.db"
+    before = path.stat().st_size
+    checkpoints = WalCheckpoints(path, "checkpoints", ROWS)
+    write(writer, ROWS - 1)
+    checkpoints.written(writer)
+    checkpoints.close()  # It would have waited for one.
+    assert path.stat().st_size == before
+
+
+async def test_the_writer_goes_on_where_checkpoints_cannot_be_made(tmp_path: Path, writer: sqlite3.Connection) -> None:
+    checkpoints = WalCheckpoints(tmp_path / "no such folder" / "some.db", "checkpoints", ROWS)
+    for _ in range(2):
+        write(writer, ROWS)
+        checkpoints.written(writer)
+    checkpoints.close()
+    assert writer.execute("SELECT count(*) FROM things").fetchone() == (2 * ROWS,)
