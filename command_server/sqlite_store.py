@@ -52,8 +52,8 @@ T = TypeVar("T")
 _NOT_SYNCED = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC")
 """Errors of a commit that has been written and may outlive a crash, or not."""
 
-_CHECKPOINT_ROWS = 500
-"""An event is three rows, and in a long log each lies on a page of its own."""
+_CHECKPOINT_PAGES = 1000
+"""Commits wait for the disk while it syncs what was copied back: 40 ms where that is 4,000 pages."""
 
 _SCAN_EVENTS_MAX = 20_000
 """How many events a filtered read looks at before it gives an answer, however little matched."""
@@ -159,7 +159,7 @@ class SqliteEventStore(EventStore):
         self._lock = FileLock(path.with_name(path.name + ".lock"), owner)
         self._writer = DatabaseThread("log-writer")
         self._reader = DatabaseThread("log-reader")
-        self._checkpoints = WalCheckpoints(path, "log-checkpoints", _CHECKPOINT_ROWS)
+        self._checkpoints = WalCheckpoints(path, "log-checkpoints", _CHECKPOINT_PAGES)
         self._sql = _Statements()
         self._write: sqlite3.Connection | None = None
         self._read: sqlite3.Connection | None = None

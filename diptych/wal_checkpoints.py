@@ -22,16 +22,23 @@ import structlog
 PAGES = 16_000
 """For `wal_autocheckpoint`: after so many pages, 64 MiB, the writer copies what is left, and the log begins anew."""
 
+_ROWS_FIRST, _ROWS_LEAST = 500, 100
+
 _log = structlog.get_logger(__name__)
 
 
 class WalCheckpoints:
-    """Copies back what one connection writes to a file, after so many changed rows, until `close`."""
+    """Copies back what one connection writes to a file, whenever that is so many pages, about, until `close`.
 
-    def __init__(self, path: Path, name: str, rows: int) -> None:
+    How long the log is only a checkpoint tells; between them, changed rows are counted, and how many pages they come
+    to is learnt.
+    """
+
+    def __init__(self, path: Path, name: str, pages: int) -> None:
         self._path = path
-        self._rows = rows
-        self._copied = 0
+        self._pages = pages
+        self._rows = _ROWS_FIRST
+        self._seen = 0
         self._due = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -39,8 +46,8 @@ class WalCheckpoints:
     def written(self, connection: sqlite3.Connection) -> None:
         """Takes note of commits; called on the thread of the connection that writes."""
         rows = connection.total_changes
-        if rows - self._copied >= self._rows:
-            self._copied = rows
+        if rows - self._seen >= self._rows:
+            self._seen = rows
             if self._thread.ident is None:
                 self._thread.start()
             self._due.set()
@@ -53,12 +60,19 @@ class WalCheckpoints:
             self._thread.join()
 
     def _work(self) -> None:
+        copied = 0
         try:
             with closing(sqlite3.connect(self._path, isolation_level=None)) as connection:
                 connection.execute("PRAGMA synchronous=FULL")
                 while not self._closing:
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                    before = copied
+                    _, _, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    self._learn(copied - before if copied > before else copied)  # It may have begun anew.
                     self._due.wait()
                     self._due.clear()
         except sqlite3.Error as error:
             _log.warning("the writer makes its checkpoints itself from now on", file=self._path.name, error=str(error))
+
+    def _learn(self, pages: int) -> None:
+        fitting = self._rows * self._pages // max(pages, 1)
+        self._rows = max(min(fitting, 2 * self._rows), self._rows // 2, _ROWS_LEAST)

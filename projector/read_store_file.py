@@ -20,7 +20,7 @@ from diptych.serving import StartError
 from diptych.wal_checkpoints import WalCheckpoints
 from projector.leads import Leads
 
-_CHECKPOINT_ROWS = 5000
+_CHECKPOINT_PAGES = 8000
 """Catching up touches the same pages again and again, so they are not copied back at once."""
 
 A = ParamSpec("A")
@@ -34,7 +34,7 @@ class ReadStoreFile:
         self.path = path
         self.leads = Leads(path, owner)
         self._thread = DatabaseThread("read-store")
-        self._checkpoints = WalCheckpoints(path, "read-store-checkpoints", _CHECKPOINT_ROWS)
+        self._checkpoints = WalCheckpoints(path, "read-store-checkpoints", _CHECKPOINT_PAGES)
         self.connection: sqlite3.Connection
         """Only for functions that `run` runs."""
 

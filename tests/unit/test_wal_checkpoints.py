@@ -12,7 +12,9 @@ import pytest
 
 from diptych.wal_checkpoints import WalCheckpoints
 
-ROWS = 100
+ROWS = 500
+"""After so many rows it makes the first checkpoint, as it does not know yet what they come to."""
+PAGES = 100
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ async def test_what_was_written_is_copied_back_while_the_writer_goes_on(
     tmp_path: Path, writer: sqlite3.Connection
 ) -> None:
     path = tmp_path / "some.db"
-    checkpoints = WalCheckpoints(path, "checkpoints", ROWS)
+    checkpoints = WalCheckpoints(path, "checkpoints", PAGES)
     async with asyncio.timeout(30):
         for _ in range(3):  # Not only for the first time.
             before = path.stat().st_size
@@ -49,7 +51,7 @@ async def test_what_was_written_is_copied_back_while_the_writer_goes_on(
 async def test_a_few_rows_are_no_reason_for_a_checkpoint(tmp_path: Path, writer: sqlite3.Connection) -> None:
     path = tmp_path / "some.db"
     before = path.stat().st_size
-    checkpoints = WalCheckpoints(path, "checkpoints", ROWS)
+    checkpoints = WalCheckpoints(path, "checkpoints", PAGES)
     write(writer, ROWS - 1)
     checkpoints.written(writer)
     checkpoints.close()  # It would have waited for one.
@@ -57,7 +59,7 @@ async def test_a_few_rows_are_no_reason_for_a_checkpoint(tmp_path: Path, writer:
 
 
 async def test_the_writer_goes_on_where_checkpoints_cannot_be_made(tmp_path: Path, writer: sqlite3.Connection) -> None:
-    checkpoints = WalCheckpoints(tmp_path / "no such folder" / "some.db", "checkpoints", ROWS)
+    checkpoints = WalCheckpoints(tmp_path / "no such folder" / "some.db", "checkpoints", PAGES)
     for _ in range(2):
         write(writer, ROWS)
         checkpoints.written(writer)
