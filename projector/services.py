@@ -83,7 +83,8 @@ class Services:
     async def list_projections(self, request: bytes, context: Context) -> bytes:
         """Tells the state of every projection."""
         parse(projections_pb2.ListProjectionsRequest, request)
-        statuses = [await line.status() for line in self._lines.values()]
+        # Together they wait for what the database's thread is at, and not one after the other.
+        statuses = await asyncio.gather(*(line.status() for line in self._lines.values()))
         return projections_pb2.ListProjectionsResponse(projections=statuses).SerializeToString()
 
     async def pause(self, request: bytes, context: Context) -> bytes:
