@@ -15,10 +15,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
-BATCH_SECONDS = 0.025
+BATCH_SECONDS = 0.012
 """How long a batch of a rebuild should take: what a live commit waits for at most, about."""
 
-LIVE_BATCH_SECONDS = 0.01
+LIVE_BATCH_SECONDS = 0.005
 """How long a batch of a live projection should take while another one is at the head."""
 
 LAG_SECONDS = 0.25
