@@ -39,13 +39,13 @@ from command_server.event_store import (
     WorkKind,
 )
 from command_server.frames import frame
-from diptych import failpoints, wal_checkpoints
+from diptych import failpoints
 from diptych.database_thread import DatabaseThread
 from diptych.file_lock import FileLock
 from diptych.read_store import Compiled, Rows, compile_sqlite
 from diptych.serving import StartError
 from diptych.token import Epoch, LogIdentity
-from diptych.wal_checkpoints import WalCheckpoints
+from diptych.wal_checkpoints import AUTOCHECKPOINT_PAGES, WalCheckpoints
 
 T = TypeVar("T")
 
@@ -245,7 +245,7 @@ class SqliteEventStore(EventStore):
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA cache_size=-32768")
-        connection.execute(f"PRAGMA wal_autocheckpoint={wal_checkpoints.PAGES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={AUTOCHECKPOINT_PAGES}")
         connection.execute("BEGIN IMMEDIATE")
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:

@@ -4,8 +4,8 @@ A commit appends the pages that it changed to the write-ahead log; a checkpoint 
 all over the file, and syncs that. SQLite does it within a commit, after 1,000 pages, which the next commands wait for.
 Here a thread with a connection of its own copies what was written so far, while commits go on: 64 callers get 4 to 5 %
 more commands into a log of a million events with random ids. The log begins anew once nothing is left to copy; that
-stays the writer's, by `wal_autocheckpoint` and `PAGES`, in a commit now and then that finds little left. It is also
-what bounds the log if this thread cannot do its work.
+stays the writer's, by `wal_autocheckpoint` and `AUTOCHECKPOINT_PAGES`, in a commit now and then that finds little left.
+It is also what bounds the log if this thread cannot do its work.
 
 Source: https://www.sqlite.org/wal.html, sections 3 and 6.
 """
@@ -19,7 +19,9 @@ from pathlib import Path
 
 import structlog
 
-PAGES = 16_000
+from diptych.learnt_size import LearntSize
+
+AUTOCHECKPOINT_PAGES = 16_000
 """For `wal_autocheckpoint`: after so many pages, 64 MiB, the writer copies what is left, and the log begins anew."""
 
 _ROWS_FIRST, _ROWS_LEAST, _ROWS_MOST = 500, 100, 50_000
@@ -36,8 +38,7 @@ class WalCheckpoints:
 
     def __init__(self, path: Path, name: str, pages: int) -> None:
         self._path = path
-        self._pages = pages
-        self._rows = _ROWS_FIRST
+        self._rows = LearntSize(pages, first=_ROWS_FIRST, least=_ROWS_LEAST, most=_ROWS_MOST)
         self._seen = 0
         self._due = threading.Event()
         self._closing = False
@@ -46,7 +47,7 @@ class WalCheckpoints:
     def written(self, connection: sqlite3.Connection) -> None:
         """Takes note of commits; called on the thread of the connection that writes."""
         rows = connection.total_changes
-        if rows - self._seen >= self._rows:
+        if rows - self._seen >= self._rows.count:
             self._seen = rows
             if self._thread.ident is None:
                 self._thread.start()
@@ -67,14 +68,10 @@ class WalCheckpoints:
                 while not self._closing:
                     busy, _, now = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                     if not busy:  # The writer was not making one just then.
-                        self._learn(now - copied if now > copied else now)  # The log may have begun anew.
+                        # The log may have begun anew.
+                        self._rows.note(self._rows.count, now - copied if now > copied else now)
                         copied = now
                     self._due.wait()
                     self._due.clear()
         except sqlite3.Error as error:
             _log.warning("the writer makes its checkpoints itself from now on", file=self._path.name, error=str(error))
-
-    def _learn(self, pages: int) -> None:
-        fitting = self._rows * self._pages // max(pages, 1)
-        bounded = min(max(fitting, self._rows // 2), self._rows * 2)
-        self._rows = min(max(bounded, _ROWS_LEAST), _ROWS_MOST)

@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
+from diptych.learnt_size import LearntSize
+
 BATCH_SECONDS = 0.012
 """How long a batch of a rebuild should take: what a live commit waits for at most, about."""
 
@@ -42,19 +44,9 @@ class Pace(Protocol):
         ...
 
 
-class _Size:
-    """How many events a batch may have so that it takes a given time."""
-
-    def __init__(self, seconds: float, most: int) -> None:
-        self.events = min(_FIRST_EVENTS, most)
-        self._seconds = seconds
-        self._most = most
-
-    def note(self, events: int, seconds: float) -> None:
-        """Comes nearer to the size that takes the right time, a step at a time, as one batch may be unlike others."""
-        fitting = events * self._seconds / max(seconds, 1e-6)
-        bounded = min(max(fitting, self.events / 2), self.events * 2)
-        self.events = min(max(int(bounded), _LEAST_EVENTS), self._most)
+def _size(seconds: float, events_max: int) -> LearntSize:
+    """How many events a batch may have so that it takes so long."""
+    return LearntSize(seconds, first=_FIRST_EVENTS, least=_LEAST_EVENTS, most=events_max)
 
 
 class Share:
@@ -79,19 +71,19 @@ class LivePace:
     def __init__(self, share: Share, events_max: int) -> None:
         self._share = share
         self._most = events_max
-        self._short = _Size(LIVE_BATCH_SECONDS, events_max)
+        self._short = _size(LIVE_BATCH_SECONDS, events_max)
 
     @property
     def events_max(self) -> int:
         """How many events the next batch may have."""
-        return self._short.events if self._share.live_at_head() else self._most
+        return self._short.count if self._share.live_at_head() else self._most
 
     @asynccontextmanager
     async def turn(self, events: int) -> AsyncIterator[None]:
         """Waits for nothing."""
         started = time.perf_counter()
         yield
-        if events >= self._short.events:  # A smaller one is what there was.
+        if events >= self._short.count:  # A smaller one is what there was.
             self._short.note(events, time.perf_counter() - started)
 
 
@@ -102,14 +94,14 @@ class SharedPace:
         self.hurried = False
         """Whether it leaves nothing to others: something live waits for it."""
         self._share = share
-        self._size = _Size(BATCH_SECONDS, events_max)
+        self._size = _size(BATCH_SECONDS, events_max)
         self._live: LivePace | None = None
         self._most = events_max
 
     @property
     def events_max(self) -> int:
         """How many events the next batch may have."""
-        return self._size.events if self._live is None else self._live.events_max
+        return self._size.count if self._live is None else self._live.events_max
 
     def turn(self, events: int) -> AbstractAsyncContextManager[None]:
         """Waits for its turn, and leaves time to others after it."""

@@ -12,12 +12,11 @@ from typing import ParamSpec, TypeVar
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, Table
 
-from diptych import wal_checkpoints
 from diptych.database_thread import DatabaseThread
 from diptych.projection import Projection
 from diptych.read_store import generations, marks, parked, parked_events
 from diptych.serving import StartError
-from diptych.wal_checkpoints import WalCheckpoints
+from diptych.wal_checkpoints import AUTOCHECKPOINT_PAGES, WalCheckpoints
 from projector.leads import Leads
 
 _CHECKPOINT_PAGES = 8000
@@ -86,7 +85,7 @@ class ReadStoreFile:
             # What a power cut takes is folded again from the log.
             "synchronous = NORMAL",
             "cache_size = -65536",
-            f"wal_autocheckpoint = {wal_checkpoints.PAGES}",
+            f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
             "journal_size_limit = 67108864",
             "temp_store = MEMORY",
         ):
