@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.bench import FULL, Bench
 from benchmarks.cases.commands import DRIVER
-from benchmarks.cases.folding import shop_log
+from benchmarks.cases.folding import SHOP_EVENTS, shop_log
 from benchmarks.plots import FIGURES
 from benchmarks.programs import Server
 
@@ -63,7 +63,7 @@ def _stream(bench: Bench) -> tuple[Server, Callable[[], Any]]:
 def _fold(bench: Bench) -> tuple[Server, Callable[[], Any]]:
     """A shop's events into all of the shop's views: the projector, which catches up by itself."""
     folder = bench.folder / "fold"
-    shutil.copytree(shop_log(bench, 150_000), folder)
+    shutil.copytree(shop_log(bench, SHOP_EVENTS), folder)
     pair = bench.pair(folder.name)
     pair.command.start()
     pair.projector.start()

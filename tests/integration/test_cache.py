@@ -96,8 +96,10 @@ async def until_cached(shop: Connection, metrics: Metrics, user_id: str) -> None
         before = await metrics.hits()
         try:
             await shop.query(GetUserRequest(user_id=user_id))
-        except CallRefused:
-            return False  # It need not be there yet.
+        except CallRefused as refused:
+            if refused.reason != "USER_NOT_FOUND":  # It need not be there yet.
+                raise
+            return False
         return await metrics.hits() > before
 
     await eventually(hit)
