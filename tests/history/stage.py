@@ -124,6 +124,7 @@ class Stage:
         self._settings = settings or {}
         self.links: dict[str, Proxy] = {}
         self.actors: dict[str, Actor] = {}
+        self._looking = asyncio.Lock()
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._ending = False
@@ -319,7 +320,8 @@ class Stage:
 
     async def look(self) -> None:
         """Records what lies in the read store, each projection as one transaction sees it."""
-        self.history.stored += await asyncio.to_thread(stored, self.read_store, self.domain)
+        async with self._looking:  # Of two looks at once, the one that is done first may have begun last.
+            self.history.stored += await asyncio.to_thread(stored, self.read_store, self.domain)
 
     async def _raise(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
