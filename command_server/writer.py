@@ -1,9 +1,7 @@
 """The writer: group commit.
 
-Commands that arrive while a commit is under way form the next batch. A batch is one call of the event store, whose
-cost hardly depends on how many are in it; and gRPC hands calls over one at a time. So where several callers were just
-answered, the next batch waits a moment for as many to come back; who calls alone never waits. A refused command fails
-alone; a failed commit fails its whole batch, and records nothing of it.
+Commands that arrive while a commit is under way form the next batch, which is one call of the event store; it waits a
+moment for a crowd. A refused command fails alone; a failed commit fails its whole batch, and records nothing of it.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from command_server.state_cache import StateCache
 from command_server.submission import Submission, nobody
 from diptych import failpoints
 from diptych.binder import internal_error
+from diptych.crowd import Crowd
 from diptych.domain import LoadedDomain
 from diptych.refusals import CommandNotInTime, LogUnavailable, OutcomeUnknown, Overloaded, Refusal
 from diptych.settings import CommandServerSettings
@@ -29,10 +28,6 @@ from diptych.settings import CommandServerSettings
 _log = structlog.get_logger(__name__)
 
 _OVERLOAD_RETRY_SECONDS = 0.1
-_CROWD_MAX = 64
-"""Commands that a batch waits for at most: with so many in it, what it costs by itself no longer counts."""
-_CALL_SECONDS = 0.0002
-"""What gRPC takes to hand a call over, about: so long after the last commit a batch waits for each that it expects."""
 
 STOPPING = "the server is stopping"
 """Why the log is not available to commands that come too late."""
@@ -56,7 +51,6 @@ class Writer:
         self._cache = StateCache(settings.state_cache_entries)
         self._store = store
         self._batch_max = settings.batch_commands_max
-        self._crowd_max = min(_CROWD_MAX, self._batch_max)
         self._queue_max = settings.queue_commands_max
         self._published = published
         self._queue: deque[Submission] = deque()
@@ -88,23 +82,22 @@ class Writer:
     async def run(self) -> None:
         """Commits batches until `close` is called and the queue is empty."""
         time = asyncio.get_running_loop().time
-        crowd = 0
-        until = time()
+        crowd, until = Crowd.after(0), time()
         while True:
             if not self._queue:
                 if self._closing:
                     return
                 await self._wait_for(1)
-            if len(self._queue) < crowd and not self._closing:
-                await self._wait_for(crowd, until - time())
+            if len(self._queue) < crowd.size and not self._closing:
+                await self._wait_for(crowd.size, until - time())
             batch = self._take()
             self._taken.set()
             if batch:
                 self._committing = batch
                 await self._commit(batch)
                 self._committing = []
-            crowd = min(len(batch) + len(self._queue), self._crowd_max)
-            until = time() + crowd * _CALL_SECONDS
+            crowd = Crowd.after(len(batch) + len(self._queue), self._batch_max)
+            until = time() + crowd.seconds
 
     async def _wait_for(self, count: int, seconds: float | None = None) -> None:
         """Waits until so many commands are in the queue, the time is over, or `close` is called."""

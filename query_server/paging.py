@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import json
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from diptych.projection import View
@@ -24,43 +25,58 @@ _DIGEST_LENGTH = 12
 
 
 class PageTokens:
-    """Writes and reads the page tokens of one method."""
+    """The page tokens of one method."""
 
     def __init__(self, method: str, view: View[Any]) -> None:
-        self._method = method
+        self._method = method.encode()
         self._view = view
 
-    def write(self, request: Any, find: Find, row: bytes, key: str) -> str:
+    def of(self, request: Any, find: Find) -> Pages:
+        """The pages of what a request finds."""
+        return Pages(self._method, self._view, request, find)
+
+
+class Pages:
+    """Writes and reads the page tokens of one query."""
+
+    def __init__(self, method: bytes, view: View[Any], request: Any, find: Find) -> None:
+        self._method = method
+        self._view = view
+        self._request = request
+        self._order = find.order
+
+    def write(self, row: bytes, key: str) -> str:
         """The token for the page after a row."""
         message = self._view.row.FromString(row)
-        values = [stored(order.column.value(message)) for order in find.order]
+        values = [stored(order.column.value(message)) for order in self._order]
         body = json.dumps([*values, key], ensure_ascii=False, separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(self._digest(request, find) + body).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(self._digest + body).rstrip(b"=").decode()
 
-    def read(self, request: Any, find: Find) -> list[Any]:
-        """The values of the row before the page that a request asks for, and its key; raises `PageTokenInvalid`."""
+    def read(self) -> list[Any]:
+        """The values of the row before the page that the request asks for, and its key; raises `PageTokenInvalid`."""
         try:
-            text: str = request.page_token
+            text: str = self._request.page_token
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
             values = json.loads(raw[_DIGEST_LENGTH:])
         except (ValueError, binascii.Error, RecursionError):
             raise PageTokenInvalid from None
-        if raw[:_DIGEST_LENGTH] != self._digest(request, find) or not isinstance(values, list):
+        if raw[:_DIGEST_LENGTH] != self._digest or not isinstance(values, list):
             raise PageTokenInvalid
-        kinds = [*(_stored_kind(order.column.kind) for order in find.order), str]
+        kinds = [*(_stored_kind(order.column.kind) for order in self._order), str]
         if [type(value) for value in values] != kinds:
             raise PageTokenInvalid
         return values
 
-    def _digest(self, request: Any, find: Find) -> bytes:
-        query = type(request)()
-        query.CopyFrom(request)
+    @cached_property
+    def _digest(self) -> bytes:
+        query = type(self._request)()
+        query.CopyFrom(self._request)
         for name in _NOT_THE_QUERY:
             if name in query.DESCRIPTOR.fields_by_name:
                 query.ClearField(name)
-        digest = hashlib.blake2b(self._method.encode(), digest_size=_DIGEST_LENGTH)
+        digest = hashlib.blake2b(self._method, digest_size=_DIGEST_LENGTH)
         digest.update(b"\0")
-        digest.update(repr([(order.column.name, order.descending) for order in find.order]).encode())
+        digest.update(repr([(order.column.name, order.descending) for order in self._order]).encode())
         digest.update(b"\0")
         digest.update(query.SerializeToString(deterministic=True))
         return digest.digest()

@@ -327,7 +327,8 @@ def _find(query: FindQuery, method: str, reading: Reading) -> UnaryHandler:
                 find = found
                 if fields.order_by and request.order_by:
                     find = _ordered(find, order_of(request.order_by, query.order_by))
-                after = tokens.read(request, find) if fields.page_token and request.page_token else None
+                pages = tokens.of(request, find)
+                after = pages.read() if fields.page_token and request.page_token else None
                 total = fields.include_total and bool(request.include_total)
 
                 async def read() -> ListRead:
@@ -335,7 +336,7 @@ def _find(query: FindQuery, method: str, reading: Reading) -> UnaryHandler:
                     more = len(got.rows) > size
                     if more and not fields.page_token:
                         raise Overloaded(what="rows in an answer without pages", limit=PAGE_SIZE_MAX)
-                    next_page = tokens.write(request, find, got.rows[size - 1], got.keys[size - 1]) if more else ""
+                    next_page = pages.write(got.rows[size - 1], got.keys[size - 1]) if more else ""
                     response = _list_response(fields, rows_tag, got.rows[:size], next_page, got.total)
                     return ListRead(response, got.generation, got.position)
 

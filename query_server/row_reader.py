@@ -1,7 +1,8 @@
 """The reader of rows: what the read store holds, with the checkpoint that it is true at.
 
 Connections are read-only and each has a thread of its own. Requests for keys of one view that arrive while a select
-is under way form the next batch: one select for all of them. No read transaction outlives its statement.
+is under way form the next batch, which waits a moment for a crowd: one select for all of them. No read transaction
+outlives its statement.
 
 Nothing is assumed to stay: the store may not exist yet, generations come and go, and the file may be replaced.
 """
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import structlog
 from sqlalchemy import and_, bindparam, select
 
+from diptych.crowd import Crowd
 from diptych.projection import Projection, View
 from diptych.query import Find
 from diptych.read_store import compile_sqlite, decode_epochs, generations, parked, parked_events, shape
@@ -183,9 +185,11 @@ class RowReader:
         if len(waiting) >= READS_MAX:
             raise Overloaded(what="reads", limit=READS_MAX).telling(retry_seconds=1)
         waiting.append((key, future))
-        if not reads.under_way:
-            reads.under_way = True
-            self._loop.call_soon(self._send, reads)  # What is handled in the same turn of the loop comes along.
+        if not reads.under_way and (reads.sending is None or len(waiting) == reads.crowd):
+            if reads.sending is not None:
+                reads.sending.cancel()
+            # What is handled in the same turn of the loop comes along.
+            reads.sending = self._loop.call_soon(self._send, reads)
         return future
 
     async def find(
@@ -262,9 +266,10 @@ class RowReader:
     def _send(self, reads: _KeyReads) -> None:
         batch = [(key, future) for key, future in reads.waiting if not future.done()]
         reads.waiting = []
+        reads.sending = None
         if not batch:
-            reads.under_way = False
             return
+        reads.under_way = True
         self.selects += 1
         self.keys_read += len(batch)
         self._by_key.put(_KeyJob(reads, batch))
@@ -343,12 +348,14 @@ class RowReader:
             self._waiting -= 1
 
     def answer_keys(self, job: _KeyJob) -> None:
-        """On the loop: answers a batch, and sends the next one if there is any."""
+        """On the loop: answers a batch, and sends the next one when its crowd is there."""
         reads = job.reads
-        if reads.waiting:
+        reads.under_way = False
+        reads.crowd, seconds = Crowd.after(len(job.batch) + len(reads.waiting))
+        if len(reads.waiting) >= reads.crowd:
             self._send(reads)
-        else:
-            reads.under_way = False
+        elif reads.crowd > 1:
+            reads.sending = self._loop.call_later(seconds, self._send, reads)
         error = job.error
         if error is not None:
             for _, future in job.batch:
@@ -377,12 +384,14 @@ class RowReader:
 class _KeyReads:
     """The keys of one view that wait for the next select."""
 
-    __slots__ = ("under_way", "view", "waiting")
+    __slots__ = ("crowd", "sending", "under_way", "view", "waiting")
 
     def __init__(self, view: View[Any]) -> None:
         self.view = view
         self.waiting: list[tuple[str, asyncio.Future[RowRead]]] = []
         self.under_way = False
+        self.crowd = 1
+        self.sending: asyncio.Handle | None = None
 
 
 class _KeyJob:

@@ -16,7 +16,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diptych import Find, Projection
+from diptych import Find, Projection, crowd
 from diptych.projection import Column
 from diptych.query import Condition, Order
 from diptych.read_store import stored
@@ -81,6 +81,30 @@ async def test_keys_that_come_together_are_read_together(store: StoreFile, reade
         assert read.row == (expected and expected.SerializeToString(deterministic=True))
     assert reader.selects == 1
     assert reader.keys_read == len(keys) - 1
+
+
+async def test_a_select_waits_for_as_many_as_were_answered_and_who_reads_alone_never_waits(
+    store: StoreFile, reader: RowReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowd, "_CALL_SECONDS", 1000)  # So that only reads end a wait, and no clock does.
+    write(store, {"a": struct(number=1)})
+    for _ in range(3):
+        await reader.get(rows, "a")
+    assert (reader.selects, reader.keys_read) == (3, 3)
+
+    await asyncio.gather(*(reader.get(rows, "a") for _ in range(8)))
+    again = []
+    for _ in range(8):
+        again.append(reader.get(rows, "a"))
+        await asyncio.sleep(0)
+    await asyncio.gather(*again)
+    assert (reader.selects, reader.keys_read) == (5, 19)
+
+
+async def test_a_select_does_not_wait_for_long(store: StoreFile, reader: RowReader) -> None:
+    write(store, {"a": struct(number=1)})
+    await asyncio.gather(*(reader.get(rows, "a") for _ in range(8)))
+    assert (await asyncio.wait_for(reader.get(rows, "a"), 10)).row is not None
 
 
 async def test_keys_of_any_text_are_told_apart(store: StoreFile, reader: RowReader) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from command_server import writer as writers
 from command_server.dispatch import Caller, Dispatcher
 from command_server.sqlite_store import SqliteEventStore
 from command_server.submission import Submission
 from command_server.writer import Writer
+from diptych import crowd
 from diptych.domain import load
 from diptych.settings import CommandServerSettings
 from shop.v1.user_commands_pb2 import RegisterUserRequest
@@ -71,7 +71,7 @@ async def test_giving_up_tells_everybody_at_once_and_nobody_twice(tmp_path: Path
 async def test_a_batch_waits_for_as_many_as_were_answered_and_who_calls_alone_never_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writers, "_CALL_SECONDS", 1000)  # So that only commands end a wait, and no clock does.
+    monkeypatch.setattr(crowd, "_CALL_SECONDS", 1000)  # So that only commands end a wait, and no clock does.
     commands = Commands()
     batches: list[int] = []
     store = SqliteEventStore(tmp_path / "log.db")
