@@ -12,6 +12,8 @@ def varint(value: int) -> bytes:
     """A varint of a non-negative value."""
     if value < 128:
         return _ONE_BYTE[value]
+    if value < 16_384:
+        return bytes((value & 127 | 128, value >> 7))
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)

@@ -268,6 +268,10 @@ class ViewCache:
         """The same of all rows."""
         return checkpoint >= self.changed
 
+    def reads(self, key: Hashable) -> bool:
+        """Whether a read that others can take part in is under way."""
+        return key in self._flights
+
     async def shared(self, key: Hashable, read: Callable[[], Awaitable[Read]]) -> Read:
         """Reads, or takes part in a read of the same that began when all was told that is told now."""
         flight = self._flights.get(key)

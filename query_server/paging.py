@@ -12,7 +12,6 @@ import binascii
 import hashlib
 import json
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 
 from diptych.projection import View
@@ -44,13 +43,14 @@ class Pages:
         self._view = view
         self._request = request
         self._order = find.order
+        self._digest = b""
 
     def write(self, row: bytes, key: str) -> str:
         """The token for the page after a row."""
         message = self._view.row.FromString(row)
         values = [stored(order.column.value(message)) for order in self._order]
         body = json.dumps([*values, key], ensure_ascii=False, separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(self._digest + body).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(self._query() + body).rstrip(b"=").decode()
 
     def read(self) -> list[Any]:
         """The values of the row before the page that the request asks for, and its key; raises `PageTokenInvalid`."""
@@ -60,15 +60,17 @@ class Pages:
             values = json.loads(raw[_DIGEST_LENGTH:])
         except (ValueError, binascii.Error, RecursionError):
             raise PageTokenInvalid from None
-        if raw[:_DIGEST_LENGTH] != self._digest or not isinstance(values, list):
+        if raw[:_DIGEST_LENGTH] != self._query() or not isinstance(values, list):
             raise PageTokenInvalid
         kinds = [*(_stored_kind(order.column.kind) for order in self._order), str]
         if [type(value) for value in values] != kinds:
             raise PageTokenInvalid
         return values
 
-    @cached_property
-    def _digest(self) -> bytes:
+    def _query(self) -> bytes:
+        """A digest of what is asked for, page by page."""
+        if self._digest:
+            return self._digest
         query = type(self._request)()
         query.CopyFrom(self._request)
         for name in _NOT_THE_QUERY:
@@ -79,7 +81,8 @@ class Pages:
         digest.update(repr([(order.column.name, order.descending) for order in self._order]).encode())
         digest.update(b"\0")
         digest.update(query.SerializeToString(deterministic=True))
-        return digest.digest()
+        self._digest = digest.digest()
+        return self._digest
 
 
 def _stored_kind(kind: type) -> type:

@@ -268,8 +268,12 @@ class _Lists:
         if found is not None and found.content is not None:
             response, position = found.content, found.position
         else:
-            later, read = prepare()
-            once = key is None or later.conditions != find.conditions
+            # What is being read was judged for whoever asked first.
+            prepared = None if cache.reads(key) else prepare()
+            once = key is None or (prepared is not None and prepared[0].conditions != find.conditions)
+
+            def read() -> Awaitable[ListRead]:
+                return (prepared or prepare())[1]()
 
             async def keep() -> ListRead:
                 life = cache.projection.life

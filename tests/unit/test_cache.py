@@ -237,6 +237,7 @@ async def test_those_who_miss_the_same_list_share_one_read() -> None:
     other = asyncio.ensure_future(view.shared("few", read))
     await asyncio.sleep(0)
     assert len(reads) == 2
+    assert [view.reads(key) for key in ("all", "few", "none")] == [True, True, False]
     tell(kept, 11, 11, {"b": 11}, changes_after=10)
     late = asyncio.ensure_future(view.shared("all", read))
     await asyncio.sleep(0)
@@ -247,6 +248,7 @@ async def test_those_who_miss_the_same_list_share_one_read() -> None:
     reads[2].set_result(ListRead(b"new", 1, 11))
     assert [(await task).response for task in (second, other, late)] == [b"old", b"few", b"new"]
     assert first.cancelled() or await asyncio.wait((first,))
+    assert not view.reads("all")
 
 
 async def test_those_who_share_a_read_that_is_refused_get_refusals_of_their_own() -> None:
