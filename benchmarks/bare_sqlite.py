@@ -1,12 +1,15 @@
 """The reference S: what SQLite itself takes for the same rows, by `sqlite3`, with the same durability.
 
-A job writes to a new file with the tables of the real thing, made by the same definitions.
+A job writes to a file with the tables of the real thing, made by the same definitions.
 """
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy.dialects import sqlite
@@ -23,21 +26,47 @@ def review_key(n: int, count: int) -> str:
 
 
 def append(folder: str, *, seconds: float, group: int, frame_bytes: int) -> float:
-    """Appends events, each with its stream and its request, in groups; returns events a second."""
-    path = Path(folder) / f"bare-{time.monotonic_ns()}.db"
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+    """Appends events to a new log, each with its stream and its request, in groups; returns events a second."""
+    connection = _opened(Path(folder) / f"bare-{time.monotonic_ns()}.db")
     dialect = sqlite.dialect()
     for table in log_schema.metadata.sorted_tables:
         connection.execute(str(CreateTable(table).compile(dialect=dialect)))
         for index in table.indexes:
             connection.execute(str(CreateIndex(index).compile(dialect=dialect)))
+    with closing(connection):
+        return _append(connection, 0, "product-{:09d}".format, seconds, group, frame_bytes)
+
+
+def append_scattered(path: str, *, seconds: float, group: int, frame_bytes: int) -> float:
+    """The same to a log that a command server has made and left; the ids lie anywhere among all others."""
+    rng = random.Random()
+    with closing(_opened(Path(path))) as connection:
+        (last,) = connection.execute("SELECT max(position) FROM events").fetchone()
+        return _append(connection, last, lambda n: f"{rng.getrandbits(40):010x}-{n}", seconds, group, frame_bytes)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA cache_size=-32768")
+    return connection
+
+
+def _append(
+    connection: sqlite3.Connection,
+    last: int,
+    name: Callable[[int], str],
+    seconds: float,
+    group: int,
+    frame_bytes: int,
+) -> float:
     frame = b"x" * frame_bytes
     count = 0
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
-        numbers = range(count + 1, count + 1 + group)
+        numbers = range(last + count + 1, last + count + 1 + group)
+        names = [name(n) for n in numbers]
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
             "INSERT INTO events (position, stream, version, type, frame) VALUES (?, ?, 1, 'shop.v1.ProductCreated', ?)",
@@ -45,17 +74,15 @@ def append(folder: str, *, seconds: float, group: int, frame_bytes: int) -> floa
         )
         connection.executemany(
             "INSERT INTO streams (name, stream, version, position) VALUES (?, ?, 1, ?)",
-            [(f"product/product-{n:09d}", n, n) for n in numbers],
+            [(f"product/{one}", n, n) for n, one in zip(numbers, names, strict=True)],
         )
         connection.executemany(
             "INSERT INTO requests (key, digest, stream, version, position) VALUES (?, ?, ?, 1, ?)",
-            [(f"\ncreate-product-{n:09d}", frame[:16], f"product/product-{n:09d}", n) for n in numbers],
+            [(f"\n{name(n)}", frame[:16], f"product/{one}", n) for n, one in zip(numbers, names, strict=True)],
         )
         connection.execute("COMMIT")
         count += group
-    took = time.perf_counter() - began
-    connection.close()
-    return count / took
+    return count / (time.perf_counter() - began)
 
 
 def upsert(folder: str, *, rows: int, group: int, row_bytes: int) -> float:

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.bench import Bench, case
-from benchmarks.cases.commands import DRIVER, field
+from benchmarks.cases.commands import DRIVER, FRAME_BYTES, field
 from benchmarks.cases.folding import SHOP_EVENTS, log_head, shop_log
 from benchmarks.measure import Measure, alone, compared
-
-FRAME_BYTES = 330
 
 
 @case("subscribe")
@@ -71,3 +69,26 @@ def log_size(bench: Bench) -> Iterator[Measure]:
                 at_least=1 / 1.15,
             )
         yield alone(f"log-size/{size}", f"a command at {size:,} events", times, "us")
+    for pair in pairs:
+        pair.command.stop()
+
+    def bare(index: int) -> float:
+        rate: float = client.call(
+            "benchmarks.bare_sqlite:append_scattered",
+            path=str(pairs[index].data / "log.db"),
+            seconds=1.5,
+            group=64,
+            frame_bytes=FRAME_BYTES,
+        )
+        return 1e6 / rate
+
+    few, many = bench.rounds(lambda: bare(0), lambda: bare(-1), times=3)
+    yield compared(
+        "log-size/bare",
+        f"S: the same rows in groups of 64 at {sizes[-1]:,} events",
+        many,
+        "us",
+        f"S at {sizes[0]:,}",
+        few,
+        less_is_better=True,
+    )
