@@ -56,7 +56,7 @@ def parse(kind: type[M], data: bytes) -> M:
 
 def check(message: Message) -> None:
     """Checks a message against the contract's rules; raises `InvalidRequest` with all violations."""
-    rules = list(malformed_times(message))
+    rules = malformed_times(message)
     told = {path for path, _ in rules}
     try:
         violations = _validator.collect_violations(message)

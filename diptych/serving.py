@@ -48,6 +48,9 @@ _SERVER_OPTIONS = (
     ("grpc.http2.max_ping_strikes", 0),
 )
 
+_GARBAGE_OBJECTS = 5000
+"""How many new objects there must be before cycles among them are looked for; with 700, it is after every 20 calls."""
+
 
 class StartError(Exception):
     """A server that cannot start; the message says why."""
@@ -141,6 +144,7 @@ async def _serve(program: str, settings: ServerSettings, start: Start) -> int:
     metrics = serve_metrics(settings.metrics_address)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_GARBAGE_OBJECTS)
     announcing = asyncio.create_task(_announce(program, served_health))
     status = await _until_stopped(stop, served)
     announcing.cancel()

@@ -7,7 +7,6 @@ whoever converts it. Here every `Timestamp` and `Duration` of a message is held 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -27,33 +26,38 @@ class _Field(NamedTuple):
     time: bool
 
 
-def malformed_times(message: Message, path: str = "") -> Iterator[tuple[str, str]]:
+def malformed_times(message: Message) -> list[tuple[str, str]]:
     """The (field path, sentence) of every time in a message that is out of its type's range."""
+    found: list[tuple[str, str]] = []
+    _look(message, "", found)
+    return found
+
+
+def _look(message: Message, path: str, found: list[tuple[str, str]]) -> None:
     for name, type_name, repeated, is_time in _fields(message.DESCRIPTOR):
         if repeated:
             for index, item in enumerate(getattr(message, name)):
                 where = f"{path}{name}[{index}]"
                 if is_time:
-                    yield from _judge(item, type_name, where)
+                    _judge(item, type_name, where, found)
                 else:
-                    yield from malformed_times(item, f"{where}.")
+                    _look(item, f"{where}.", found)
         elif message.HasField(name):
             value = getattr(message, name)
             if is_time:
-                yield from _judge(value, type_name, path + name)
+                _judge(value, type_name, path + name, found)
             else:
-                yield from malformed_times(value, f"{path}{name}.")
+                _look(value, f"{path}{name}.", found)
 
 
-def _judge(value: Any, type_name: str, where: str) -> Iterator[tuple[str, str]]:
+def _judge(value: Any, type_name: str, where: str, found: list[tuple[str, str]]) -> None:
     seconds, nanos = value.seconds, value.nanos
     if type_name == _TIMES[0]:
         if not (_TIMESTAMP_SECONDS[0] <= seconds <= _TIMESTAMP_SECONDS[1] and 0 <= nanos < _NANOS):
-            yield where, "must be a time of the years 1 to 9999, with 0 to 999,999,999 nanos"
+            found.append((where, "must be a time of the years 1 to 9999, with 0 to 999,999,999 nanos"))
     elif abs(seconds) > _DURATION_SECONDS_MAX or abs(nanos) >= _NANOS or seconds * nanos < 0:
-        yield (
-            where,
-            "must be a duration of at most 10,000 years, with nanos of the same sign below 1,000,000,000",
+        found.append(
+            (where, "must be a duration of at most 10,000 years, with nanos of the same sign below 1,000,000,000")
         )
 
 

@@ -80,7 +80,7 @@ def test_times_in_range_are_well_formed() -> None:
         times=[Timestamp(seconds=-62_135_596_800), Timestamp()],
         span=Duration(seconds=-315_576_000_000, nanos=-999_999_999),
     )
-    assert list(malformed_times(tree)) == []
+    assert malformed_times(tree) == []
 
 
 def test_every_malformed_time_is_told_with_its_full_path() -> None:
@@ -101,11 +101,11 @@ def test_every_malformed_time_is_told_with_its_full_path() -> None:
 def test_maps_are_left_alone() -> None:
     tree = Tree()
     tree.by_name["x"].nanos = -1
-    assert list(malformed_times(tree)) == []
-    assert list(malformed_times(UpdateUserProfileRequest(preferences={"a": "b"}))) == []
+    assert malformed_times(tree) == []
+    assert malformed_times(UpdateUserProfileRequest(preferences={"a": "b"})) == []
 
 
 def test_a_message_without_times_has_none_that_are_malformed() -> None:
-    assert list(malformed_times(RegisterUserRequest())) == []
+    assert malformed_times(RegisterUserRequest()) == []
     context = CommandContext(issue_time=Timestamp(nanos=-1))
     assert [path for path, _ in malformed_times(RegisterUserRequest(context=context))] == ["context.issue_time"]
