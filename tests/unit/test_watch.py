@@ -471,6 +471,7 @@ async def test_another_generation_is_a_reset_for_all(stage: Stage, server: Serve
     await stage.put(note("a"), note("b"), Erased(key="b"))
     live, paging = await following(server), Client(server)
     cut = live.cuts[-1]
+    await quiet([paging])  # It has its first page.
     await stage.refill()
     server.hear()
     paging.take()
