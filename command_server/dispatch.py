@@ -113,9 +113,8 @@ class Dispatcher:
             setattr(command, field, new_id())
         ref = AggregateRef(binding.aggregate.type, binding.id_of(command))
         reads = tuple(dict.fromkeys(binding.reads(command))) if binding.reads is not None else ()
-        if "\0" in ref.id or (
-            reads and any("\0" in one.id for one in reads)
-        ):  # SQLite reads a list of names only up to it.
+        # SQLite reads a list of names only up to it.
+        if "\0" in ref.id or (reads and any("\0" in one.id for one in reads)):
             raise InvalidRequest.of((field or "", "an aggregate's id must not contain the character NUL"))
         return Submission(
             binding=binding,
