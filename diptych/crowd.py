@@ -13,7 +13,7 @@ _SIZE_MAX = 64
 """With so many in a batch, what it costs by itself no longer counts."""
 
 _CALL_SECONDS = 0.0002
-"""What gRPC takes to hand a call over, about."""
+"""What gRPC takes to hand a call over, about. uvloop's timers count whole milliseconds, so two are not waited for."""
 
 
 class Crowd(NamedTuple):
