@@ -475,7 +475,7 @@ class CommandStream:
                     return
                 self._more.clear()
                 await self._more.wait()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
             return  # The reader is told the same, and says what follows.
 
     def _answer(self, response: commands_pb2.ExecuteResponse) -> None:

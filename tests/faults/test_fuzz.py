@@ -140,7 +140,7 @@ class Caller:
                     answers.append(frame)
             else:
                 answers.append(await call)
-        except asyncio.InvalidStateError:
+        except (asyncio.InvalidStateError, grpc.aio.InternalError):
             pass  # It ended while more was being written.
         except grpc.aio.AioRpcError as error:
             if method.client_streaming and error.details() == CLIENTS_OWN:

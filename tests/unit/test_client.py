@@ -116,6 +116,30 @@ async def test_leaving_the_block_waits_for_all_answers(serve: Callable[[Scripted
             await stream.submit([register(11)])
 
 
+async def test_a_stream_that_ends_while_its_last_word_is_written_is_no_failure(
+    serve: Callable[[Scripted], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC core refuses a half-close that comes after the end, and tells so by an error of its own."""
+    async with Connection(await serve(Scripted())) as shop:
+        async with shop.command_stream() as stream:
+            connect = stream._method
+
+            def connected(**options: Any) -> Any:
+                call = connect(**options)
+                done_writing = call.done_writing
+
+                async def too_late() -> None:
+                    await done_writing()
+                    raise grpc.aio.InternalError('Failed "execute_batch"')
+
+                monkeypatch.setattr(call, "done_writing", too_late)
+                return call
+
+            monkeypatch.setattr(stream, "_method", connected)
+            answer = await stream.submit([register(1)])
+        assert len(await answer) == 1
+
+
 async def test_a_stream_that_was_idle_goes_on(serve: Callable[[Scripted], Any]) -> None:
     script = Scripted()
     async with Connection(await serve(script)) as shop, shop.command_stream() as stream:
