@@ -116,7 +116,7 @@ async def test_leaving_the_block_waits_for_all_answers(serve: Callable[[Scripted
             await stream.submit([register(11)])
 
 
-async def test_a_stream_that_ends_while_its_last_word_is_written_is_no_failure(
+async def test_bug_closing_a_command_stream_failed_when_it_had_just_ended(
     serve: Callable[[Scripted], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """gRPC core refuses a half-close that comes after the end, and tells so by an error of its own."""
