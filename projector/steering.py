@@ -6,6 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+import structlog
+
+from diptych.refusals import Refusal
+
+_log = structlog.get_logger(__name__)
+
 _PATIENCE_SECONDS = 0.1
 
 T = TypeVar("T")
@@ -28,11 +34,22 @@ class Turns:
         changing = asyncio.create_task(in_turn())
         self._changes.add(changing)
         changing.add_done_callback(self._changes.discard)
-        return await asyncio.shield(changing)
+        try:
+            return await asyncio.shield(changing)
+        except asyncio.CancelledError:
+            changing.add_done_callback(_without_hearer)
+            raise
 
     async def settle(self) -> None:
         """Waits until no change is under way."""
         await asyncio.gather(*self._changes, return_exceptions=True)
+
+
+def _without_hearer(change: asyncio.Task[Any]) -> None:
+    """Whoever asked for a change is gone: a refusal is told to nobody, and what nobody foresaw to the log."""
+    error = None if change.cancelled() else change.exception()
+    if error is not None and not isinstance(error, Refusal):
+        _log.error("unforeseen exception", exc_info=error)
 
 
 class Steering:

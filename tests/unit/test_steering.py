@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from projector.steering import Steering
+from diptych.refusals import Overloaded
+from projector import steering
+from projector.steering import Steering, Turns
 
 SECONDS = 10
 
@@ -136,3 +140,33 @@ async def test_a_change_is_made_to_the_end_though_nobody_waits_for_it_any_more()
     gate.set()
     await next_one
     assert made == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(Overloaded(what="changes", limit=1), []), (RuntimeError("a defect"), [RuntimeError])],
+)
+async def test_bug_a_change_that_was_refused_when_its_caller_was_gone_left_a_traceback(
+    error: Exception, told: list[type[Exception]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal is for whoever asked; asyncio wrote of an exception that was never retrieved. A defect is logged."""
+    logged: list[type[Exception]] = []
+    unretrieved: list[dict[str, Any]] = []
+    monkeypatch.setattr(steering, "_log", SimpleNamespace(error=lambda _, exc_info: logged.append(type(exc_info))))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unretrieved.append(context))
+    turns, gate = Turns(), asyncio.Event()
+
+    async def change() -> None:
+        await gate.wait()
+        raise error
+
+    asking = asyncio.create_task(turns.take(change))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    gate.set()
+    while turns._changes:
+        await asyncio.sleep(0)
+    del asking
+    gc.collect()
+    assert (logged, unretrieved) == (told, [])
