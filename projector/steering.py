@@ -6,11 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-import structlog
-
+from diptych.binder import internal_error
 from diptych.refusals import Refusal
-
-_log = structlog.get_logger(__name__)
 
 _PATIENCE_SECONDS = 0.1
 
@@ -49,7 +46,7 @@ def _without_hearer(change: asyncio.Task[Any]) -> None:
     """Whoever asked for a change is gone: a refusal is told to nobody, and what nobody foresaw to the log."""
     error = None if change.cancelled() else change.exception()
     if error is not None and not isinstance(error, Refusal):
-        _log.error("unforeseen exception", exc_info=error)
+        internal_error(error, "", where="change")
 
 
 class Steering:

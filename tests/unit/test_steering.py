@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from diptych import binder
 from diptych.refusals import Overloaded
-from projector import steering
 from projector.steering import Steering, Turns
 
 SECONDS = 10
@@ -152,7 +152,8 @@ async def test_bug_a_change_that_was_refused_when_its_caller_was_gone_left_a_tra
     """A refusal is for whoever asked; asyncio wrote of an exception that was never retrieved. A defect is logged."""
     logged: list[type[Exception]] = []
     unretrieved: list[dict[str, Any]] = []
-    monkeypatch.setattr(steering, "_log", SimpleNamespace(error=lambda _, exc_info: logged.append(type(exc_info))))
+    log = SimpleNamespace(error=lambda _, exc_info, **where: logged.append(type(exc_info)))
+    monkeypatch.setattr(binder, "_log", log)
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unretrieved.append(context))
     turns, gate = Turns(), asyncio.Event()
 
