@@ -24,21 +24,9 @@ _DIGEST_LENGTH = 12
 
 
 class PageTokens:
-    """The page tokens of one method."""
+    """Writes and reads the page tokens of one query of a method."""
 
-    def __init__(self, method: str, view: View[Any]) -> None:
-        self._method = method.encode()
-        self._view = view
-
-    def of(self, request: Any, find: Find) -> Pages:
-        """The pages of what a request finds."""
-        return Pages(self._method, self._view, request, find)
-
-
-class Pages:
-    """Writes and reads the page tokens of one query."""
-
-    def __init__(self, method: bytes, view: View[Any], request: Any, find: Find) -> None:
+    def __init__(self, method: str, view: View[Any], request: Any, find: Find) -> None:
         self._method = method
         self._view = view
         self._request = request
@@ -76,7 +64,7 @@ class Pages:
         for name in _NOT_THE_QUERY:
             if name in query.DESCRIPTOR.fields_by_name:
                 query.ClearField(name)
-        digest = hashlib.blake2b(self._method, digest_size=_DIGEST_LENGTH)
+        digest = hashlib.blake2b(self._method.encode(), digest_size=_DIGEST_LENGTH)
         digest.update(b"\0")
         digest.update(repr([(order.column.name, order.descending) for order in self._order]).encode())
         digest.update(b"\0")

@@ -315,7 +315,6 @@ def _find(query: FindQuery, method: str, reading: Reading) -> UnaryHandler:
     reader, freshness = reading.reader, reading.freshness
     view, fields = query.view, _Fields.of(query)
     tracker, cache = freshness.trackers[view.projection.name], reading.cache.view(view)
-    tokens = PageTokens(method, view)
     rows_tag = varint(fields.rows << 3 | 2)
     lists = _Lists(method, tracker, reading)
 
@@ -331,8 +330,8 @@ def _find(query: FindQuery, method: str, reading: Reading) -> UnaryHandler:
                 find = found
                 if fields.order_by and request.order_by:
                     find = _ordered(find, order_of(request.order_by, query.order_by))
-                pages = tokens.of(request, find)
-                after = pages.read() if fields.page_token and request.page_token else None
+                tokens = PageTokens(method, view, request, find)
+                after = tokens.read() if fields.page_token and request.page_token else None
                 total = fields.include_total and bool(request.include_total)
 
                 async def read() -> ListRead:
@@ -340,7 +339,7 @@ def _find(query: FindQuery, method: str, reading: Reading) -> UnaryHandler:
                     more = len(got.rows) > size
                     if more and not fields.page_token:
                         raise Overloaded(what="rows in an answer without pages", limit=PAGE_SIZE_MAX)
-                    next_page = pages.write(got.rows[size - 1], got.keys[size - 1]) if more else ""
+                    next_page = tokens.write(got.rows[size - 1], got.keys[size - 1]) if more else ""
                     response = _list_response(fields, rows_tag, got.rows[:size], next_page, got.total)
                     return ListRead(response, got.generation, got.position)
 
