@@ -114,7 +114,7 @@ class Dispatcher:
         ref = AggregateRef(binding.aggregate.type, binding.id_of(command))
         reads = tuple(dict.fromkeys(binding.reads(command))) if binding.reads is not None else ()
         # SQLite reads a list of names only up to it.
-        if "\0" in ref.id or (reads and any("\0" in one.id for one in reads)):
+        if "\0" in ref.id or any("\0" in one.id for one in reads):
             raise InvalidRequest.of((field or "", "an aggregate's id must not contain the character NUL"))
         return Submission(
             binding=binding,
