@@ -10,6 +10,7 @@ from benchmarks.h2load import unary_rate
 from benchmarks.measure import Measure, absent, alone, compared
 from benchmarks.peers import eventsourcing_saves, umadb_appends
 from benchmarks.programs import Pair, fsync_delay
+from benchmarks.worker import Worker
 from benchmarks.workloads import requests
 
 DRIVER = "benchmarks.driver"
@@ -29,6 +30,18 @@ def _command_server(bench: Bench, **settings: object) -> Pair:
     pair = bench.pair(settings={"command-server": settings})
     pair.command.start()
     return pair
+
+
+def _bare_rows(bench: Bench, client: Worker, *, group: int) -> float:
+    """S: events a second with their streams and requests, so many to a commit."""
+    rate: float = client.call(
+        "benchmarks.bare_sqlite:append",
+        folder=str(bench.folder),
+        seconds=bench.effort.seconds,
+        group=group,
+        frame_bytes=FRAME_BYTES,
+    )
+    return rate
 
 
 @case("command-64", quick=True)
@@ -146,17 +159,7 @@ def command_1(bench: Bench) -> Iterator[Measure]:
             rate_max=10_000,
         )
 
-    def stored() -> float:
-        rate: float = client.call(
-            "benchmarks.bare_sqlite:append",
-            folder=str(bench.folder),
-            seconds=bench.effort.seconds,
-            group=1,
-            frame_bytes=FRAME_BYTES,
-        )
-        return 1000 / rate
-
-    commands, echoes, rows = bench.rounds(ours, bare, stored)
+    commands, echoes, rows = bench.rounds(ours, bare, lambda: 1000 / _bare_rows(bench, client, group=1))
     added = [one["p50"] - other["p50"] for one, other in zip(commands, echoes, strict=True)]
     yield compared(
         "command-1/p50",
@@ -211,15 +214,6 @@ def _stream(
     def bare() -> Any:
         return load(echo.address, 0, f"/benchmarks.Echo/Stream{size}")
 
-    def rows() -> Any:
-        return client.call(
-            "benchmarks.bare_sqlite:append",
-            folder=str(bench.folder),
-            seconds=bench.effort.seconds,
-            group=64,
-            frame_bytes=FRAME_BYTES,
-        )
-
     what = f"Execute, {commands} command{'s' if commands > 1 else ''} a message"
     if commands == 1:
         streamed, echoed = bench.rounds(ours, bare)
@@ -227,7 +221,7 @@ def _stream(
             "stream-1/echo", what, field(streamed, "rate"), "/s", "P", field(echoed, "rate"), at_least=at_least
         )
         return
-    streamed, written = bench.rounds(ours, rows)
+    streamed, written = bench.rounds(ours, lambda: _bare_rows(bench, client, group=64))
     yield compared(
         "stream-100/sqlite",
         what,
