@@ -53,7 +53,7 @@ contracts: $(IMAGE) ## Check style and formatting of the contracts, and that the
 		echo "No release is tagged here, so there is nothing that the contracts could break."; exit 0; }; \
 	before=build/before; rm -rf "$$before"; mkdir -p "$$before"; \
 	git archive "$$tag" protos | tar -x -C "$$before" && \
-	$(BIN)/python -P diptych/contracts.py image "$$before.binpb" "$$before/protos" && \
+	$(BIN)/python -P diptych/contract/generate.py image "$$before.binpb" "$$before/protos" && \
 	echo "Comparing the contracts with those of $$tag." && \
 	$(BIN)/buf breaking $(IMAGE) --against "$$before.binpb"
 
@@ -71,10 +71,10 @@ format: install ## Format Python code and contracts, and repair what ruff can.
 install: $(GENERATED) ## Make .venv, install everything into it, and generate code from the contracts.
 
 generate: $(INSTALLED) ## Generate code from the contracts, now.
-	$(BIN)/python -P diptych/contracts.py build
+	$(BIN)/python -P diptych/contract/generate.py build
 	@for root in $(wildcard tests/*/protos); do \
-		echo "$(BIN)/python -P diptych/contracts.py generate $$root $${root%/protos}"; \
-		$(BIN)/python -P diptych/contracts.py generate "$$root" "$${root%/protos}" || exit 1; done
+		echo "$(BIN)/python -P diptych/contract/generate.py generate $$root $${root%/protos}"; \
+		$(BIN)/python -P diptych/contract/generate.py generate "$$root" "$${root%/protos}" || exit 1; done
 
 clean: ## Remove all that make made, but for the servers' data.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -100,10 +100,10 @@ $(BENCHED): $(GENERATED)
 	$(BIN)/python -m pip install --quiet --editable ".[dev,bench]"
 	@touch $@
 
-$(GENERATED): $(INSTALLED) $(PROTOS) $(PROTO_FOLDERS) diptych/contracts.py
+$(GENERATED): $(INSTALLED) $(PROTOS) $(PROTO_FOLDERS) diptych/contract/generate.py
 	@$(MAKE) --no-print-directory generate
 	@touch $@
 
 $(IMAGE): $(GENERATED)
 	@mkdir -p $(@D)
-	$(BIN)/python -P diptych/contracts.py image $@ protos
+	$(BIN)/python -P diptych/contract/generate.py image $@ protos

@@ -17,5 +17,5 @@ class GenerateContracts(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Generate; called once for every wheel, an editable one included."""
         # The file is run by its path: the package around it cannot be imported before its messages exist.
-        contracts = runpy.run_path(str(Path(self.root, "diptych", "contracts.py")))
+        contracts = runpy.run_path(str(Path(self.root, "diptych", "contract", "generate.py")))
         contracts["build"](Path(self.root))

@@ -15,8 +15,8 @@ from pathlib import Path
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from command_server import log_schema
-from diptych.read_store import view_table
+from command_server.store import schema as log_schema
+from diptych.storage.read_store_schema import view_table
 from shop.product_views import reviews
 
 

@@ -18,9 +18,9 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex
 
 from benchmarks import workloads
-from diptych.folding import Folding
-from diptych.projection import View
-from diptych.read_store import view_table
+from diptych.domain.folding import Folding
+from diptych.domain.projection import View
+from diptych.storage.read_store_schema import view_table
 from diptych.v1.events_pb2 import RecordedEvent
 from shop.product_views import product_rows, products
 from shop.v1.product_commands_pb2 import CreateProductRequest

@@ -19,8 +19,8 @@ from google.protobuf.message import Message
 from benchmarks import workloads
 from benchmarks.measure import percentile
 from diptych.client import method_of
+from diptych.contract.token import METADATA_KEY, Token
 from diptych.internal.v1.log_pb2 import GetHeadResponse
-from diptych.token import METADATA_KEY, Token
 from diptych.v1.commands_pb2 import ExecuteResponse
 from diptych.v1.events_pb2 import SubscribeRequest, SubscribeResponse
 from diptych.v1.processes_pb2 import ListProcessesResponse

@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 import uvloop
 
-from diptych.token import METADATA_KEY, TOKEN_LENGTH
+from diptych.contract.token import METADATA_KEY, TOKEN_LENGTH
 
 _PREFIX = "/benchmarks.Echo/"
 _TRAILERS = ((METADATA_KEY, "0" * TOKEN_LENGTH),)

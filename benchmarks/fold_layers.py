@@ -8,11 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from diptych.domain import load
-from diptych.read_store import Checkpoint
+from diptych.domain.loading import load
+from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.events_pb2 import EventBatch, RecordedEvent
-from projector.read_store_file import ReadStoreFile
-from projector.row_writer import RowWriter
+from projector.store.read_store_file import ReadStoreFile
+from projector.store.row_writer import RowWriter
 
 
 def events_of(log: str, count: int) -> list[RecordedEvent]:

@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks import workloads
 from benchmarks.measure import percentile
-from diptych.query import Find
-from query_server.statements import Statements, find_values
+from diptych.domain.query import Find
+from query_server.rows.statements import Statements, find_values
 from shop import product_views
 from shop.v1.product_queries_pb2 import SearchProductsRequest
 

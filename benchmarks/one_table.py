@@ -11,11 +11,11 @@ import uuid
 from pathlib import Path
 
 from benchmarks.bare_sqlite import review_key
+from diptych.domain.projection import Projection, Recorded
 from diptych.internal.v1.log_pb2 import FollowResponse
-from diptych.projection import Projection, Recorded
-from diptych.read_store import Checkpoint
-from projector.read_store_file import ReadStoreFile
-from projector.row_writer import RowWriter
+from diptych.storage.read_store_schema import Checkpoint
+from projector.store.read_store_file import ReadStoreFile
+from projector.store.row_writer import RowWriter
 from shop.reviews import id_of
 from shop.v1.product_events_pb2 import ProductReviewed
 from shop.v1.products_pb2 import Review

@@ -14,7 +14,8 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from command_server.event_store import (
+from command_server.state_cache import StateCache
+from command_server.store.event_store import (
     Committed,
     Decided,
     Loaded,
@@ -27,15 +28,15 @@ from command_server.event_store import (
     WorkKey,
     WorkKind,
 )
-from command_server.frames import EventTemplate, recorded
-from command_server.state_cache import StateCache
 from command_server.submission import Accepted, Submission
-from diptych.aggregate import AggregateRef, Deciding
-from diptych.binder import internal_error
-from diptych.domain import LoadedDomain
-from diptych.refusals import InvalidRequest, Refusal, RequestIdReused, VersionConflict
+from diptych.contract.frames import EventTemplate, recorded
+from diptych.contract.reasons import InvalidRequest, RequestIdReused, VersionConflict
+from diptych.contract.wire import delimited
+from diptych.domain.aggregate import AggregateRef, Deciding
+from diptych.domain.loading import LoadedDomain
+from diptych.domain.refusal import Refusal
+from diptych.server.router import internal_error
 from diptych.v1.processes_pb2 import ProcessStepped
-from diptych.wire import delimited
 
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 """The digit of a UUID that says which kind of UUID it is, in its upper two bits."""

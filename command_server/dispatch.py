@@ -13,14 +13,14 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError, Message
 
 from command_server.submission import Accepted, Submission, engine_request_key
-from diptych.aggregate import AggregateRef, DeciderBinding, new_id
-from diptych.binder import check
-from diptych.domain import CommandMethod, LoadedDomain
-from diptych.refusals import CommandUnknown, InvalidRequest, MalformedMessage
-from diptych.token import LogIdentity
+from diptych.contract.reasons import CommandUnknown, InvalidRequest, MalformedMessage
+from diptych.contract.token import LogIdentity
+from diptych.contract.validation import check
+from diptych.contract.wire import delimited, integer
+from diptych.domain.aggregate import AggregateRef, DeciderBinding, new_id
+from diptych.domain.loading import CommandMethod, LoadedDomain
 from diptych.v1.commands_pb2 import CommandContext
 from diptych.v1.events_pb2 import EventMetadata
-from diptych.wire import delimited, integer
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}\Z")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")

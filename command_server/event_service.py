@@ -9,24 +9,26 @@ import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
 
-from command_server.event_store import EventStore, Page, StoreUnavailable
-from command_server.event_stream import BATCH_BYTES_MAX, EventStream
+from command_server.event_tail import BATCH_BYTES_MAX, EventStream
 from command_server.metrics import SUBSCRIPTIONS
 from command_server.presented import presented_token
-from diptych.aggregate import AggregateRef
-from diptych.binder import Binder, Context, parse, tell_token, wait_seconds
-from diptych.domain import LoadedDomain
-from diptych.refusals import (
+from command_server.store.event_store import EventStore, Page, StoreUnavailable
+from diptych.contract.reasons import (
     InvalidRequest,
     LogUnavailable,
     Overloaded,
     PageTokenInvalid,
-    Refusal,
     TokenAheadOfStream,
     VersionNotReached,
 )
-from diptych.settings import CommandServerSettings
-from diptych.token import LogIdentity, Token
+from diptych.contract.token import LogIdentity, Token
+from diptych.contract.validation import parse
+from diptych.contract.wire import delimited
+from diptych.domain.aggregate import AggregateRef
+from diptych.domain.loading import LoadedDomain
+from diptych.domain.refusal import Refusal
+from diptych.server.router import Binder, Context, tell_token, wait_seconds
+from diptych.server.settings import CommandServerSettings
 from diptych.v1.commands_pb2 import AggregateRef as AggregateRefMessage
 from diptych.v1.events_pb2 import (
     CaughtUp,
@@ -37,7 +39,6 @@ from diptych.v1.events_pb2 import (
     SubscribeRequest,
     SubscribeResponse,
 )
-from diptych.wire import delimited
 
 SERVICE = "diptych.v1.EventService"
 _PROGRESS_SECONDS = 1.0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from command_server.event_store import EventStore, StoreUnavailable
-from command_server.event_stream import EventStream, StreamClosed
-from command_server.frames import recorded
+from command_server.event_tail import EventStream, StreamClosed
 from command_server.metrics import SUBSCRIPTIONS
-from diptych import failpoints
-from diptych.binder import Binder, Context, parse
+from command_server.store.event_store import EventStore, StoreUnavailable
+from diptych.contract.frames import recorded
+from diptych.contract.reasons import LogUnavailable
+from diptych.contract.validation import parse
+from diptych.contract.wire import delimited, integer
 from diptych.internal.v1.log_pb2 import (
     FollowRequest,
     FollowResponse,
@@ -18,8 +19,8 @@ from diptych.internal.v1.log_pb2 import (
     LogIdentity,
     WatchHeadResponse,
 )
-from diptych.refusals import LogUnavailable
-from diptych.wire import delimited, integer
+from diptych.server import failpoints
+from diptych.server.router import Binder, Context
 
 SERVICE = "diptych.internal.v1.LogService"
 _IDLE_SECONDS = 0.25

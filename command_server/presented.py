@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from diptych.binder import Context
-from diptych.refusals import TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch
-from diptych.token import METADATA_KEY, LogIdentity, Token
+from diptych.contract.reasons import TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch
+from diptych.contract.token import METADATA_KEY, LogIdentity, Token
+from diptych.server.router import Context
 
 
 def presented_token(context: Context, identity: LogIdentity) -> str:

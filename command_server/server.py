@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
-from command_server.command_services import CommandServices
+from command_server.command_service import CommandServices
 from command_server.event_service import EventService
-from command_server.event_store import StoreUnavailable
-from command_server.event_stream import EventStream
+from command_server.event_tail import EventStream
 from command_server.log_service import LogService
 from command_server.processes.host import ProcessHost
 from command_server.processes.service import ProcessService
-from command_server.sqlite_store import SqliteEventStore
+from command_server.store.event_store import StoreUnavailable
+from command_server.store.sqlite_store import SqliteEventStore
 from command_server.writer import Writer
-from diptych import domain as domains
-from diptych import serving
-from diptych.binder import Binder
-from diptych.settings import CommandServerSettings, sqlite_path
-from diptych.standard_services import Health
+from diptych.domain import loading as domains
+from diptych.server import lifecycle
+from diptych.server.errors import StartError
+from diptych.server.health import Health
+from diptych.server.lifecycle import Served
+from diptych.server.router import Binder
+from diptych.server.settings import CommandServerSettings, sqlite_path
 
 _ANSWER_SECONDS = 1.0
 """Left for the last answers when the server stops."""
@@ -26,23 +28,23 @@ _ANSWER_SECONDS = 1.0
 def run(settings: CommandServerSettings) -> int:
     """Runs the command server until it is told to stop; returns the exit status."""
 
-    async def start(health: Health) -> serving.Served:
+    async def start(health: Health) -> Served:
         return await bootstrap(settings, health)
 
-    return serving.run("command-server", settings, start)
+    return lifecycle.run("command-server", settings, start)
 
 
-async def bootstrap(settings: CommandServerSettings, health: Health) -> serving.Served:
+async def bootstrap(settings: CommandServerSettings, health: Health) -> Served:
     """Opens the log and everything on it."""
     try:
         domain = domains.load(settings.domain)
     except domains.DomainError as error:
-        raise serving.StartError(str(error)) from error
+        raise StartError(str(error)) from error
     store = SqliteEventStore(sqlite_path(settings.log), health.address)
     try:
         await store.open()
     except StoreUnavailable as error:
-        raise serving.StartError(f"The log {settings.log} cannot be opened: {error}.") from error
+        raise StartError(f"The log {settings.log} cannot be opened: {error}.") from error
     stream = EventStream(store, settings)
     writer = Writer(domain, store, settings, stream.publish)
     writing = asyncio.create_task(writer.run(), name="writer")
@@ -54,7 +56,7 @@ async def bootstrap(settings: CommandServerSettings, health: Health) -> serving.
     try:
         await host.start()
     except StoreUnavailable as error:
-        raise serving.StartError(f"The log {settings.log} cannot be read: {error}.") from error
+        raise StartError(f"The log {settings.log} cannot be read: {error}.") from error
     ProcessService(host, store, binder)
     ended: asyncio.Future[None] = asyncio.ensure_future(writing)
 
@@ -71,4 +73,4 @@ async def bootstrap(settings: CommandServerSettings, health: Health) -> serving.
         patience = settings.stop_seconds - min(_ANSWER_SECONDS, settings.stop_seconds / 2)
         asyncio.get_running_loop().call_later(patience, writer.give_up)
 
-    return serving.Served(binder, failed=ended, drain=drain, close=close)
+    return Served(binder, failed=ended, drain=drain, close=close)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from google.protobuf.message import Message
 
-from command_server.event_store import WorkKey
-from diptych.aggregate import AggregateRef, DeciderBinding
-from diptych.refusals import Refusal
+from command_server.store.event_store import WorkKey
+from diptych.domain.aggregate import AggregateRef, DeciderBinding
+from diptych.domain.refusal import Refusal
 
 _NEVER = float("inf")
 

@@ -14,16 +14,17 @@ from datetime import UTC, datetime
 import structlog
 
 from command_server.batch import Batch, Catalogue
-from command_server.event_store import CommitNotKnown, Committed, EventStore, StoreUnavailable
 from command_server.metrics import BATCH_COMMANDS, COMMANDS
 from command_server.state_cache import StateCache
+from command_server.store.event_store import CommitNotKnown, Committed, EventStore, StoreUnavailable
 from command_server.submission import Submission, nobody
-from diptych import failpoints
-from diptych.binder import internal_error
-from diptych.crowd import Crowd
-from diptych.domain import LoadedDomain
-from diptych.refusals import CommandNotInTime, LogUnavailable, OutcomeUnknown, Overloaded, Refusal
-from diptych.settings import CommandServerSettings
+from diptych.contract.reasons import CommandNotInTime, LogUnavailable, OutcomeUnknown, Overloaded
+from diptych.domain.loading import LoadedDomain
+from diptych.domain.refusal import Refusal
+from diptych.server import failpoints
+from diptych.server.router import internal_error
+from diptych.server.settings import CommandServerSettings
+from diptych.storage.batch_window import Crowd
 
 _log = structlog.get_logger(__name__)
 

@@ -4,9 +4,9 @@ This package is what a domain is written against, and what the servers share. A 
 below from here; it needs nothing else but its own generated messages.
 """
 
-from diptych.aggregate import Aggregate, AggregateRef, Deciding
-from diptych.domain import Domain
-from diptych.process import (
+from diptych.domain.aggregate import Aggregate, AggregateRef, Deciding
+from diptych.domain.loading import Domain
+from diptych.domain.process import (
     Accepted,
     After,
     Answered,
@@ -23,9 +23,9 @@ from diptych.process import (
     call,
     send,
 )
-from diptych.projection import Column, Projection, Recorded, View
-from diptych.query import Find, Selection
-from diptych.refusals import (
+from diptych.domain.projection import Column, Projection, Recorded, View
+from diptych.domain.query import Find, Selection
+from diptych.domain.refusal import (
     Aborted,
     AlreadyExists,
     FailedPrecondition,

@@ -7,11 +7,11 @@ import hashlib
 import struct
 from collections.abc import Sequence
 
-from diptych.refusals import PageTokenInvalid
+from diptych.contract.reasons import PageTokenInvalid
 from diptych.v1 import projections_pb2
 from diptych.v1.commands_pb2 import AggregateRef
 from diptych.v1.events_pb2 import RecordedEvent
-from projector.parking import ParkedStream
+from projector.store.parked_streams import ParkedStream
 
 PAGE_SIZE_UNSET = 50
 PAGE_SIZE_MAX = 1000

@@ -10,23 +10,25 @@ from collections.abc import Sequence
 import grpc.aio
 import structlog
 
-from diptych import serving
-from diptych.binder import Binder
-from diptych.domain import DomainError, load
-from diptych.projection import Projection
-from diptych.serving import Served, StartError
-from diptych.settings import ProjectorSettings, sqlite_path
-from diptych.standard_services import Health
-from projector.feed import Feed
-from projector.follower import Follower
-from projector.head import Head, HeadFollower
-from projector.leads import Leads
-from projector.line import Line, Parts
-from projector.pace import LAG_SECONDS, Share
-from projector.read_store_file import ReadStoreFile
-from projector.row_writer import LeadLostError
+from diptych.domain.loading import DomainError, load
+from diptych.domain.projection import Projection
+from diptych.server import lifecycle
+from diptych.server.channels import CHANNEL_OPTIONS
+from diptych.server.errors import StartError
+from diptych.server.health import Health
+from diptych.server.lifecycle import Served
+from diptych.server.router import Binder
+from diptych.server.settings import ProjectorSettings, sqlite_path
+from projector.feed.feed import Feed
+from projector.generation.follower import Follower
+from projector.generation.throttle import LAG_SECONDS, Share
+from projector.log_head import Head, HeadFollower
+from projector.projection_runner import Line, Parts
 from projector.services import Services
-from projector.standby import Standby
+from projector.standby_runner import Standby
+from projector.store.leases import Leads
+from projector.store.read_store_file import ReadStoreFile
+from projector.store.row_writer import LeadLostError
 
 _BUSY_SECONDS = 0.25
 """A live projection that folded something so short a time ago will have something to fold soon."""
@@ -46,7 +48,7 @@ def run(settings: ProjectorSettings) -> int:
             raise StartError(str(error)) from error
         return await bootstrap(settings, domain.name, list(domain.projections.values()), health)
 
-    return serving.run("projector", settings, start)
+    return lifecycle.run("projector", settings, start)
 
 
 async def bootstrap(
@@ -56,7 +58,7 @@ async def bootstrap(
     file = ReadStoreFile(sqlite_path(settings.read_store), health.address)
     ordered = sorted(projections, key=lambda projection: projection.name)
     await file.open(ordered)
-    channel = grpc.aio.insecure_channel(settings.commands, options=serving.CHANNEL_OPTIONS)
+    channel = grpc.aio.insecure_channel(settings.commands, options=CHANNEL_OPTIONS)
     head, feed = Head(), Feed(settings.feeds_max)
     lines: dict[str, Line | Standby] = {}
 

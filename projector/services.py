@@ -10,25 +10,26 @@ from typing import TypeVar
 
 import structlog
 
-from diptych.aggregate import AggregateRef
-from diptych.binder import Binder, Context, parse
-from diptych.internal.v1 import feed_pb2
-from diptych.refusals import (
+from diptych.contract.reasons import (
     InvalidRequest,
     ProjectionNotFound,
     ReadModelNotReady,
     ReadStoreUnavailable,
     RebuildFailed,
-    Refusal,
 )
+from diptych.contract.validation import parse
+from diptych.domain.aggregate import AggregateRef
+from diptych.domain.refusal import Refusal
+from diptych.internal.v1 import feed_pb2
+from diptych.server.router import Binder, Context
 from diptych.v1 import projections_pb2
 from projector import parked_page
-from projector.build import Build, Progress
-from projector.feed import Feed
-from projector.line import Line
-from projector.refold import Entangled
-from projector.row_writer import LeadLostError
-from projector.standby import Standby
+from projector.feed.feed import Feed
+from projector.generation.parked_refold import Entangled
+from projector.generation.rebuild import Build, Progress
+from projector.projection_runner import Line
+from projector.standby_runner import Standby
+from projector.store.row_writer import LeadLostError
 
 _FEED_SERVICE = feed_pb2.DESCRIPTOR.services_by_name["FeedService"].full_name
 _PROJECTION_SERVICE = projections_pb2.DESCRIPTOR.services_by_name["ProjectionService"].full_name

@@ -8,10 +8,10 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from query_server.cache import Cache
-from query_server.freshness import Freshness
-from query_server.row_reader import RowReader
-from query_server.watches import Watches
+from query_server.cache.cache import Cache
+from query_server.freshness.tracker import Freshness
+from query_server.rows.row_reader import RowReader
+from query_server.watch.service import Watches
 
 
 class QueryServerMetrics(Collector):

@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
-from diptych.binder import Binder, Context, parse, tell_token, wait_seconds
-from diptych.domain import Domain
-from diptych.refusals import (
+from diptych.contract.reasons import (
     InvalidRequest,
     ReadModelParked,
     ReadModelPaused,
     ReadModelRebuilding,
     ReadModelStalled,
-    Refusal,
     UnknownView,
 )
+from diptych.contract.validation import parse
+from diptych.domain.loading import Domain
+from diptych.domain.refusal import Refusal
+from diptych.server.router import Binder, Context, tell_token, wait_seconds
 from diptych.v1.projections_pb2 import ProjectionStatus, VersionProgress, ViewInfo
 from diptych.v1.read_model_pb2 import (
     AggregateVersion,
@@ -28,8 +29,8 @@ from diptych.v1.read_model_pb2 import (
     WatchVersionRequest,
     WatchVersionResponse,
 )
-from query_server.answers import tell
-from query_server.freshness import STALLED, Freshness, Tracker
+from query_server.freshness.tracker import STALLED, Freshness, Tracker
+from query_server.queries.consistency import tell
 from query_server.upstream import NoSuchVersion, NotInTime, NotReachable, Upstreams
 
 SERVICE = "diptych.v1.ReadModelService"

@@ -6,22 +6,23 @@ import asyncio
 
 from prometheus_client import REGISTRY
 
-from diptych import serving
-from diptych.binder import Binder
-from diptych.domain import DomainError, LoadedDomain, load
-from diptych.serving import Served, StartError
-from diptych.settings import QueryServerSettings, sqlite_path
-from diptych.standard_services import Health
-from query_server import queries
-from query_server.cache import Cache
-from query_server.freshness import Freshness
+from diptych.domain.loading import DomainError, LoadedDomain, load
+from diptych.server import lifecycle
+from diptych.server.errors import StartError
+from diptych.server.health import Health
+from diptych.server.lifecycle import Served
+from diptych.server.router import Binder
+from diptych.server.settings import QueryServerSettings, sqlite_path
+from query_server.cache.cache import Cache
+from query_server.freshness.tracker import Freshness
 from query_server.metrics import QueryServerMetrics
-from query_server.queries import Reading
+from query_server.queries import bind as queries
+from query_server.queries.bind import Reading
 from query_server.read_model_service import ReadModelService
-from query_server.row_reader import RowReader
-from query_server.store_watch import StoreWatch
+from query_server.rows.row_reader import RowReader
+from query_server.store_poller import StoreWatch
 from query_server.upstream import Upstreams
-from query_server.watches import Watches
+from query_server.watch.service import Watches
 
 
 def run(settings: QueryServerSettings) -> int:
@@ -34,7 +35,7 @@ def run(settings: QueryServerSettings) -> int:
             raise StartError(str(error)) from error
         return await bootstrap(settings, loaded, health)
 
-    return serving.run("query-server", settings, start)
+    return lifecycle.run("query-server", settings, start)
 
 
 async def bootstrap(settings: QueryServerSettings, loaded: LoadedDomain, health: Health) -> Served:

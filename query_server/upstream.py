@@ -14,11 +14,11 @@ import grpc
 import grpc.aio
 import structlog
 
-from diptych import failpoints
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc, log_pb2, log_pb2_grpc
-from diptych.serving import CHANNEL_OPTIONS
+from diptych.server import failpoints
+from diptych.server.channels import CHANNEL_OPTIONS
 from diptych.v1 import commands_pb2, events_pb2, events_pb2_grpc
-from query_server.freshness import GONE_SECONDS, Freshness, HeadHeard, identity_from
+from query_server.freshness.tracker import GONE_SECONDS, Freshness, HeadHeard, identity_from
 
 ASK_SECONDS = 2.0
 """How long another server may take for an answer that is asked for on behalf of many."""

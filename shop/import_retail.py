@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diptych.client import CallRefused, Connection
-from diptych.settings import Address
+from diptych.server.settings import Address
 from diptych.v1.read_model_pb2 import WAIT_OUTCOME_REACHED, WaitForVersionResponse, WaitOutcome
 from shop.retail import importer
 from shop.retail.commands import CURRENCY

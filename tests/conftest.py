@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hypothesis import settings
 
-from diptych.contracts import generate
+from diptych.contract.generate import generate
 
 _LIBRARY = Path(__file__).with_name("library_domain")
 

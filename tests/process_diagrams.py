@@ -1,8 +1,8 @@
 """The state diagrams of the shop's processes, drawn from the code: `python -m tests.process_diagrams` writes them into
 `docs/shop-processes.md`.
 
-They show what was seen when every order of events was tried (see `diptych.exploring`), with clients that cancel and
-ship, another user who takes the username, a product that runs out, and effects that fail.
+They show what was seen when every order of events was tried (see `diptych.testing.explore`), with clients that cancel
+and ship, another user who takes the username, a product that runs out, and effects that fail.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from google.type.money_pb2 import Money
 
-from diptych.exploring import Answer, Seen, diagram, explore
+from diptych.testing.explore import Answer, Seen, diagram, explore
 from shop import domain
 from shop.fulfilment import FulfilmentState, OrderFate, fulfilment
 from shop.registration import RegistrationState, registration

@@ -12,16 +12,16 @@ from typing import Any
 from google.protobuf.message import Message
 
 from command_server.dispatch import Caller, Dispatcher
-from command_server.event_stream import EventStream
-from command_server.frames import recorded
+from command_server.event_tail import EventStream
 from command_server.processes.host import ProcessHost
-from command_server.sqlite_store import SqliteEventStore
+from command_server.store.sqlite_store import SqliteEventStore
 from command_server.submission import Submission
 from command_server.writer import Writer
 from diptych import Calling, Domain, Port, Process
-from diptych.domain import LoadedDomain
-from diptych.process import Effect
-from diptych.settings import CommandServerSettings
+from diptych.contract.frames import recorded
+from diptych.domain.loading import LoadedDomain
+from diptych.domain.process import Effect
+from diptych.server.settings import CommandServerSettings
 from diptych.v1.commands_pb2 import CommandContext
 from diptych.v1.events_pb2 import RecordedEvent
 from library.copies import copy

@@ -12,9 +12,10 @@ from sqlalchemy import create_engine
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.expression import Executable
 
-from diptych.projection import Projection, View
-from diptych.read_store import encode_epochs, generations, parked, parked_events, shape, stored, view_table
-from diptych.token import LogIdentity
+from diptych.contract.token import LogIdentity
+from diptych.domain.projection import Projection, View
+from diptych.domain.values import stored
+from diptych.storage.read_store_schema import encode_epochs, generations, parked, parked_events, shape, view_table
 
 
 class StoreFile:

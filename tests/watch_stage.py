@@ -12,23 +12,23 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from diptych.domain import Domain
-from diptych.folding import MemoryRows
+from diptych.contract.token import LogIdentity
+from diptych.domain.folding import MemoryRows
+from diptych.domain.loading import Domain
+from diptych.domain.refusal import Refusal
 from diptych.internal.v1 import feed_pb2
-from diptych.read_store import Checkpoint
-from diptych.refusals import Refusal
-from diptych.settings import QueryServerSettings
-from diptych.token import LogIdentity
+from diptych.server.settings import QueryServerSettings
+from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.projections_pb2 import ProjectionState
 from diptych.v1.read_model_pb2 import ResetReason, WatchRequest, WatchResponse
-from projector import generations
-from projector.read_store_file import ReadStoreFile, transaction
-from projector.row_writer import RowWriter
-from projector.tombstones import Tombstones
-from query_server.freshness import Freshness, HeadHeard
-from query_server.resume_token import ResumeToken, watched
-from query_server.row_reader import StoredGeneration
-from query_server.watches import Watches
+from projector.store import generations
+from projector.store.read_store_file import ReadStoreFile, transaction
+from projector.store.row_writer import RowWriter
+from projector.store.tombstones import Tombstones
+from query_server.freshness.tracker import Freshness, HeadHeard
+from query_server.rows.row_reader import StoredGeneration
+from query_server.watch.resume_token import ResumeToken, watched
+from query_server.watch.service import Watches
 from tests.notes import Notes, recorded
 
 IDENTITY = LogIdentity.new()

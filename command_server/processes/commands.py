@@ -13,15 +13,16 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from command_server.dispatch import Caller, Dispatcher
-from command_server.event_store import WorkKind
 from command_server.processes.inputs import ACCEPTED, REFUSED
 from command_server.processes.outputs import Content, OpenOutputs, Output, OutputQueue
+from command_server.store.event_store import WorkKind
 from command_server.submission import Submission, actor_of
 from command_server.writer import Writer
-from diptych.binder import internal_error
-from diptych.domain import LoadedDomain
+from diptych.contract.reasons import CommandUnknown, MalformedMessage
+from diptych.domain.loading import LoadedDomain
+from diptych.domain.refusal import Refusal
 from diptych.internal.v1.parking_pb2 import Outcome
-from diptych.refusals import CommandUnknown, MalformedMessage, Refusal
+from diptych.server.router import internal_error
 
 _COMMANDS_MAX = 1000
 """Commands in the writer at once."""

@@ -11,13 +11,13 @@ from typing import Any
 
 import structlog
 
-from command_server.event_store import WorkKind
 from command_server.processes.commands import Told
 from command_server.processes.inputs import ANSWERED, FAILED
 from command_server.processes.metrics import EFFECT_ATTEMPTS
 from command_server.processes.outputs import Content, OpenOutputs, Output, OutputQueue, backoff
+from command_server.store.event_store import WorkKind
+from diptych.domain.process import Calling, Effect, EffectFailed, Port
 from diptych.internal.v1.parking_pb2 import Outcome
-from diptych.process import Calling, Effect, EffectFailed, Port
 
 _log = structlog.get_logger(__name__)
 

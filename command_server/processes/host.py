@@ -15,21 +15,21 @@ from typing import Any
 
 import structlog
 
-from command_server.event_store import EventStore, ParkedInput, StoreUnavailable, Work, WorkKind
-from command_server.event_stream import EventStream, StreamClosed
-from command_server.frames import recorded
+from command_server.event_tail import EventStream, StreamClosed
 from command_server.processes import metrics
 from command_server.processes.commands import Commands
 from command_server.processes.effects import Effects
 from command_server.processes.inputs import EVENT, Input, came_of, heard, unknown_instance
-from command_server.processes.lanes import Lanes
+from command_server.processes.instance_queues import Lanes
 from command_server.processes.outputs import Content, OpenOutputs, Output, OutputQueue, backoff, contents
 from command_server.processes.timers import Timers
+from command_server.store.event_store import EventStore, ParkedInput, StoreUnavailable, Work, WorkKind
 from command_server.writer import Writer
-from diptych.domain import LoadedDomain
+from diptych.contract.frames import recorded
+from diptych.contract.reasons import ProcessNotFound
+from diptych.domain.loading import LoadedDomain
+from diptych.domain.process import STEPPED, Process
 from diptych.internal.v1.parking_pb2 import Outcome
-from diptych.process import STEPPED, Process
-from diptych.refusals import ProcessNotFound
 from diptych.v1.events_pb2 import RecordedEvent
 from diptych.v1.processes_pb2 import ProcessStepped
 

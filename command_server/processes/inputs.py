@@ -12,17 +12,17 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from command_server.event_store import ParkedInput, WorkKey
 from command_server.processes.outputs import Content
+from command_server.store.event_store import ParkedInput, WorkKey
 from command_server.submission import Submission, actor_of, engine_request_key
-from diptych.aggregate import AggregateRef, DeciderBinding, Deciding
-from diptych.domain import LoadedDomain
+from diptych.contract.wire import delimited
+from diptych.domain.aggregate import AggregateRef, DeciderBinding, Deciding
+from diptych.domain.loading import LoadedDomain
+from diptych.domain.process import Accepted, Answered, Failed, Process, Refused, Step, stepped
 from diptych.internal.v1.parking_pb2 import Outcome
-from diptych.process import Accepted, Answered, Failed, Process, Refused, Step, stepped
 from diptych.v1 import processes_pb2
 from diptych.v1.events_pb2 import EventMetadata, RecordedEvent
 from diptych.v1.processes_pb2 import ProcessOutcome
-from diptych.wire import delimited
 
 ACCEPTED = processes_pb2.PROCESS_OUTCOME_KIND_ACCEPTED
 REFUSED = processes_pb2.PROCESS_OUTCOME_KIND_REFUSED

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 
-from command_server.event_store import EventStore, StoreUnavailable, WorkKind
-from command_server.frames import recorded
 from command_server.processes.host import ProcessHost
-from command_server.processes.lanes import Lane
+from command_server.processes.instance_queues import Lane
 from command_server.processes.outputs import Output
-from diptych.binder import Binder, Context, parse
-from diptych.refusals import LogUnavailable
+from command_server.store.event_store import EventStore, StoreUnavailable, WorkKind
+from diptych.contract.frames import recorded
+from diptych.contract.reasons import LogUnavailable
+from diptych.contract.validation import parse
+from diptych.server.router import Binder, Context
 from diptych.v1 import processes_pb2 as messages
 
 SERVICE = "diptych.v1.ProcessService"

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from diptych.cli.options import fail
 from diptych.cli.progress import progress
-from diptych.settings import Dsn, sqlite_path
+from diptych.server.settings import Dsn, sqlite_path
 
 Log = Annotated[str, typer.Option(envvar="DIPTYCH_LOG", metavar="DSN", help="DSN of the log.")]
 LOG = "sqlite:///data/log.db"
@@ -76,7 +76,7 @@ def path_of(command: str, option: str, dsn: str) -> Path:
 
 
 def _run(command: str, function: str, *arguments: Any, **options: Any) -> Any:
-    module = importlib.import_module("command_server.backup")
+    module = importlib.import_module("command_server.maintenance.backup")
     try:
         return getattr(module, function)(*arguments, **options)
     except module.LogFileError as error:

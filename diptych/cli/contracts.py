@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from diptych import contracts as compiler
 from diptych.cli.options import fail
+from diptych.contract import generate as compiler
 
 
 def contracts(

@@ -9,7 +9,7 @@ import importlib
 
 from diptych.cli.leash import hold_leash
 from diptych.cli.options import with_settings
-from diptych.settings import CommandServerSettings, ProjectorSettings, QueryServerSettings, ServerSettings
+from diptych.server.settings import CommandServerSettings, ProjectorSettings, QueryServerSettings, ServerSettings
 
 _ALL = (CommandServerSettings, ProjectorSettings, QueryServerSettings)
 

@@ -24,9 +24,9 @@ from diptych.cli.ports import PortTaken, Reservation
 from diptych.cli.screen import Observation, Screen, screen
 from diptych.cli.supervisor import Child, ChildFailed, Supervisor
 from diptych.client import CallRefused, Connection, open_channel
+from diptych.contract.token import Epoch, LogIdentity
 from diptych.internal.v1 import log_pb2
-from diptych.settings import Address, CommandServerSettings, ProjectorSettings, QueryServerSettings
-from diptych.token import Epoch, LogIdentity
+from diptych.server.settings import Address, CommandServerSettings, ProjectorSettings, QueryServerSettings
 from diptych.v1 import projections_pb2
 
 _STOP_SECONDS = 12.0

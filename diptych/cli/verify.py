@@ -14,12 +14,12 @@ from typing import Annotated, Any
 
 import typer
 
-from diptych import sqlite_copy
 from diptych.cli.backup import LOG, Log, path_of
 from diptych.cli.options import fail
 from diptych.cli.progress import progress
-from diptych.domain import DomainError, LoadedDomain, load
-from diptych.verifying import Findings
+from diptych.domain.loading import DomainError, LoadedDomain, load
+from diptych.storage import copy as sqlite_copy
+from diptych.storage.findings import Findings
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -64,8 +64,8 @@ def verify(
 
 
 def _check(log: Path, read_store: Path, domain: LoadedDomain, folder: Path, findings: Findings) -> None:
-    commands = importlib.import_module("command_server.log_check")
-    errors = importlib.import_module("command_server.log_file")
+    commands = importlib.import_module("command_server.maintenance.log_check")
+    errors = importlib.import_module("command_server.maintenance.log_file")
     copy = folder / "read.db"
     # First, so that the log holds all that the copy was folded from.
     if read_store.exists():
@@ -89,7 +89,7 @@ def _check(log: Path, read_store: Path, domain: LoadedDomain, folder: Path, find
 
 
 def _check_rows(copy: Path, domain: LoadedDomain, log: Any, findings: Findings) -> None:
-    projector = importlib.import_module("projector.rows_check")
+    projector = importlib.import_module("projector.store.rows_check")
     with projector.RowsCheck(copy, findings) as rows:
         for name, projection in sorted(domain.domain.projections.items()):
             filled = rows.generation(projection)

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from diptych.binder import check
-from diptych.refusals import InvalidRequest
+from diptych.contract.reasons import InvalidRequest
+from diptych.contract.validation import check
 from shop.payments.ledger import Ledger, NotChargeable
 from shop.payments.v1 import payments_pb2_grpc
 from shop.payments.v1.payments_pb2 import (

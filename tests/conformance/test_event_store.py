@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from command_server.event_store import (
+from command_server.store.event_store import (
     Committed,
     Decided,
     EventStore,
@@ -25,10 +25,10 @@ from command_server.event_store import (
     Work,
     WorkKind,
 )
-from command_server.frames import frame, recorded
-from command_server.log_schema import TABLES_SINCE_2
-from command_server.sqlite_store import SqliteEventStore
-from diptych.serving import StartError
+from command_server.store.schema import TABLES_SINCE_2
+from command_server.store.sqlite_store import SqliteEventStore
+from diptych.contract.frames import frame, recorded
+from diptych.server.errors import StartError
 from diptych.v1.events_pb2 import RecordedEvent
 
 SHAPE = b"shape-01"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from diptych.aggregate import new_id
-from projector.tombstones import Tombstones
+from diptych.domain.aggregate import new_id
+from projector.store.tombstones import Tombstones
 from tests.notes import Erased, Noted
 from tests.unit.test_imports import ROOT, sources
 from tests.watch_stage import Stage
@@ -23,10 +23,10 @@ from tests.watch_stage import Stage
 READERS = {
     "command_server/writer.py": "the record time and the event ids, which are for people and need not ascend",
     "command_server/processes/": "timers, which are due at a time of day, and since when something is waited for",
-    "diptych/aggregate.py": "ids that the server makes, which are unique by their random part",
-    "projector/parking.py": "when a stream was parked, which is for people",
-    "projector/tombstones.py": "where its own steady clock begins",
-    "query_server/queries.py": "the time that a query's finder is told",
+    "diptych/domain/aggregate.py": "ids that the server makes, which are unique by their random part",
+    "projector/store/parked_streams.py": "when a stream was parked, which is for people",
+    "projector/store/tombstones.py": "where its own steady clock begins",
+    "query_server/queries/bind.py": "the time that a query's finder is told",
 }
 """Who may read the wall clock, modules or whole packages, and what for. Nothing else may, or a step of it can harm
 what nobody thought of."""

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from command_server.event_store import Decided, Loaded, NewEvent, Reads, Request, Snapshot, StreamHead
-from command_server.frames import recorded
-from command_server.sqlite_store import SqliteEventStore
-from diptych.serving import StartError
+from command_server.store.event_store import Decided, Loaded, NewEvent, Reads, Request, Snapshot, StreamHead
+from command_server.store.sqlite_store import SqliteEventStore
+from diptych.contract.frames import recorded
+from diptych.server.errors import StartError
 from diptych.v1.events_pb2 import RecordedEvent
 from tests.faults.extent import EXAMPLES, memory_folder
 

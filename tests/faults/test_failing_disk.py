@@ -12,13 +12,14 @@ import grpc
 import pytest
 
 from command_server.dispatch import Caller, Dispatcher
-from command_server.event_stream import EventStream
-from command_server.sqlite_store import SqliteEventStore
+from command_server.event_tail import EventStream
+from command_server.store.sqlite_store import SqliteEventStore
 from command_server.submission import Submission
 from command_server.writer import Writer
-from diptych import domain as domains
-from diptych.refusals import LogUnavailable, OutcomeUnknown, Refusal
-from diptych.settings import CommandServerSettings
+from diptych.contract.reasons import LogUnavailable, OutcomeUnknown
+from diptych.domain import loading as domains
+from diptych.domain.refusal import Refusal
+from diptych.server.settings import CommandServerSettings
 from diptych.v1.commands_pb2 import CommandContext
 from shop.v1.user_commands_pb2 import RegisterUserRequest
 from tests.integration.command_server_harness import Client, command_server, connected

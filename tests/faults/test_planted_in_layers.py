@@ -16,10 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from command_server import submission
 from command_server.batch import Batch
-from command_server.event_store import Page
-from command_server.sqlite_store import SqliteEventStore
 from command_server.state_cache import StateCache
-from diptych.refusals import Refusal
+from command_server.store.event_store import Page
+from command_server.store.sqlite_store import SqliteEventStore
+from diptych.domain.refusal import Refusal
 from tests.faults.test_event_store_model import StoreModel
 from tests.faults.test_request_ids_model import RequestIds
 

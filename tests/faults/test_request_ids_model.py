@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from command_server.dispatch import Caller, Dispatcher
-from command_server.event_stream import EventStream
-from command_server.sqlite_store import SqliteEventStore
+from command_server.event_tail import EventStream
+from command_server.store.sqlite_store import SqliteEventStore
 from command_server.submission import Submission
 from command_server.writer import Writer
-from diptych import domain as domains
-from diptych.settings import CommandServerSettings
+from diptych.domain import loading as domains
+from diptych.server.settings import CommandServerSettings
 from diptych.v1.commands_pb2 import CommandContext
 from shop.v1.user_commands_pb2 import DeactivateUserRequest, RecordLoginRequest, RegisterUserRequest
 from tests.faults.extent import EXAMPLES, memory_folder

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from diptych.domain import load
-from diptych.token import Token
+from diptych.contract.token import Token
+from diptych.domain.loading import load
 from tests.history.clients import RecordingClient, whole_log
 from tests.history.judge import Case, judge
 from tests.history.records import History, Known, Write

@@ -14,7 +14,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from diptych.client import CallRefused, method_of, open_channel, with_context
-from diptych.token import METADATA_KEY, Token
+from diptych.contract.token import METADATA_KEY, Token
 from diptych.v1 import events_pb2, read_model_pb2
 from diptych.v1.commands_pb2 import CommandResult
 from tests.history.records import Followed, History, Known, Read, Refused, Told, Wait, Watched, WatchFrame, Write

@@ -6,9 +6,9 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from diptych.domain import Domain
-from diptych.folding import ChangedRow, MemoryRows
-from diptych.token import Token
+from diptych.contract.token import Token
+from diptych.domain.folding import ChangedRow, MemoryRows
+from diptych.domain.loading import Domain
 from diptych.v1.events_pb2 import RecordedEvent
 
 FOREVER = 1 << 62

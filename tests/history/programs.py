@@ -46,9 +46,9 @@ def _die() -> None:
 def clock_steps(number: int) -> None:
     """Every so many milliseconds the wall clock is set, up to two days forth or back; the monotonic one is not."""
     from command_server import writer
-    from diptych import aggregate
-    from projector import tombstones
-    from query_server import queries
+    from diptych.domain import aggregate
+    from projector.store import tombstones
+    from query_server.queries import bind as queries
 
     began, rng = time.monotonic(), random.Random(number)
     offsets = [0.0]
@@ -86,7 +86,7 @@ def clock_steps(number: int) -> None:
 
 def _with_frames(change: Callable[[Sequence[bytes], int], Sequence[bytes]]) -> None:
     """Changes what a subscriber of the feed is sent: each frame, with its number, becomes those that are returned."""
-    from projector.feed import Feed
+    from projector.feed.feed import Feed
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         async def follow(self: Any) -> Any:
@@ -132,9 +132,9 @@ def feed_late(number: int) -> None:
 @plant
 def switch_too_early(number: int) -> None:
     """A new generation takes over when it has so many events, and never gets those that came until then."""
-    from projector import generations
-    from projector.follower import Follower
-    from projector.line import Line
+    from projector.generation.follower import Follower
+    from projector.projection_runner import Line
+    from projector.store import generations
 
     async def reach(self: Any, other: Any) -> None:
         return None
@@ -153,7 +153,7 @@ def switch_too_early(number: int) -> None:
 
 
 def _with_events(change: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
-    from projector.row_writer import RowWriter
+    from projector.store.row_writer import RowWriter
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         return lambda self, events, through: original(self, change(events), through)
@@ -176,7 +176,7 @@ def fold_twice(number: int) -> None:
 @plant
 def checkpoint_before_rows(number: int) -> None:
     """The checkpoint is committed so many milliseconds before the rows that it speaks of."""
-    from projector.read_store_file import ReadStoreFile
+    from projector.store.read_store_file import ReadStoreFile
 
     class Early:
         """A connection that commits the checkpoint first."""
@@ -218,7 +218,7 @@ def checkpoint_before_rows(number: int) -> None:
 @plant
 def fresh_by_one_less(_: int) -> None:
     """A read is taken for fresh one event too early, and says that it is fresh."""
-    from query_server.freshness import Freshness
+    from query_server.freshness.tracker import Freshness
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         async def read_fresh(self: Any, tracker: Any, wanted: int, *how: Any, **more: Any) -> Any:
@@ -233,7 +233,7 @@ def fresh_by_one_less(_: int) -> None:
 @plant
 def token_unheeded(_: int) -> None:
     """Tokens are ignored."""
-    from query_server import queries
+    from query_server.queries import bind as queries
 
     wrap(queries, "requirement", lambda original: lambda request, context: None)
 
@@ -241,8 +241,8 @@ def token_unheeded(_: int) -> None:
 @plant
 def trailer_too_low(_: int) -> None:
     """Answers carry a token one lower than they should."""
-    from diptych.token import Token
-    from query_server import queries
+    from diptych.contract.token import Token
+    from query_server.queries import bind as queries
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         def tell_token(context: Any, token: str) -> None:
@@ -257,7 +257,7 @@ def trailer_too_low(_: int) -> None:
 @plant
 def row_goes_back(number: int) -> None:
     """Every so many answers by key are of an old row, under the new position."""
-    from query_server.row_reader import RowReader
+    from query_server.rows.row_reader import RowReader
 
     old: dict[tuple[str, str], bytes] = {}
     calls = 0
@@ -281,7 +281,7 @@ def row_goes_back(number: int) -> None:
 @plant
 def reached_at_once(_: int) -> None:
     """Waits answer REACHED at once, and say that all was applied."""
-    from query_server.freshness import Tracker
+    from query_server.freshness.tracker import Tracker
     from query_server.read_model_service import ReadModelService
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -314,7 +314,7 @@ def timed_out_early(_: int) -> None:
 @plant
 def lose_acknowledged(number: int) -> None:
     """From a commit on they are acknowledged and not kept, and the server dies soon, as if the disk had lied."""
-    from command_server.sqlite_store import SqliteEventStore
+    from command_server.store.sqlite_store import SqliteEventStore
 
     commits = 0
 
@@ -342,7 +342,7 @@ def lose_acknowledged(number: int) -> None:
 @plant
 def forget_requests(_: int) -> None:
     """Request ids are not remembered."""
-    from command_server.sqlite_store import SqliteEventStore
+    from command_server.store.sqlite_store import SqliteEventStore
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         return lambda self, connection, decided, ids: original(self, connection, decided._replace(requests={}), ids)
@@ -353,7 +353,7 @@ def forget_requests(_: int) -> None:
 @plant
 def token_too_high(_: int) -> None:
     """Every token of the command server is one too high."""
-    from diptych.token import LogIdentity
+    from diptych.contract.token import LogIdentity
 
     wrap(LogIdentity, "token", lambda original: lambda self, position: original(self, position + 1))
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diptych.domain import load
+from diptych.domain.loading import load
 from diptych.v1.read_model_pb2 import WaitOutcome
 from tests.history.clients import RecordingClient, sleep, whole_log
 from tests.history.judge import Case, Finding, judge

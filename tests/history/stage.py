@@ -17,9 +17,9 @@ from typing import Self
 import grpc
 import grpc.aio
 
-from diptych.domain import Domain
-from diptych.failpoints import NAMES, VARIABLE
-from diptych.read_store import generations, view_table
+from diptych.domain.loading import Domain
+from diptych.server.failpoints import NAMES, VARIABLE
+from diptych.storage.read_store_schema import generations, view_table
 from diptych.v1.projections_pb2 import PauseRequest, ResumeRequest
 from diptych.v1.projections_pb2_grpc import ProjectionServiceStub
 from tests.history.proxy import Proxy

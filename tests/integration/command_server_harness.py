@@ -12,7 +12,7 @@ import grpc.aio
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from diptych.token import METADATA_KEY
+from diptych.contract.token import METADATA_KEY
 from diptych.v1.commands_pb2 import CommandOutcome, CommandResult, ExecuteRequest, ExecuteResponse
 from tests.integration.harness import Server
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from diptych import serving
-from diptych.serving import Served
-from diptych.settings import ProjectorSettings
-from diptych.standard_services import Health
+from diptych.server import lifecycle
+from diptych.server.health import Health
+from diptych.server.lifecycle import Served
+from diptych.server.settings import ProjectorSettings
 from projector.server import bootstrap
 from tests.notes import Notes
 
@@ -20,7 +20,7 @@ def main(log: str, file: str) -> int:
     async def start(health: Health) -> Served:
         return await bootstrap(settings, "notes", [Notes("first").projection, Notes("second").projection], health)
 
-    return serving.run("projector", settings, start)
+    return lifecycle.run("projector", settings, start)
 
 
 if __name__ == "__main__":

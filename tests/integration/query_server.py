@@ -13,10 +13,10 @@ import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 
-from diptych.domain import load
-from diptych.settings import QueryServerSettings
-from diptych.standard_services import Health
-from diptych.token import LogIdentity
+from diptych.contract.token import LogIdentity
+from diptych.domain.loading import load
+from diptych.server.health import Health
+from diptych.server.settings import QueryServerSettings
 from diptych.v1 import read_model_pb2_grpc
 from library.lending import activity, lending
 from library.v1 import query_service_pb2_grpc

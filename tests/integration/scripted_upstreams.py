@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from diptych.contract.token import LogIdentity
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc, log_pb2, log_pb2_grpc
-from diptych.token import LogIdentity
 from diptych.v1 import events_pb2, events_pb2_grpc
 from diptych.v1.projections_pb2 import ProjectionState
 

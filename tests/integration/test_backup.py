@@ -13,7 +13,7 @@ import grpc
 from google.type.money_pb2 import Money
 
 from diptych.client import CallRefused, Connection, open_channel
-from diptych.token import METADATA_KEY, Token
+from diptych.contract.token import METADATA_KEY, Token
 from diptych.v1 import events_pb2, events_pb2_grpc, projections_pb2_grpc, read_model_pb2, read_model_pb2_grpc
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.commands_pb2 import AggregateRef

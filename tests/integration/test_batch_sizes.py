@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 
 from diptych.client import CallRefused, Connection, open_channel
-from diptych.domain import load
+from diptych.domain.loading import load
 from diptych.v1.projections_pb2 import ListProjectionsRequest, ListProjectionsResponse
 from shop import sample
 from shop.payments.v1.payments_pb2 import FAULT_DECLINE

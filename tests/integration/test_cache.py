@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from diptych.cli.ports import Reservation
 from diptych.client import CallRefused, Connection
-from diptych.token import LogIdentity
+from diptych.contract.token import LogIdentity
 from diptych.v1.consistency_pb2 import Consistency
 from library.lending import days, members
 from library.v1.query_service_pb2 import GetMemberRequest, ListMembersRequest, ListOverdueLoansRequest

@@ -7,8 +7,8 @@ import asyncio
 import grpc
 import pytest
 
-from diptych.aggregate import AggregateRef
 from diptych.client import CallRefused, Connection
+from diptych.domain.aggregate import AggregateRef
 from diptych.v1 import read_model_pb2
 from diptych.v1.commands_pb2 import CommandResult
 from shop.v1.user_commands_pb2 import DeactivateUserRequest, RegisterUserRequest

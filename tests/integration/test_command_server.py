@@ -20,6 +20,7 @@ from google.type.money_pb2 import Money
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from diptych.contract.token import Token
 from diptych.internal.v1.log_pb2 import (
     FollowRequest,
     FollowResponse,
@@ -28,7 +29,6 @@ from diptych.internal.v1.log_pb2 import (
     WatchHeadRequest,
     WatchHeadResponse,
 )
-from diptych.token import Token
 from diptych.v1.commands_pb2 import AggregateRef, CommandContext, CommandEnvelope, ExecuteRequest
 from diptych.v1.events_pb2 import (
     GetPositionRequest,

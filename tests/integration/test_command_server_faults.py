@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from diptych.token import Token
+from diptych.contract.token import Token
 from diptych.v1.commands_pb2 import AggregateRef, CommandContext
 from diptych.v1.events_pb2 import (
     ReadStreamRequest,

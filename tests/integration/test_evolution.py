@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from diptych.client import Connection, open_channel
-from diptych.contracts import generate
+from diptych.contract.generate import generate
 from diptych.v1 import events_pb2, events_pb2_grpc
 from diptych.v1.commands_pb2 import AggregateRef
 from tests.integration.harness import ROOT, Server

@@ -15,8 +15,8 @@ from typing import Any
 import grpc
 import pytest
 
-from diptych.aggregate import AggregateRef
 from diptych.client import CallRefused, Connection
+from diptych.domain.aggregate import AggregateRef
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.read_model_pb2 import ResetReason, WaitOutcome, WatchResponse
 from library.v1.command_service_pb2 import (

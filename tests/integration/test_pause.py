@@ -17,7 +17,7 @@ from google.type.money_pb2 import Money
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from diptych.client import CallRefused, Connection, open_channel
-from diptych.token import Token
+from diptych.contract.token import Token
 from diptych.v1 import projections_pb2 as states
 from diptych.v1 import projections_pb2_grpc, read_model_pb2, read_model_pb2_grpc
 from diptych.v1.read_model_pb2 import WaitOutcome

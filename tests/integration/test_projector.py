@@ -19,11 +19,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
-from diptych.folding import MemoryRows
+from diptych.domain.folding import MemoryRows
+from diptych.domain.projection import Projection
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc
-from diptych.projection import Projection
-from diptych.settings import ProjectorSettings
-from diptych.standard_services import Health
+from diptych.server.health import Health
+from diptych.server.settings import ProjectorSettings
 from diptych.v1 import projections_pb2 as states
 from diptych.v1 import projections_pb2_grpc
 from projector.server import bootstrap
@@ -296,7 +296,7 @@ async def test_a_log_that_refuses_is_told_and_asked_again(tmp_path: Path, log: S
 async def test_a_stream_that_falls_silent_is_opened_anew(
     tmp_path: Path, log: ScriptedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projector.follower._SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr("projector.generation.follower._SILENCE_SECONDS", 0.3)
     async with running(tmp_path, log) as projector:
         log.mute = True
         await log.append(Noted(key="a", text="x"))

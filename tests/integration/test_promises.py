@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.domain import load
+from diptych.domain.loading import load
 from diptych.v1.read_model_pb2 import WaitOutcome
 from shop.v1.user_commands_pb2 import RecordLoginRequest
 from tests.history.clients import RecordingClient, whole_log

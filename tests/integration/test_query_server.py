@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from diptych.token import Epoch, LogIdentity
+from diptych.contract.token import Epoch, LogIdentity
 from diptych.v1.commands_pb2 import AggregateRef
 from diptych.v1.consistency_pb2 import Consistency, MinimizeLatency
 from diptych.v1.events_pb2 import RecordedEvent

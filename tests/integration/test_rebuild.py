@@ -18,8 +18,8 @@ import grpc.aio
 import pytest
 
 from diptych.client import CallRefused, Connection, open_channel
-from diptych.read_store import generations
-from diptych.token import Token
+from diptych.contract.token import Token
+from diptych.storage.read_store_schema import generations
 from diptych.v1 import projections_pb2 as states
 from diptych.v1 import projections_pb2_grpc, read_model_pb2
 from diptych.v1.read_model_pb2 import ResetReason, WaitOutcome

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from diptych.client import CallRefused, Connection
-from diptych.token import Token
+from diptych.contract.token import Token
 from diptych.v1 import read_model_pb2
 from shop.v1.order_queries_pb2 import GetOrderRequest
 from shop.v1.product_queries_pb2 import GetProductRequest

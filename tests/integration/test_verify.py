@@ -15,9 +15,9 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.type.money_pb2 import Money
 
-from command_server.frames import recorded
 from diptych.cli import main
 from diptych.client import Connection
+from diptych.contract.frames import recorded
 from diptych.v1.events_pb2 import EventBatch, RecordedEvent
 from diptych.v1.read_model_pb2 import WaitOutcome
 from shop.v1.order_commands_pb2 import CancelOrderRequest, PlacedItem, PlaceOrderRequest

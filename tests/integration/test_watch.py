@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from diptych.cli.ports import Reservation
 from diptych.client import CallRefused, Connection, open_channel
-from diptych.token import Token
+from diptych.contract.token import Token
 from diptych.v1 import read_model_pb2, read_model_pb2_grpc
 from diptych.v1.read_model_pb2 import AllRows, ResetReason, WaitOutcome, WatchRequest, WatchResponse
 from library.v1.command_service_pb2 import (

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from command_server.backup import back_up, restore
-from command_server.event_store import Decided, NewEvent, Reads
-from command_server.log_file import LogFileError
-from command_server.sqlite_store import SqliteEventStore
-from diptych import sqlite_copy
-from diptych.token import Epoch
+from command_server.maintenance.backup import back_up, restore
+from command_server.maintenance.log_file import LogFileError
+from command_server.store.event_store import Decided, NewEvent, Reads
+from command_server.store.sqlite_store import SqliteEventStore
+from diptych.contract.token import Epoch
+from diptych.storage import copy as sqlite_copy
 from diptych.v1.events_pb2 import RecordedEvent
 
 

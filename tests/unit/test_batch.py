@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 
 from command_server.batch import Batch, Catalogue
 from command_server.dispatch import Caller, Dispatcher
-from command_server.event_store import Decided, NewEvent, Reads, Snapshot
-from command_server.frames import recorded
-from command_server.sqlite_store import SqliteEventStore
 from command_server.state_cache import StateCache
+from command_server.store.event_store import Decided, NewEvent, Reads, Snapshot
+from command_server.store.sqlite_store import SqliteEventStore
 from command_server.submission import Accepted, Submission
 from diptych import Aggregate, Deciding, Domain
-from diptych import domain as domains
-from diptych.domain import LoadedDomain
-from diptych.refusals import InternalError, InvalidRequest, Refusal, RequestIdReused, VersionConflict
+from diptych.contract.frames import recorded
+from diptych.contract.reasons import InternalError, InvalidRequest, RequestIdReused, VersionConflict
+from diptych.domain import loading as domains
+from diptych.domain.loading import LoadedDomain
+from diptych.domain.refusal import Refusal
 from diptych.v1.commands_pb2 import CommandContext
 from diptych.v1.events_pb2 import RecordedEvent
 from shop.refusals import EmailTaken, OrderExists, UnknownUser, UserDeactivated, UserExists, UsernameTaken, UserNotFound

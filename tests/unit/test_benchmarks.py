@@ -14,7 +14,7 @@ from benchmarks import cases, machine, plots, record, report, workloads
 from benchmarks.bench import CASES, QUICK, Bench
 from benchmarks.measure import Measure, absent, alone, best_ratio, compared, percentile, ratio, summary
 from benchmarks.worker import JobFailed, Worker
-from diptych.binder import check
+from diptych.contract.validation import check
 from diptych.v1.commands_pb2 import ExecuteRequest
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from google.type.money_pb2 import Money
 
-from diptych.binder import check, fitting, parse
-from diptych.refusals import CommandUnknown, InvalidRequest, MalformedMessage
+from diptych.contract.reasons import CommandUnknown, InvalidRequest, MalformedMessage
+from diptych.contract.validation import check, parse
+from diptych.server.router import fitting
 from diptych.v1.commands_pb2 import CommandContext
 from shop.v1.order_commands_pb2 import ImportedItem, ImportOrderRequest
 from shop.v1.user_commands_pb2 import RegisterUserRequest, UpdateUserProfileRequest

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
+from diptych.contract.reasons import Overloaded
 from diptych.internal.v1.feed_pb2 import FollowFeedResponse, ProjectionFeed, ViewChanges
-from diptych.refusals import Overloaded
-from projector import changes
-from projector.feed import Feed, Subscriber
-from query_server import cache as cache_module
-from query_server.cache import Cache, ListRead, ProjectionCache, ViewCache
+from projector.feed import pending_changes as changes
+from projector.feed.feed import Feed, Subscriber
+from query_server.cache import cache as cache_module
+from query_server.cache.cache import Cache, ListRead, ProjectionCache, ViewCache
 from tests.notes import Notes
 
 NOTES = Notes("kept", columns=False)

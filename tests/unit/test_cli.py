@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 
 from diptych.cli import main, servers
 from diptych.cli.up import UpSettings
-from diptych.settings import CommandServerSettings, ProjectorSettings, QueryServerSettings, ServerSettings
+from diptych.server.settings import CommandServerSettings, ProjectorSettings, QueryServerSettings, ServerSettings
 
 PROGRAMS: dict[str, type[BaseSettings]] = {
     "up": UpSettings,
@@ -264,7 +264,7 @@ def test_the_command_line_imports_no_server_and_no_domain() -> None:
 def test_a_server_loads_neither_the_supervisor_nor_other_servers_commands() -> None:
     code = (
         "import sys; from diptych.cli import main; main(['command-server', '--help']);"
-        "print([name for name in ('diptych.cli.up', 'diptych.client', 'rich', 'diptych.contracts') "
+        "print([name for name in ('diptych.cli.up', 'diptych.client', 'rich', 'diptych.contract.generate') "
         "if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

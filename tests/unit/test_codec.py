@@ -13,7 +13,7 @@ from google.type.money_pb2 import Money
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.codec import StateCodec
+from diptych.domain.state_codec import StateCodec
 from shop.v1.users_pb2 import USER_ROLE_CUSTOMER, USER_ROLE_SELLER, UserRole
 
 Name = NewType("Name", str)

@@ -12,7 +12,7 @@ import protovalidate
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
-from diptych import contracts
+from diptych.contract import generate as contracts
 
 LIBRARY = """
 // The contract of a very small library.
@@ -255,8 +255,8 @@ def test_what_would_break_readers_of_the_last_release_is_refused(tmp_path: Path,
     root, programs = Path(__file__).resolve().parents[2], Path(sys.executable).parent
     if not (programs / "buf").exists() or shutil.which("make") is None:
         pytest.skip("buf or make is not installed.")
-    (tmp_path / "diptych").mkdir()
-    for name in ("Makefile", "buf.yaml", "diptych/contracts.py"):
+    (tmp_path / "diptych/contract").mkdir(parents=True)
+    for name in ("Makefile", "buf.yaml", "diptych/contract/generate.py"):
         shutil.copy(root / name, tmp_path / name)
     shutil.copytree(root / "protos", tmp_path / "protos")
     git = ["git", "-c", "user.name=A Tester", "-c", "user.email=tester@example.com"]

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from diptych.database_thread import DatabaseThread
+from diptych.storage.database_thread import DatabaseThread
 
 
 async def test_calls_run_in_order_on_one_thread_of_their_own() -> None:

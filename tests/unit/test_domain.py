@@ -12,7 +12,7 @@ import pytest
 
 import library
 from diptych import After, Aggregate, Call, Deciding, Domain, Find, Port, Process, Projection, Recorded, Send
-from diptych.domain import DomainError, LoadedDomain, load
+from diptych.domain.loading import DomainError, LoadedDomain, load
 from library.copies import copy
 from library.lending import activity, lending
 from library.mail import mail

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from command_server.event_store import Decided, NewEvent, Reads
-from command_server.event_stream import EventStream, StreamClosed
-from command_server.frames import recorded
-from command_server.sqlite_store import SqliteEventStore
-from diptych.settings import CommandServerSettings
+from command_server.event_tail import EventStream, StreamClosed
+from command_server.store.event_store import Decided, NewEvent, Reads
+from command_server.store.sqlite_store import SqliteEventStore
+from diptych.contract.frames import recorded
+from diptych.server.settings import CommandServerSettings
 from diptych.v1.events_pb2 import RecordedEvent
 
 KINDS = ("test.One", "test.Two")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from diptych.exploring import Answer, Explored, Seen, World, diagram, explore
+from diptych.testing.explore import Answer, Explored, Seen, World, diagram, explore
 from shop import domain
 from shop.registration import registration
 from shop.users import user

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych import failpoints
+from diptych.server import failpoints
 from tests.history.stage import PROGRAMS, failpoints_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +63,7 @@ def test_what_is_no_failpoint_is_refused(points: str) -> None:
 
 @pytest.mark.parametrize(("action", "number"), [("kill", signal.SIGKILL), ("stop", signal.SIGSTOP)])
 def test_a_process_kills_or_stops_itself(action: str, number: signal.Signals) -> None:
-    code = f"from diptych import failpoints as f; f.arm('fold.taken={action}@2'); [f.hit('fold.taken') for _ in '12']"
+    code = f"from diptych.server import failpoints as f; f.arm('fold.taken={action}@2'); [f.hit('fold.taken') for _ in '12']"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         if number is signal.SIGKILL:

@@ -9,8 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.folding import Folding, MemoryRows
-from diptych.projection import Projection, Recorded, View
+from diptych.domain.folding import Folding, MemoryRows
+from diptych.domain.projection import Projection, Recorded, View
 from diptych.v1.events_pb2 import RecordedEvent
 from tests.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of, recorded
 

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from command_server.batch import Batch, Catalogue
-from command_server.frames import EventTemplate, frame, recorded
 from command_server.state_cache import StateCache
-from diptych import domain
-from diptych.aggregate import new_id
+from diptych.contract.frames import EventTemplate, frame, recorded
+from diptych.contract.wire import delimited
+from diptych.domain import loading as domain
+from diptych.domain.aggregate import new_id
 from diptych.v1.commands_pb2 import AggregateRef
 from diptych.v1.events_pb2 import EventBatch, EventMetadata, RecordedEvent
-from diptych.wire import delimited
 from shop.v1.user_events_pb2 import UserRegistered
 
 _TEXTS = st.text(max_size=40)

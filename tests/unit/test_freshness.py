@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych import Domain, Projection
-from diptych.internal.v1 import feed_pb2, log_pb2
-from diptych.refusals import (
+from diptych.contract.reasons import (
     Overloaded,
     ReadModelBehind,
     ReadModelNotReady,
@@ -23,10 +22,11 @@ from diptych.refusals import (
     TokenOfAnotherLog,
     TokenOfOlderEpoch,
 )
-from diptych.token import Epoch, LogIdentity
+from diptych.contract.token import Epoch, LogIdentity
+from diptych.internal.v1 import feed_pb2, log_pb2
 from diptych.v1.projections_pb2 import ProjectionState
-from query_server.freshness import Freshness, Head, HeadHeard, Tracker
-from query_server.row_reader import StoredGeneration
+from query_server.freshness.tracker import Freshness, Head, HeadHeard, Tracker
+from query_server.rows.row_reader import StoredGeneration
 
 RUNNING = ProjectionState.PROJECTION_STATE_RUNNING
 REBUILDING = ProjectionState.PROJECTION_STATE_REBUILDING
@@ -662,7 +662,7 @@ def test_an_identity_comes_from_whoever_knows_best() -> None:
 
 
 def test_an_identity_that_is_not_told_yet() -> None:
-    from query_server.freshness import identity_from
+    from query_server.freshness.tracker import identity_from
 
     assert identity_from(log_pb2.LogIdentity()) is None
 

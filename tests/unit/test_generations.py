@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from diptych.read_store import Checkpoint
-from diptych.serving import StartError
-from projector import generations
-from projector.generations import OvertakenError, TakenUp
-from projector.leads import Leads
-from projector.read_store_file import ReadStoreFile
-from projector.row_writer import LeadLostError, RowWriter
+from diptych.server.errors import StartError
+from diptych.storage.read_store_schema import Checkpoint
+from projector.store import generations
+from projector.store.generations import OvertakenError, TakenUp
+from projector.store.leases import Leads
+from projector.store.read_store_file import ReadStoreFile
+from projector.store.row_writer import LeadLostError, RowWriter
 from tests.notes import Noted, Notes, log_of
 
 LOG = log_of([Noted(key=f"k{n}", text=str(n)) for n in range(1300)])

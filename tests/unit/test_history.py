@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from diptych.domain import load
-from diptych.token import Token
+from diptych.contract.token import Token
+from diptych.domain.loading import load
 from diptych.v1.events_pb2 import RecordedEvent
 from diptych.v1.read_model_pb2 import WaitOutcome
 from shop.v1.product_commands_pb2 import AdjustStockRequest, CreateProductRequest

@@ -16,8 +16,7 @@ DOES_IO = frozenset(
     "aiosqlite asyncio asyncpg concurrent ftplib glob grpc grpc_health grpc_reflection http imaplib io logging "
     "mailbox multiprocessing os pathlib pickle prometheus_client random secrets select selectors shutil signal smtplib "
     "socket socketserver sqlalchemy sqlite3 ssl structlog subprocess sys tempfile threading time urllib uuid uvloop "
-    "rich tenacity typer diptych.client diptych.cli diptych.serving diptych.binder diptych.settings diptych.file_lock "
-    "diptych.telemetry".split()
+    "rich tenacity typer diptych.client diptych.cli diptych.server diptych.storage ".split()
 )
 """What a domain has no need of: it is told the time and gives back values."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from diptych.internal.v1.log_pb2 import FollowResponse
-from projector.intake import Batch, Intake
-from projector.pace import LivePace, Share
+from projector.generation.event_batches import Batch, Intake
+from projector.generation.throttle import LivePace, Share
 
 NOBODY_ELSE = Share(lambda: 0.0, lambda: False, lambda: False)
 

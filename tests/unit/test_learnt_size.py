@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.learnt_size import LearntSize
+from diptych.storage.adaptive_batch import LearntSize
 
 
 def test_it_comes_to_what_gives_the_target_by_twice_or_half_at_a_time() -> None:

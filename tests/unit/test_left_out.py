@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.domain import Domain
+from diptych.contract.reasons import ReadModelParked
+from diptych.contract.token import Epoch, LogIdentity
+from diptych.domain.loading import Domain
+from diptych.domain.projection import Projection
 from diptych.internal.v1 import feed_pb2
-from diptych.projection import Projection
-from diptych.refusals import ReadModelParked
-from diptych.token import Epoch, LogIdentity
 from diptych.v1.projections_pb2 import ProjectionState
 from diptych.v1.read_model_pb2 import WaitForVersionRequest, WaitOutcome
-from query_server.freshness import Freshness
+from query_server.freshness.tracker import Freshness
 from query_server.read_model_service import ReadModelService
-from query_server.row_reader import StoredEvent, StoredGeneration
+from query_server.rows.row_reader import StoredEvent, StoredGeneration
 from query_server.upstream import Upstreams
 
 LOG = LogIdentity(bytes(range(8)), (Epoch(1, 1),))

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.schema import CreateTable
 
-from diptych.read_store import Rows, compile_sqlite
+from diptych.storage.read_store_schema import Rows, compile_sqlite
 
 words = Table("words", MetaData(), Column("key", Integer, primary_key=True), Column("word", String, nullable=False))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from projector.pace import BATCH_SECONDS, LAG_SECONDS, LIVE_BATCH_SECONDS, LivePace, Share, SharedPace
+from projector.generation.throttle import BATCH_SECONDS, LAG_SECONDS, LIVE_BATCH_SECONDS, LivePace, Share, SharedPace
 
 
 class Live:

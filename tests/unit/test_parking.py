@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.aggregate import AggregateRef
-from diptych.folding import MemoryRows
-from diptych.read_store import Checkpoint
+from diptych.domain.aggregate import AggregateRef
+from diptych.domain.folding import MemoryRows
+from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.events_pb2 import RecordedEvent
-from projector.parking import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, LeftOut, Patience
-from projector.read_store_file import ReadStoreFile
-from projector.refold import Entangled, Refold
-from projector.row_writer import LeadLostError, RowWriter
+from projector.generation.parked_refold import Entangled, Refold
+from projector.store.parked_streams import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, LeftOut, Patience
+from projector.store.read_store_file import ReadStoreFile
+from projector.store.row_writer import LeadLostError, RowWriter
 from tests.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of_streams, recorded
 
 _KEYS = st.sampled_from("abc")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from command_server.event_store import Decided, Reads, WorkKind
-from command_server.sqlite_store import SqliteEventStore
+from command_server.store.event_store import Decided, Reads, WorkKind
+from command_server.store.sqlite_store import SqliteEventStore
 from diptych import Calling, Deciding, EffectFailed, Process, Refused, Send, send
-from diptych.refusals import ProcessNotFound
+from diptych.contract.reasons import ProcessNotFound
 from diptych.v1.commands_pb2 import CommandContext
 from diptych.v1.processes_pb2 import ProcessStepped
 from library.reservations import CopyReserved, reservation

@@ -7,8 +7,9 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from diptych import AlreadyExists, FailedPrecondition, NotFound, Refusal, refusals
-from diptych.refusals import InvalidRequest, OutcomeUnknown, Overloaded, VersionConflict
+from diptych import AlreadyExists, FailedPrecondition, NotFound, Refusal
+from diptych.contract import reasons as refusals
+from diptych.contract.reasons import InvalidRequest, OutcomeUnknown, Overloaded, VersionConflict
 from diptych.v1.errors_pb2 import ErrorReason
 
 CLASSES = [

@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from diptych.failpoints import NAMES
+from diptych.server.failpoints import NAMES
 from tests.faults.test_planted_in_layers import PLANTS
 from tests.history.judge import check_names
 from tests.integration.test_planted_bugs import BUGS

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from diptych import Deciding, EffectFailed, Process, Send, after, call, send
-from diptych.refusals import InvalidRequest
+from diptych.contract.reasons import InvalidRequest
 from diptych.testing import given
 from library.copies import CopyNotFound, CopyOnLoan, UnknownMember
 from library.members import member

@@ -16,13 +16,14 @@ from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diptych import Find, Projection, crowd
-from diptych.projection import Column
-from diptych.query import Condition, Order
-from diptych.read_store import stored
-from diptych.refusals import Overloaded, ReadModelNotReady
-from diptych.token import LogIdentity
-from query_server.row_reader import READS_MAX, PageRead, RowReader
+from diptych import Find, Projection
+from diptych.contract.reasons import Overloaded, ReadModelNotReady
+from diptych.contract.token import LogIdentity
+from diptych.domain.projection import Column
+from diptych.domain.query import Condition, Order
+from diptych.domain.values import stored
+from diptych.storage import batch_window as crowd
+from query_server.rows.row_reader import READS_MAX, PageRead, RowReader
 from tests.read_store_file import StoreFile
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from diptych.read_store import Checkpoint, decode_epochs
-from diptych.serving import StartError
-from diptych.token import Epoch, LogIdentity
+from diptych.contract.token import Epoch, LogIdentity
+from diptych.server.errors import StartError
+from diptych.storage.read_store_schema import Checkpoint, decode_epochs
 from diptych.v1.events_pb2 import RecordedEvent
-from projector.read_store_file import ReadStoreFile
-from projector.row_writer import Committed, LeadLostError, RowWriter
+from projector.store.read_store_file import ReadStoreFile
+from projector.store.row_writer import Committed, LeadLostError, RowWriter
 from tests.notes import Erased, Note, Noted, Notes, Tagged, log_of
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from diptych.folding import MemoryRows
-from diptych.read_store import view_table
+from diptych.domain.folding import MemoryRows
+from diptych.storage.findings import Findings, aligned
+from diptych.storage.read_store_schema import view_table
 from diptych.v1.events_pb2 import RecordedEvent
-from diptych.verifying import Findings, aligned
-from projector.rows_check import RowsCheck
+from projector.store.rows_check import RowsCheck
 from tests.notes import Erased, Noted, Notes, Tagged, log_of
 from tests.read_store_file import StoreFile
 

@@ -12,10 +12,11 @@ import pytest
 from grpc_health.v1 import health_pb2 as untyped_health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from diptych import standard_services
-from diptych.binder import Binder
 from diptych.client import CallRefused
-from diptych.standard_services import HEALTH, REFLECTION, Health, bind_reflection
+from diptych.server import health as standard_services
+from diptych.server.health import HEALTH, Health
+from diptych.server.reflection import REFLECTION, bind_reflection
+from diptych.server.router import Binder
 
 health_pb2: Any = untyped_health_pb2
 SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from diptych import binder
-from diptych.refusals import Overloaded
-from projector.steering import Steering, Turns
+from diptych.contract.reasons import Overloaded
+from diptych.server import router as binder
+from projector.generation.pausable_task import Steering, Turns
 
 SECONDS = 10
 

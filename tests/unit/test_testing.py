@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from diptych import Aggregate, AggregateRef, Deciding, Projection, Recorded
-from diptych.folding import FoldFailure
-from diptych.refusals import RowNotFound
+from diptych.contract.reasons import RowNotFound
+from diptych.domain.folding import FoldFailure
 from diptych.testing import LOG_START, NOW, ask, fold, given, log_of, recorded
 from library.copies import CopyExists, CopyOnLoan, CopyState, UnknownMember, copy
 from library.lending import MemberNotFound, activity, lending, members, open_loans

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.refusals import TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch
-from diptych.token import TOKEN_LENGTH, Epoch, LogIdentity, Token
+from diptych.contract.reasons import TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch
+from diptych.contract.token import TOKEN_LENGTH, Epoch, LogIdentity, Token
 
 LOG = b"\x00\x01\xfe\xffLOGS"
 positions = st.integers(0, (1 << 63) - 1)

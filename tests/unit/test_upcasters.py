@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from diptych import Aggregate, Deciding, Domain, Projection
-from diptych.domain import DomainError, _check_projection, _check_upcasters, _event_types
-from diptych.folding import MemoryRows
+from diptych.domain.folding import MemoryRows
+from diptych.domain.loading import DomainError, _check_projection, _check_upcasters, _event_types
 from diptych.testing import fold, given, log_of
 from library.v1.command_service_pb2 import AddCopyRequest
 from library.v1.events_pb2 import CopyAdded, CopyBorrowed, CopyReturned, MemberRegistered

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.wal_checkpoints import WalCheckpoints
+from diptych.storage.wal_checkpoints import WalCheckpoints
 
 ROWS = 500
 """After so many rows it makes the first checkpoint, as it does not know yet what they come to."""

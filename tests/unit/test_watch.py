@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.refusals import (
+from diptych.client.watch import Watching
+from diptych.contract.reasons import (
     InvalidRequest,
     Overloaded,
     QueryServerStopping,
@@ -22,11 +23,10 @@ from diptych.refusals import (
     UnknownView,
 )
 from diptych.v1.read_model_pb2 import ResetReason, WatchRequest, WatchResponse
-from diptych.watching import Watching
-from query_server import watch_hub
-from query_server.resume_token import ResumeToken, Source, watched
-from query_server.watch_hub import Watcher
-from query_server.watch_reader import Change
+from query_server.watch import hub as watch_hub
+from query_server.watch.change_reader import Change
+from query_server.watch.hub import Watcher
+from query_server.watch.resume_token import ResumeToken, Source, watched
 from tests.notes import Archived, Erased, Note, Noted, Tagged
 from tests.watch_stage import Client, Cut, Gate, Server, Stage, quiet
 

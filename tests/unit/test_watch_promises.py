@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from diptych.refusals import QueryServerStopping, ResumeTokenExpired
+from diptych.contract.reasons import QueryServerStopping, ResumeTokenExpired
 from tests.notes import Archived, Erased, Noted, Tagged
 from tests.watch_stage import Client, Cut, Server, Stage, quiet
 

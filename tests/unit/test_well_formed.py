@@ -9,8 +9,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from diptych.contract.timestamps import malformed_times
 from diptych.v1.commands_pb2 import CommandContext
-from diptych.well_formed import malformed_times
 from shop.v1.user_commands_pb2 import RegisterUserRequest, UpdateUserProfileRequest
 
 _FIELD = descriptor_pb2.FieldDescriptorProto

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diptych.contract.wire import delimited, integer, varint
 from diptych.v1.commands_pb2 import AggregateRef, CommandResult
 from diptych.v1.events_pb2 import Progress
-from diptych.wire import delimited, integer, varint
 
 
 @given(st.integers(0, (1 << 63) - 1))

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from command_server.dispatch import Caller, Dispatcher
-from command_server.sqlite_store import SqliteEventStore
+from command_server.store.sqlite_store import SqliteEventStore
 from command_server.submission import Submission
 from command_server.writer import Writer
-from diptych import crowd
-from diptych.domain import load
-from diptych.settings import CommandServerSettings
+from diptych.domain.loading import load
+from diptych.server.settings import CommandServerSettings
+from diptych.storage import batch_window as crowd
 from shop.v1.user_commands_pb2 import RegisterUserRequest
 
 

@@ -11,7 +11,7 @@ from google.type.money_pb2 import Money
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from diptych.aggregate import AggregateRef
+from diptych.domain.aggregate import AggregateRef
 from diptych.testing import LOG_START, NOW, ask, fold, recorded
 from shop.money import money
 from shop.order_views import order_rows, order_summaries, orders

@@ -7,8 +7,8 @@ from google.protobuf.message import Message
 from google.type.money_pb2 import Money
 
 from diptych import After, Call, Send
-from diptych.exploring import Answer, Explored, World, explore
 from diptych.testing import ask, fold, given
+from diptych.testing.explore import Answer, Explored, World, explore
 from shop import domain
 from shop.fulfilment import fulfilment
 from shop.orders import order

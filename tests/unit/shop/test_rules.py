@@ -8,8 +8,8 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 
-from diptych.binder import check
-from diptych.refusals import InvalidRequest
+from diptych.contract.reasons import InvalidRequest
+from diptych.contract.validation import check
 from shop.v1 import (
     fulfilment_queries_pb2,
     order_commands_pb2,

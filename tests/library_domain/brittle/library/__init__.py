@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from diptych.aggregate import AggregateRef
-from diptych.projection import Handler, Recorded
+from diptych.domain.aggregate import AggregateRef
+from diptych.domain.projection import Handler, Recorded
 from library import domain
 from library.lending import members, open_loans
 from library.v1.events_pb2 import MemberRegistered

@@ -1,0 +1,1 @@
+"""Maintenance of the log's file: backup, restore and check."""

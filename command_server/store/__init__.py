@@ -1,0 +1,1 @@
+"""The event store: its interface, its tables and its implementation on SQLite."""

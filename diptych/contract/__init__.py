@@ -1,0 +1,1 @@
+"""The wire contract, for servers and clients: tokens, reasons, validation and frames."""

@@ -1,0 +1,403 @@
+"""Reasons: the engine's own refusals, one class for each value of `diptych.v1.ErrorReason`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+
+from diptych.domain.refusal import (
+    Aborted,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
+
+
+class MalformedMessage(InvalidArgument):
+    """The bytes are no message of the type."""
+
+    message = "The request is not a valid {type} message."
+    type: str
+
+
+class InvalidRequest(InvalidArgument):
+    """The request breaks rules of the contract; `rules` holds (field path, sentence) of each."""
+
+    message = "The request breaks {violations} rule(s): {summary}"
+    violations: int
+    summary: str
+    rules: ClassVar[Sequence[tuple[str, str]]] = ()
+
+    @classmethod
+    def of(cls, *rules: tuple[str, str]) -> InvalidRequest:
+        """A refusal for these (field path, sentence) pairs."""
+        summary = "; ".join(f"{path}: {sentence}" if path else sentence for path, sentence in rules[:10])
+        if len(rules) > 10:
+            summary += f"; and {len(rules) - 10} more"
+        refusal = cls(violations=len(rules), summary=summary + ".")
+        refusal.__dict__["rules"] = rules
+        return refusal
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {"violations": str(self.violations), **self._extra}
+
+    def details(self) -> Iterable[Message]:
+        yield error_details_pb2.BadRequest(
+            field_violations=[
+                error_details_pb2.BadRequest.FieldViolation(field=path, description=sentence)
+                for path, sentence in self.rules
+            ]
+        )
+        yield from super().details()
+
+
+class MethodUnknown(Unimplemented):
+    """No such method is served here."""
+
+    message = "Method {method} is not served here."
+    method: str
+
+
+class ServiceUnknown(NotFound):
+    """Nothing is known of the health of a service of that name."""
+
+    message = "No service '{service}' is served here."
+    service: str
+
+
+class CommandUnknown(InvalidArgument):
+    """The type is no command of the domain."""
+
+    message = "Type '{type}' is not a command of this domain."
+    type: str
+
+
+class VersionConflict(Aborted):
+    """The aggregate is at another version than the command expects."""
+
+    message = "{aggregate} is at version {actual_version}, not at {expected_version}."
+    aggregate: str
+    expected_version: int
+    actual_version: int
+
+
+class RequestIdReused(FailedPrecondition):
+    """The request id stood for another command before."""
+
+    message = "Request id {request_id} was used for another command before."
+    request_id: str
+
+
+class OutcomeUnknown(Unavailable):
+    """It is not known whether the commit took place."""
+
+    message = "It is not known whether the command took effect: retry it under request id {request_id!r}."
+    request_id: str
+
+    def __str__(self) -> str:
+        if not self.request_id:
+            return "It is not known whether the command took effect, and it had no request id to retry it under."
+        return f"It is not known whether the command took effect: retry it under request id {self.request_id}."
+
+
+class CommandNotInTime(DeadlineExceeded):
+    """The deadline passed before the command was decided."""
+
+    message = "The command was not decided before its deadline; nothing was recorded."
+
+
+class LogUnavailable(Unavailable):
+    """The log cannot be read or written now."""
+
+    message = "The log is not available now ({cause}); nothing was recorded."
+    cause: str
+
+
+class Overloaded(ResourceExhausted):
+    """A limit is reached."""
+
+    message = "The limit of {limit} {what} is reached."
+    what: str
+    limit: int
+
+
+class InternalError(Internal):
+    """A defect of ours, logged under the request id."""
+
+    reason = "INTERNAL"
+    message = "The server failed on this request; its log has the cause under request id '{request_id}'."
+    request_id: str
+
+
+InternalError.reason = "INTERNAL"
+
+
+class TokenMalformed(InvalidArgument):
+    """That is no token."""
+
+    message = "'{token}' is not a token."
+    token: str
+
+
+class TokenOfAnotherLog(FailedPrecondition):
+    """The token is of another log."""
+
+    message = "The token is of log {token_log_id}, and this is log {log_id}."
+    token_log_id: str
+    log_id: str
+
+
+class TokenOfOlderEpoch(FailedPrecondition):
+    """The token stands for an event that was lost when a newer epoch began."""
+
+    message = (
+        "The token's position {token_position} of epoch {token_epoch} was lost: "
+        "epoch {epoch} began at position {first_position}."
+    )
+    token_epoch: int
+    token_position: int
+    epoch: int
+    first_position: int
+
+
+class TokenAheadOfLog(FailedPrecondition):
+    """The token lies beyond the head."""
+
+    message = "The token's position {position} lies beyond the head of the log, {head_position}."
+    position: int
+    head_position: int
+
+
+class TokenAheadOfStream(OutOfRange):
+    """A subscription's start lies beyond the head."""
+
+    message = "Position {position} lies beyond the head of the log, {head_position}."
+    position: int
+    head_position: int
+
+
+TokenAheadOfStream.reason = TokenAheadOfLog.reason
+
+
+class PageTokenInvalid(InvalidArgument):
+    """The page token is of another query, or none at all."""
+
+    message = "The page token does not belong to this query; start from its first page."
+
+
+class ResumeTokenMalformed(InvalidArgument):
+    """The resume token is of another watch, or none at all."""
+
+    message = "The resume token does not belong to a watch of this view and these keys; watch without it."
+
+
+class ResumeTokenExpired(OutOfRange):
+    """What was deleted after the resume token's position is no longer known."""
+
+    message = (
+        "View {view} can no longer be resumed from position {position}, only from {oldest_position} on; "
+        "watch without the resume token, from a snapshot."
+    )
+    view: str
+    position: int
+    oldest_position: int
+
+
+class UnknownView(InvalidArgument):
+    """No projection has a view of that name."""
+
+    message = "No projection has a view '{view}'."
+    view: str
+
+
+class ReadModelBehind(DeadlineExceeded):
+    """The read model was not fresh enough in time."""
+
+    message = (
+        "Projection {projection} has applied position {applied_position} and not {wanted_position} in time: "
+        "it is {lag_events} events behind."
+    )
+    projection: str
+    applied_position: int
+    wanted_position: int
+    lag_events: int
+
+
+class ReadModelStalled(FailedPrecondition):
+    """The projection has stopped before what was asked for."""
+
+    message = (
+        "Projection {projection} is stalled at position {applied_position}, before {wanted_position}: {stall_reason}"
+    )
+    projection: str
+    applied_position: int
+    wanted_position: int
+    stall_reason: str
+
+
+class ReadModelPaused(FailedPrecondition):
+    """An operator paused the projection before what was asked for."""
+
+    message = "Projection {projection} is paused at position {applied_position}, before {wanted_position}."
+    projection: str
+    applied_position: int
+    wanted_position: int
+
+
+class ReadModelRebuilding(FailedPrecondition):
+    """A new generation is being filled, and what answers meanwhile stays where it is."""
+
+    message = (
+        "Projection {projection} is being rebuilt and answers at position {applied_position}, before {wanted_position}."
+    )
+    projection: str
+    applied_position: int
+    wanted_position: int
+
+
+class RebuildNotRunning(FailedPrecondition):
+    """No generation of the projection is being filled."""
+
+    message = "Projection {projection} is not being rebuilt."
+    projection: str
+
+
+class RebuildCancelled(Aborted):
+    """The rebuild was cancelled."""
+
+    message = "The rebuild of projection {projection}, generation {generation}, was cancelled."
+    projection: str
+    generation: int
+
+
+class RebuildFailed(FailedPrecondition):
+    """The new generation cannot be filled."""
+
+    message = "Generation {generation} of projection {projection} cannot be filled ({cause})."
+    projection: str
+    generation: int
+    cause: str
+
+
+class RebuildUnderWay(FailedPrecondition):
+    """Another generation of the projection is being filled."""
+
+    message = "Projection {projection} is being rebuilt as generation {generation}; wait for it, or cancel it."
+    projection: str
+    generation: int
+
+
+class GenerationNotFound(NotFound):
+    """No generation of that number is kept that this code can go on with."""
+
+    message = "Projection {projection} has no generation {generation} that could be switched to."
+    projection: str
+    generation: int
+
+
+class ProjectionPaused(FailedPrecondition):
+    """The projection is paused, and must be resumed first."""
+
+    message = "Projection {projection} is paused; resume it first."
+    projection: str
+
+
+class ProjectionLedElsewhere(FailedPrecondition):
+    """Another projector on the same read store folds the projection."""
+
+    message = "Projection {projection} is folded by another projector ({owner}); ask that one."
+    projection: str
+    owner: str
+
+
+class ReadModelParked(FailedPrecondition):
+    """The token's own event is left out of the projection."""
+
+    message = "The event at position {position} is left out of projection {projection}: {error}"
+    projection: str
+    position: int
+    error: str
+
+
+class ParkedNotFound(NotFound):
+    """No stream of that aggregate is parked."""
+
+    message = "Nothing of {aggregate} is parked in projection {projection}."
+    projection: str
+    aggregate: str
+
+
+class StillParked(FailedPrecondition):
+    """What is parked failed again."""
+
+    message = "{aggregate} stays parked in projection {projection}, as its event {position} failed again: {error}"
+    projection: str
+    aggregate: str
+    position: int
+    error: str
+
+
+class ProjectionNotFound(NotFound):
+    """The projector runs no projection of that name."""
+
+    message = "There is no projection '{projection}'."
+    projection: str
+
+
+class ProcessNotFound(NotFound):
+    """There is no process of that type, or no instance of it that is stuck or parked as the request says."""
+
+    message = "There is no process {process} with an instance '{id}' that waits for an operator."
+    process: str
+    id: str
+
+
+class ReadStoreUnavailable(Unavailable):
+    """The projector cannot write the read store now."""
+
+    message = "The read store cannot be written now ({cause}); projection {projection} goes on as before."
+    projection: str
+    cause: str
+
+
+class ReadModelNotReady(Unavailable):
+    """The read model does not exist yet."""
+
+    message = "The read model of projection {projection} does not exist yet."
+    projection: str
+
+
+class QueryServerStopping(Unavailable):
+    """A watch ends because its server does."""
+
+    message = "This query server is stopping; the watch of projection {projection} can be resumed at another one."
+    projection: str
+
+
+QueryServerStopping.reason = ReadModelNotReady.reason
+
+
+class VersionNotReached(DeadlineExceeded):
+    """The aggregate did not reach the version in time."""
+
+    message = "{aggregate} did not reach version {version} in time."
+    aggregate: str
+    version: int
+
+
+class RowNotFound(NotFound):
+    """A view has no row under that key, and its query names no refusal of its own."""
+
+    message = "View {view} has no row {key}."
+    view: str
+    key: str

@@ -1,0 +1,1 @@
+"""The author's API: aggregates, processes, projections, queries and refusals, as pure Python."""

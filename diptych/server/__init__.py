@@ -1,0 +1,1 @@
+"""The server shell that all three servers share: routing, health, settings, telemetry and lifecycle."""

@@ -1,0 +1,1 @@
+"""Databases without domain knowledge: threads, locks, copies, batch sizes and the read store's schema."""

@@ -1,0 +1,1 @@
+"""The feed of row changes to the query servers."""

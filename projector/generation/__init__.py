@@ -1,0 +1,1 @@
+"""Filling and following of one generation of a projection."""

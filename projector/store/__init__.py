@@ -1,0 +1,1 @@
+"""The read store as the projector writes it."""

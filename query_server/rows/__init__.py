@@ -1,0 +1,1 @@
+"""Rows of views, read from the read store."""
