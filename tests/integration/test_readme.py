@@ -1,4 +1,4 @@
-"""Every command block of the README works as it stands, in its order, in one shell.
+"""Every command block of the README and of the pages it links to works as it stands, in one shell.
 
 Only what a test must change is changed: ports, folders, and the name of a file that the reader has. A block of
 expected output may leave out lines and parts of lines by `...`.
@@ -23,6 +23,8 @@ from diptych.cli.ports import Reservation
 from tests.integration.harness import ROOT
 
 README = (ROOT / "README.md").read_text()
+RUNNING = (ROOT / "docs" / "running.md").read_text()
+SHOP = (ROOT / "docs" / "shop.md").read_text()
 PORTS = ("50051", "50052", "50053")
 RETAIL = """\
 InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
@@ -151,8 +153,8 @@ def test_the_first_screen_works_as_it_stands(reader: Reader) -> None:
 
 
 def test_the_servers_start_one_by_one_and_take_the_import(reader: Reader) -> None:
-    (retail,) = (block for block in blocks(README) if block.kind == "shell" and "import_retail" in block.text)
-    (servers,) = (block for block in blocks(README) if block.kind == "shell" and "command-server" in block.text)
+    (retail,) = (block for block in blocks(SHOP) if block.kind == "shell")
+    (servers,) = (block for block in blocks(RUNNING) if block.kind == "shell")
     (reader.folder / "data").mkdir()
     (reader.folder / "online_retail.csv").write_text(RETAIL)
     running = []
@@ -171,8 +173,9 @@ def test_the_servers_start_one_by_one_and_take_the_import(reader: Reader) -> Non
 
 def test_every_command_block_is_run_by_a_test() -> None:
     """Blocks of other kinds are no commands."""
-    assert {block.kind for block in blocks(README)} <= {"sh", "shell", "json", "python", "text"}
-    assert sum(block.kind == "shell" for block in blocks(README)) == 3
+    for page in (README, RUNNING, SHOP):
+        assert {block.kind for block in blocks(page)} <= {"sh", "shell", "json", "python", "text"}
+        assert sum(block.kind == "shell" for block in blocks(page)) == 1
 
 
 def test_the_contributing_guide_names_what_is_there() -> None:
