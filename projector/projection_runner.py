@@ -15,7 +15,6 @@ process told, either: the new one must have reached the head of the log as this 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ from diptych.domain.aggregate import AggregateRef
 from diptych.domain.projection import Projection
 from diptych.server.health import Health
 from diptych.server.settings import ProjectorSettings
+from diptych.storage.errors import ReadStoreError, StoreError
 from diptych.v1 import projections_pb2 as states
 from projector.feed.feed import Feed
 from projector.generation.follower import Follower
@@ -45,10 +45,10 @@ from projector.generation.status_publisher import Outlet
 from projector.generation.throttle import LivePace, Share, SharedPace
 from projector.log_head import Head
 from projector.store import generations
-from projector.store.generations import Generation, OvertakenError
+from projector.store.generations import Generation
 from projector.store.parked_streams import ParkedStream, Patience
 from projector.store.read_store_file import ReadStoreFile
-from projector.store.row_writer import LeadLostError, RowWriter
+from projector.store.row_writer import RowWriter
 from projector.store.tombstones import Tombstones
 
 NEAR_EVENTS = 1000
@@ -143,7 +143,7 @@ class Line:
         return await self.speaker.write_checkpoint()
 
     async def close(self) -> None:
-        """Writes all checkpoints, after the line has ended; raises `LeadLostError`, `sqlite3.Error`."""
+        """Writes all checkpoints, after the line has ended; raises `LeaseLostError`, `ReadStoreError`."""
         for follower in self._followers():
             await follower.write_checkpoint()
 
@@ -152,7 +152,7 @@ class Line:
         status = self.speaker.status()
         try:
             found = await self._file.run(generations.listed, self._file, self.projection.name)
-        except sqlite3.Error as error:
+        except ReadStoreError as error:
             self._log.warning("the generations cannot be read", error=str(error))
             return status
         status.generations.extend(map(info_of, found))
@@ -161,7 +161,7 @@ class Line:
     # What operators ask for.
 
     async def pause(self) -> None:
-        """Applies nothing more, also after a restart; raises `LeadLostError`, `sqlite3.Error`."""
+        """Applies nothing more, also after a restart; raises `LeaseLostError`, `ReadStoreError`."""
 
         async def change() -> None:
             await self.speaker.pause()
@@ -171,7 +171,7 @@ class Line:
         await self._turns.take(change)
 
     async def resume(self) -> None:
-        """Goes on, or tries again what it stalled on; raises `LeadLostError`, `sqlite3.Error`."""
+        """Goes on, or tries again what it stalled on; raises `LeaseLostError`, `ReadStoreError`."""
 
         async def change() -> None:
             await self.speaker.resume()
@@ -183,7 +183,7 @@ class Line:
     async def rebuild(self) -> Build:
         """Begins to fill a new generation, or goes on with the one there is.
 
-        Raises `ProjectionPaused`, `LeadLostError`, `sqlite3.Error`.
+        Raises `ProjectionPaused`, `LeaseLostError`, `ReadStoreError`.
         """
 
         async def change() -> Build:
@@ -200,7 +200,7 @@ class Line:
     async def switch_to(self, generation: int) -> Build | None:
         """Begins to catch a kept generation up, which then takes over; None: it answers already.
 
-        Raises `ProjectionPaused`, `RebuildUnderWay`, `GenerationNotFound`, `LeadLostError`, `sqlite3.Error`.
+        Raises `ProjectionPaused`, `RebuildUnderWay`, `GenerationNotFound`, `LeaseLostError`, `ReadStoreError`.
         """
 
         async def change() -> Build | None:
@@ -222,7 +222,7 @@ class Line:
         return await self._turns.take(change)
 
     async def cancel(self) -> None:
-        """Ends the filling of a generation; raises `RebuildNotRunning`, `LeadLostError`, `sqlite3.Error`."""
+        """Ends the filling of a generation; raises `RebuildNotRunning`, `LeaseLostError`, `ReadStoreError`."""
 
         async def change() -> None:
             build = self.build
@@ -245,20 +245,20 @@ class Line:
         await self._turns.take(change)
 
     async def list_parked(self, after: int, size: int, *, discarded: bool) -> tuple[list[ParkedStream], bool]:
-        """Parked streams by their first position, after one, and whether there are more; raises `sqlite3.Error`."""
+        """Parked streams by their first position, after one, and whether there are more; raises `ReadStoreError`."""
         return await self.speaker.list_parked(after, size, discarded=discarded)
 
     async def discard_parked(self, aggregate: AggregateRef) -> int:
         """Lets a parked stream go on without what is left out; returns how many events that is.
 
-        Raises `ParkedNotFound`, `LeadLostError`, `sqlite3.Error`.
+        Raises `ParkedNotFound`, `LeaseLostError`, `ReadStoreError`.
         """
         return await self._turns.take(lambda: self.speaker.discard_parked(aggregate))
 
     async def retry_parked(self, aggregate: AggregateRef) -> int:
         """Folds what is parked of a stream in place, and lets it go on; returns how many events that is.
 
-        Raises `ParkedNotFound`, `StillParked`, `Entangled`, `LogUnavailable`, `LeadLostError`, `sqlite3.Error`. Then
+        Raises `ParkedNotFound`, `StillParked`, `Entangled`, `LogUnavailable`, `LeaseLostError`, `ReadStoreError`. Then
         everything is as before.
         """
         async with self._retrying:
@@ -364,7 +364,7 @@ class Line:
                 await self._file.run(generations.switch, self._file, old, new.place, elsewhere)
                 await self._promote(build)
             return True
-        except (OSError, OvertakenError, LeadLostError, sqlite3.Error) as error:  # A time-out is an OSError, too.
+        except (OSError, StoreError) as error:  # A time-out is an OSError, too.
             self._log.warning(
                 "the new generation does not take over yet", generation=build.generation, error=str(error)
             )
@@ -436,7 +436,7 @@ class Line:
                     if not await self._file.run(generations.drop_some, self._file, self.projection):
                         break
                     await asyncio.sleep(max(_DROP_PAUSE_SECONDS, time.monotonic() - started))
-            except sqlite3.Error as error:
+            except StoreError as error:
                 self._log.warning("an old generation is not dropped yet", error=str(error))
                 asyncio.get_running_loop().call_later(_DROP_AGAIN_SECONDS, self._drop.set)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Sequence
 
@@ -19,6 +18,7 @@ from diptych.server.health import Health
 from diptych.server.lifecycle import Served
 from diptych.server.router import Binder
 from diptych.server.settings import ProjectorSettings, sqlite_path
+from diptych.storage.errors import ReadStoreError, StoreError
 from projector.feed.feed import Feed
 from projector.generation.follower import Follower
 from projector.generation.throttle import LAG_SECONDS, Share
@@ -28,7 +28,6 @@ from projector.services import Services
 from projector.standby_runner import Standby
 from projector.store.leases import Leads
 from projector.store.read_store_file import ReadStoreFile
-from projector.store.row_writer import LeadLostError
 
 _BUSY_SECONDS = 0.25
 """A live projection that folded something so short a time ago will have something to fold soon."""
@@ -98,7 +97,7 @@ async def bootstrap(
     except BaseException as error:
         await channel.close()
         await file.close()
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, ReadStoreError):
             raise StartError(f"The read store {file.path} cannot be used: {error}.") from error
         raise
 
@@ -124,7 +123,7 @@ async def bootstrap(
         for line in lines.values():
             try:
                 await line.close()
-            except (sqlite3.Error, LeadLostError) as error:
+            except StoreError as error:
                 _log.warning("a checkpoint is not written", projection=line.projection.name, error=str(error))
         await file.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from diptych.domain.aggregate import AggregateRef
 from diptych.domain.refusal import Refusal
 from diptych.internal.v1 import feed_pb2
 from diptych.server.router import Binder, Context
+from diptych.storage.errors import StoreError
 from diptych.v1 import projections_pb2
 from projector import parked_page
 from projector.feed.feed import Feed
@@ -29,7 +29,6 @@ from projector.generation.parked_refold import Entangled
 from projector.generation.rebuild import Build, Progress
 from projector.projection_runner import Line
 from projector.standby_runner import Standby
-from projector.store.row_writer import LeadLostError
 
 _FEED_SERVICE = feed_pb2.DESCRIPTOR.services_by_name["FeedService"].full_name
 _PROJECTION_SERVICE = projections_pb2.DESCRIPTOR.services_by_name["ProjectionService"].full_name
@@ -76,7 +75,7 @@ class Services:
             raise InvalidRequest.of(("projection", f"there is no projection {wanted.projection[:200]!r} here"))
         try:
             position = await line.write_checkpoint()
-        except (sqlite3.Error, LeadLostError) as error:
+        except StoreError as error:
             _log.warning("a checkpoint is not written", projection=wanted.projection, error=str(error))
             raise ReadModelNotReady(projection=wanted.projection) from error
         return feed_pb2.WriteCheckpointResponse(position=position).SerializeToString()
@@ -193,6 +192,6 @@ async def _written(line: Line | Standby, change: Awaitable[T]) -> T:
     """Awaits a change of a projection; raises `ReadStoreUnavailable`."""
     try:
         return await change
-    except (sqlite3.Error, LeadLostError) as error:
+    except StoreError as error:
         _log.warning("a change is not written", projection=line.projection.name, error=str(error))
         raise ReadStoreUnavailable(projection=line.projection.name, cause=str(error)) from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sqlite3
 from collections.abc import Awaitable, Callable
 
 import grpc.aio
@@ -22,6 +21,7 @@ from diptych.domain.aggregate import AggregateRef
 from diptych.domain.projection import Projection
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc
 from diptych.server.channels import CHANNEL_OPTIONS
+from diptych.storage.errors import ReadStoreError
 from diptych.storage.read_store_schema import decode_epochs, shape
 from diptych.v1 import projections_pb2 as states
 from projector.generation.follower import views_of
@@ -62,7 +62,7 @@ class Standby:
         self._log = _log.bind(projection=projection.name)
 
     async def open(self) -> None:
-        """Looks for the first time; raises `sqlite3.Error`."""
+        """Looks for the first time; raises `ReadStoreError`."""
         self._log.info("another projector folds this projection", owner=self._owner)
         await self._look()
 
@@ -72,7 +72,7 @@ class Standby:
             self._owner = owner
             try:
                 await self._look()
-            except sqlite3.Error as error:
+            except ReadStoreError as error:
                 self._log.warning("the read store cannot be read", error=str(error))
             await asyncio.sleep(_LOOK_SECONDS)
         self._log.info("the other projector has ended; its lead is taken")

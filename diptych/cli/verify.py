@@ -7,7 +7,6 @@ depends on them.
 from __future__ import annotations
 
 import importlib
-import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +18,8 @@ from diptych.cli.options import fail
 from diptych.cli.progress import progress
 from diptych.domain.loading import DomainError, LoadedDomain, load
 from diptych.storage import copy as sqlite_copy
+from diptych.storage.errors import DatabaseDamagedError, DatabaseError, own_errors
 from diptych.storage.findings import Findings
-
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def verify(
@@ -51,13 +49,12 @@ def verify(
     findings = Findings()
     with tempfile.TemporaryDirectory(prefix="diptych-verify-", dir=scratch) as folder:
         try:
-            _check(*paths, loaded, Path(folder), findings)
-        except sqlite3.DatabaseError as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code in _DAMAGED:
-                findings.differs("FILE_DAMAGED", f"A file is damaged: {error}.")
-            else:
-                findings.unchecked.append(f"A file could not be read: {error}.")
+            with own_errors():
+                _check(*paths, loaded, Path(folder), findings)
+        except DatabaseDamagedError as error:
+            findings.differs("FILE_DAMAGED", f"A file is damaged: {error}.")
+        except DatabaseError as error:
+            findings.unchecked.append(f"A file could not be read: {error}.")
         except OSError as error:
             findings.unchecked.append(f"There is no room to work in: {error}.")
     raise typer.Exit(_tell(findings))

@@ -10,7 +10,6 @@ A generation that is being filled has a follower of its own, which is silent as 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Sequence
 
@@ -27,6 +26,7 @@ from diptych.domain.projection import Projection
 from diptych.internal.v1 import log_pb2, log_pb2_grpc
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
 from diptych.server import failpoints
+from diptych.storage.errors import LeaseLostError, ReadStoreError
 from diptych.storage.read_store_schema import Checkpoint, shape
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.events_pb2 import RecordedEvent
@@ -40,7 +40,7 @@ from projector.log_head import RETRY_SECONDS, Head, Lag
 from projector.metrics import ProjectionMetrics
 from projector.store.parked_streams import ParkedStream, Patience, error_of, trace_of
 from projector.store.read_store_file import ReadStoreFile
-from projector.store.row_writer import LeadLostError, RowWriter
+from projector.store.row_writer import RowWriter
 
 CHECKPOINT_SECONDS = 1.0
 """How often a checkpoint that no row came with is written."""
@@ -219,11 +219,11 @@ class Follower:
         )
 
     async def pause(self) -> None:
-        """Applies nothing more, also after a restart; raises `LeadLostError`, `sqlite3.Error`."""
+        """Applies nothing more, also after a restart; raises `LeaseLostError`, `ReadStoreError`."""
         await self._steering.change(self._pause)
 
     async def resume(self) -> None:
-        """Goes on, or tries again what it stalled on; raises `LeadLostError`, `sqlite3.Error`."""
+        """Goes on, or tries again what it stalled on; raises `LeaseLostError`, `ReadStoreError`."""
         await self._steering.change(self._resume)
 
     async def _pause(self) -> None:
@@ -261,10 +261,10 @@ class Follower:
             except _StalledError as stalled:
                 self._stall(str(stalled))
                 break
-            except LeadLostError as lost:
+            except LeaseLostError as lost:
                 self._stall(f"LEAD_LOST: {lost}.")
                 break
-            except sqlite3.Error as error:
+            except ReadStoreError as error:
                 self._stall(f"READ_STORE_UNAVAILABLE: {error}; it is tried again.")
             except grpc.aio.AioRpcError as error:
                 code = error.code()
@@ -322,7 +322,7 @@ class Follower:
         )
 
     async def list_parked(self, after: int, size: int, *, discarded: bool) -> tuple[list[ParkedStream], bool]:
-        """Parked streams by their first position, after one, and whether there are more; raises `sqlite3.Error`."""
+        """Parked streams by their first position, after one, and whether there are more; raises `ReadStoreError`."""
 
         def page() -> tuple[list[ParkedStream], bool]:
             return self._writer.parked.page(after, size, discarded=discarded)
@@ -332,7 +332,7 @@ class Follower:
     async def discard_parked(self, aggregate: AggregateRef) -> int:
         """Lets a parked stream go on without what is left out; returns how many events that is.
 
-        Raises `ParkedNotFound`, `LeadLostError`, `sqlite3.Error`.
+        Raises `ParkedNotFound`, `LeaseLostError`, `ReadStoreError`.
         """
         try:
             count = await self._file.run(self._writer.discard, aggregate)
@@ -345,7 +345,7 @@ class Follower:
     async def collect_parked(self, aggregate: AggregateRef) -> Refold:
         """Reads the log for what is parked of a stream, while others are folded, as it may take long.
 
-        Raises `ParkedNotFound`, `Entangled`, `LogUnavailable`, `sqlite3.Error`.
+        Raises `ParkedNotFound`, `Entangled`, `LogUnavailable`, `ReadStoreError`.
         """
         found = await self._file.run(self._writer.parked.one, aggregate)
         if found is None:
@@ -359,7 +359,7 @@ class Follower:
     async def refold_parked(self, aggregate: AggregateRef, refold: Refold) -> int:
         """Folds what is parked of a stream in place, and lets it go on; returns how many events that is.
 
-        Raises `ParkedNotFound`, `StillParked`, `Entangled`, `LogUnavailable`, `LeadLostError`, `sqlite3.Error`. Then
+        Raises `ParkedNotFound`, `StillParked`, `Entangled`, `LogUnavailable`, `LeaseLostError`, `ReadStoreError`. Then
         everything is as before.
         """
         await self._steering.change(lambda: self._refold(aggregate, refold))

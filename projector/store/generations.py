@@ -33,6 +33,7 @@ from sqlalchemy.schema import DropTable
 from diptych.domain.projection import Projection
 from diptych.server import failpoints
 from diptych.server.errors import StartError
+from diptych.storage.errors import OvertakenError
 from diptych.storage.read_store_schema import (
     DROPPED,
     FILLING,
@@ -97,10 +98,6 @@ class TakenUp(NamedTuple):
     answering: int
     filling: int
     paused: bool
-
-
-class OvertakenError(Exception):
-    """The generation that is to be replaced is further than the new one."""
 
 
 def listed(file: ReadStoreFile, projection: str) -> list[Generation]:
@@ -210,7 +207,7 @@ def switch(
     new: tuple[RowWriter, Checkpoint],
     led_elsewhere: Iterable[int],
 ) -> None:
-    """Lets a generation answer in place of another; raises `OvertakenError`, `LeadLostError`, `sqlite3.Error`.
+    """Lets a generation answer in place of another; raises `OvertakenError`, `LeaseLostError`, `ReadStoreError`.
 
     Both have their checkpoints written with it. `led_elsewhere` are versions that another projector folds, and whose
     generations are left alone.

@@ -15,6 +15,7 @@ from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, Table
 from diptych.domain.projection import Projection
 from diptych.server.errors import StartError
 from diptych.storage.database_thread import DatabaseThread
+from diptych.storage.errors import ReadStoreError
 from diptych.storage.read_store_schema import generations, marks, parked, parked_events
 from diptych.storage.wal_checkpoints import AUTOCHECKPOINT_PAGES, WalCheckpoints
 from projector.store.leases import Leads
@@ -49,15 +50,18 @@ class ReadStoreFile:
             raise StartError(f"The read store {self.path} cannot be opened: {error}.") from error
         try:
             await self.run(self._connect)
-        except sqlite3.Error as error:
+        except ReadStoreError as error:
             self.leads.release()
             raise StartError(f"The read store {self.path} cannot be opened: {error}.") from error
 
     async def run(self, function: Callable[A, T], /, *args: A.args, **kwargs: A.kwargs) -> T:
-        """Runs a function on the database's thread."""
+        """Run a function on the database's thread; raise `ReadStoreError` in place of the driver's errors."""
 
         def call() -> T:
-            result = function(*args, **kwargs)
+            try:
+                result = function(*args, **kwargs)
+            except sqlite3.Error as error:
+                raise ReadStoreError(str(error)) from error
             self._checkpoints.written(self.connection)
             return result
 

@@ -21,6 +21,7 @@ from diptych.domain.aggregate import AggregateRef
 from diptych.domain.folding import ChangedRow, Contents, Folded, FoldFailure, Folding
 from diptych.domain.projection import Projection
 from diptych.server import failpoints
+from diptych.storage.errors import LeaseLostError
 from diptych.storage.read_store_schema import (
     Checkpoint,
     Compiled,
@@ -35,10 +36,6 @@ from diptych.v1.events_pb2 import RecordedEvent
 from projector.store.generations import take_up
 from projector.store.parked_streams import LeftOut, ParkedStreams
 from projector.store.read_store_file import ReadStoreFile, durably, transaction
-
-
-class LeadLostError(Exception):
-    """Another projector has moved the checkpoint."""
 
 
 class Committed:
@@ -188,7 +185,7 @@ class RowWriter:
         )
 
     def commit(self, events: Sequence[RecordedEvent], through: Checkpoint) -> Committed:
-        """Folds a batch, and writes rows and checkpoint together; raises `LeadLostError`, `sqlite3.Error`.
+        """Folds a batch, and writes rows and checkpoint together; raises `LeaseLostError`, `ReadStoreError`.
 
         `through` is what the batch reaches to. If an event cannot be folded, what came before it is committed. If
         no row changed and no stream is parked, nothing is written, and the checkpoint is the caller's to write when it
@@ -230,7 +227,7 @@ class RowWriter:
     def park(self, failure: FoldFailure, attempts: int) -> Checkpoint:
         """Parks the stream of an event that cannot be folded, and moves the checkpoint over it; returns that.
 
-        All before it is applied. Raises `LeadLostError`, `sqlite3.Error`.
+        All before it is applied. Raises `LeaseLostError`, `ReadStoreError`.
         """
         event = failure.event
         checkpoint = Checkpoint(event.position, event.event_id)
@@ -245,7 +242,7 @@ class RowWriter:
     def discard(self, aggregate: AggregateRef) -> int:
         """Lets a parked stream go on without what is left out; returns how many events that is.
 
-        Raises `KeyError` if it is not parked, `LeadLostError`, `sqlite3.Error`.
+        Raises `KeyError` if it is not parked, `LeaseLostError`, `ReadStoreError`.
         """
         with durably(self._file.connection):
             count = self.parked.count(aggregate)
@@ -260,7 +257,7 @@ class RowWriter:
         """Folds all that is parked of a stream onto the rows as they are, and lets it go on; the failure, if it fails.
 
         Then everything is as before. Else the tables count as filled anew, as rows have changed before the checkpoint.
-        Raises `KeyError` if the stream is not parked from that position on, `LeadLostError`, `sqlite3.Error`.
+        Raises `KeyError` if the stream is not parked from that position on, `LeaseLostError`, `ReadStoreError`.
         """
         if self.parked.first[aggregate] != first_position:
             raise KeyError(aggregate)
@@ -282,7 +279,7 @@ class RowWriter:
         return folded.failure
 
     def fail_again(self, aggregate: AggregateRef, failure: FoldFailure) -> None:
-        """Remembers that what is parked failed again; raises `KeyError`, `LeadLostError`, `sqlite3.Error`."""
+        """Remembers that what is parked failed again; raises `KeyError`, `LeaseLostError`, `ReadStoreError`."""
         with durably(self._file.connection):
             self.parked.fail_again(aggregate, failure)
             self._write(self.stored)
@@ -353,7 +350,7 @@ class RowWriter:
         old_position, old_event_id = self.stored
         bound = statement.bind(old_position=old_position, old_event_id=old_event_id, **values)
         if self._file.connection.execute(statement.sql, bound).rowcount != 1:
-            raise LeadLostError(
+            raise LeaseLostError(
                 f"the checkpoint of projection {self.projection.name}, generation {self.generation}, is no longer "
                 f"{old_position}, where this projector left it"
             )

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from diptych.server.errors import StartError
+from diptych.storage.errors import LeaseLostError, OvertakenError
 from diptych.storage.read_store_schema import Checkpoint
 from projector.store import generations
-from projector.store.generations import OvertakenError, TakenUp
+from projector.store.generations import TakenUp
 from projector.store.leases import Leads
 from projector.store.read_store_file import ReadStoreFile
-from projector.store.row_writer import LeadLostError, RowWriter
+from projector.store.row_writer import RowWriter
 from tests.notes import Noted, Notes, log_of
 
 LOG = log_of([Noted(key=f"k{n}", text=str(n)) for n in range(1300)])
@@ -133,7 +134,7 @@ async def test_a_switch_by_a_writer_that_lost_its_lead_changes_nothing(stored: S
     old = await stored.writer(notes, 1)
     new = await stored.writer(notes, await stored.begin(notes), upto=4)
     await stored.writer(notes, 1, upto=3)  # Another one's.
-    with pytest.raises(LeadLostError):
+    with pytest.raises(LeaseLostError):
         await stored.switch(old, new)
     assert stored.all() == {1: "active", 2: "filling"}
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from diptych.domain.aggregate import AggregateRef
 from diptych.domain.folding import MemoryRows
+from diptych.storage.errors import LeaseLostError
 from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.generation.parked_refold import Entangled, Refold
 from projector.store.parked_streams import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, LeftOut, Patience
 from projector.store.read_store_file import ReadStoreFile
-from projector.store.row_writer import LeadLostError, RowWriter
+from projector.store.row_writer import RowWriter
 from tests.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of_streams, recorded
 
 _KEYS = st.sampled_from("abc")
@@ -318,7 +319,7 @@ def test_parking_by_a_writer_that_lost_its_lead_is_none(store: Store) -> None:
     other = store.reopened()
     failure = store.commit(log).folded.failure
     other.fold(log)
-    with pytest.raises(LeadLostError):
+    with pytest.raises(LeaseLostError):
         store.writer.park(failure, 1)
     assert store.writer.parked.numbers == LeftOut()
     assert other.reopened().writer.parked.numbers == LeftOut(1, 1, 1)

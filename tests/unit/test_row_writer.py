@@ -11,10 +11,11 @@ import pytest
 
 from diptych.contract.token import Epoch, LogIdentity
 from diptych.server.errors import StartError
+from diptych.storage.errors import LeaseLostError, ReadStoreError
 from diptych.storage.read_store_schema import Checkpoint, decode_epochs
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.store.read_store_file import ReadStoreFile
-from projector.store.row_writer import Committed, LeadLostError, RowWriter
+from projector.store.row_writer import Committed, RowWriter
 from tests.notes import Erased, Note, Noted, Notes, Tagged, log_of
 
 
@@ -125,9 +126,9 @@ async def test_a_writer_that_lost_its_lead_writes_nothing(file: ReadStoreFile) -
     old, new = await opened(file), await opened(file)
     log = log_of([Noted(key="a", text="x"), Noted(key="a", text="y")])
     await commit(file, new, log[:1])
-    with pytest.raises(LeadLostError, match="no longer 0"):
+    with pytest.raises(LeaseLostError, match="no longer 0"):
         await commit(file, old, log)
-    with pytest.raises(LeadLostError):
+    with pytest.raises(LeaseLostError):
         await file.run(old.write_checkpoint, Checkpoint(2, "a-2"))
     assert read(file, "SELECT key, position FROM notes_g1") == [("a", 1)]
     assert checkpoint(file) == [(1, 1, "a-1")]
@@ -144,7 +145,7 @@ async def test_a_failed_commit_leaves_rows_and_checkpoint_as_they_were(file: Rea
             "CREATE TRIGGER full BEFORE UPDATE ON diptych_generations BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
         )
     )
-    with pytest.raises(sqlite3.Error, match="disk is full"):
+    with pytest.raises(ReadStoreError, match="disk is full"):
         await commit(file, writer, log[1:])
     assert read(file, "SELECT key, position FROM notes_g1") == [("a", 1)]
     await file.run(lambda: file.connection.execute("DROP TRIGGER full"))
@@ -170,7 +171,7 @@ async def test_a_pause_is_written_with_the_checkpoint_and_found_again(file: Read
 async def test_a_pause_by_a_writer_that_lost_its_lead_is_none(file: ReadStoreFile) -> None:
     writer, other = await opened(file), await opened(file)
     await commit(file, other, log_of([Noted(key="a", text="x")]))
-    with pytest.raises(LeadLostError):
+    with pytest.raises(LeaseLostError):
         await file.run(writer.write_paused, True, Checkpoint(0, ""))
     assert not writer.paused
     assert not (await opened(file)).paused

@@ -1,0 +1,51 @@
+"""Errors of stores, whatever database is behind them.
+
+- `StoreError`: base of them all.
+  - `DatabaseError`: a statement failed.
+    - `DatabaseDamagedError`: the database's file is damaged.
+    - `ReadStoreError`: the read store can't be read or written now; trying again may help.
+  - `LeaseLostError`: another projector writes this generation; trying again doesn't help.
+  - `OvertakenError`: a switch would lower the applied position.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_DAMAGED_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class StoreError(Exception):
+    """A store did not do what it was called for."""
+
+
+class DatabaseError(StoreError):
+    """A statement on a database failed. The message is the database's own."""
+
+
+class DatabaseDamagedError(DatabaseError):
+    """The file of a database is damaged."""
+
+
+class ReadStoreError(DatabaseError):
+    """The read store can't be read or written now: its disk is full, its file is locked, or a statement failed."""
+
+
+class LeaseLostError(StoreError):
+    """Another projector leads this generation now. Nothing was written."""
+
+
+class OvertakenError(StoreError):
+    """The generation to be replaced has applied more of the log than the new one."""
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise `DatabaseError` or `DatabaseDamagedError` in place of an error of a database driver."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        raise (DatabaseDamagedError if code in _DAMAGED_CODES else DatabaseError)(str(error)) from error
