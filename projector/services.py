@@ -136,12 +136,12 @@ class Services:
         """Folds what is parked of a stream in place, or begins a new generation."""
         wanted = parse(projections_pb2.RetryParkedRequest, request)
         line, aggregate = self._named(wanted.projection), AggregateRef(wanted.aggregate.type, wanted.aggregate.id)
-        response = projections_pb2.RetryParkedResponse(way=projections_pb2.RETRY_WAY_IN_PLACE)
+        response = projections_pb2.RetryParkedResponse(mode=projections_pb2.RETRY_MODE_IN_PLACE)
         try:
             response.events = await _written(line, line.retry_parked(aggregate))
         except Entangled as entangled:
             await _written(line, line.rebuild())
-            response.way, response.because = projections_pb2.RETRY_WAY_NEW_GENERATION, str(entangled)
+            response.mode, response.reason = projections_pb2.RETRY_MODE_NEW_GENERATION, str(entangled)
         response.status.CopyFrom(await line.status())
         return response.SerializeToString()
 

@@ -273,7 +273,7 @@ def list_active_users(query: ListActiveUsersRequest, now: datetime) -> Find:
     """Users who can act; since a time, those who logged in then or later."""
     return Find(
         status.eq(USER_STATUS_ACTIVE),
-        last_login_time.ge(_not_before(query.active_since)) if query.HasField("active_since") else None,
+        last_login_time.ge(_not_before(query.active_since_time)) if query.HasField("active_since_time") else None,
         order=last_login_time.descending(),
     )
 

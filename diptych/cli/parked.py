@@ -95,8 +95,8 @@ def retry(
                     raise
                 refused.append(f"{stream.type}/{stream.id}: {CallRefused.of(error)}")
                 continue
-            if answer.way == projections_pb2.RETRY_WAY_NEW_GENERATION:
-                typer.echo(f"{answer.because} So projection {name} is rebuilt: it folds everything anew.")
+            if answer.mode == projections_pb2.RETRY_MODE_NEW_GENERATION:
+                typer.echo(f"{answer.reason} So projection {name} is rebuilt: it folds everything anew.")
                 return
             events = "1 event is" if answer.events == 1 else f"{answer.events:,} events are"
             typer.echo(f"{stream.type}/{stream.id} goes on in projection {name}: {events} folded in place")

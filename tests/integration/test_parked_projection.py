@@ -244,7 +244,7 @@ async def test_what_is_parked_is_folded_in_place(tmp_path: Path, log: ScriptedLo
 
         notes.poison = "-"
         answer = await retry(projector, "a")
-        assert (answer.way, answer.events, answer.because) == (states.RETRY_WAY_IN_PLACE, 2, "")
+        assert (answer.mode, answer.events, answer.reason) == (states.RETRY_MODE_IN_PLACE, 2, "")
         assert (answer.status.parked_streams, answer.status.left_out_events) == (0, 0)
         assert await parked(projector) == []
         after = await fed(projector)
@@ -273,7 +273,7 @@ async def test_what_others_have_touched_since_is_folded_by_a_new_generation(tmp_
         because = "Event 3 of note/b, which was folded since, touched row r of view notes_tags, as what is parked does."
         notes.poison = "-"
         answer = await retry(projector, "a")
-        assert (answer.way, answer.events, answer.because) == (states.RETRY_WAY_NEW_GENERATION, 0, because)
+        assert (answer.mode, answer.events, answer.reason) == (states.RETRY_MODE_NEW_GENERATION, 0, because)
         status = await projector.until(switched(2))
         assert (status.parked_streams, status.left_out_events) == (0, 0)
         assert await parked(projector) == []

@@ -203,7 +203,7 @@ KEPT: list[Message] = [
         for name in ("user_id", "email", "username", "create_time", "last_login_time desc")
     ),
     ListActiveUsersRequest(),
-    ListActiveUsersRequest(active_since=THEN, order_by="last_login_time"),
+    ListActiveUsersRequest(active_since_time=THEN, order_by="last_login_time"),
     GetProductRequest(product_id="a"),
     GetProductStatisticsRequest(product_id="a"),
     SearchProductsRequest(),
@@ -454,7 +454,7 @@ BROKEN: list[tuple[Message, str]] = [
     *bad(ListUsersRequest, "status", 9),
     *bad(ListUsersRequest, "name", "a", *BAD_NAME),
     *bad(ListUsersRequest, "email", "b", *BAD_NAME),
-    *bad(ListActiveUsersRequest, "active_since", *BAD_TIMES),
+    *bad(ListActiveUsersRequest, "active_since_time", *BAD_TIMES),
     *bad(GetProductRequest, "product_id", "", *BAD_ID),
     *bad(GetProductStatisticsRequest, "product_id", "", *BAD_ID),
     *bad(SearchProductsRequest, "order_by", "average_rating", "price asc", "name,price", "rating  desc"),

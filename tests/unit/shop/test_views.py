@@ -233,9 +233,9 @@ def ids(response: Any) -> str:
         (FindUsersByEmailRequest(email="ADA@example.com"), "ada"),
         (FindUsersByEmailRequest(email="da@example.com"), ""),
         (ListActiveUsersRequest(), "ada cyd"),
-        (ListActiveUsersRequest(active_since=login("ada", 2).login_time), "ada"),
-        (ListActiveUsersRequest(active_since=login("ada", 3).login_time), "ada"),
-        (ListActiveUsersRequest(active_since=Timestamp(seconds=login("ada", 3).login_time.seconds, nanos=1)), ""),
+        (ListActiveUsersRequest(active_since_time=login("ada", 2).login_time), "ada"),
+        (ListActiveUsersRequest(active_since_time=login("ada", 3).login_time), "ada"),
+        (ListActiveUsersRequest(active_since_time=Timestamp(seconds=login("ada", 3).login_time.seconds, nanos=1)), ""),
         (ListActiveUsersRequest(order_by="create_time"), "ada cyd"),
     ],
     ids=lambda value: f"{value}".strip().replace("\n", ", ") or "all",
@@ -247,8 +247,8 @@ def test_users_are_listed(query: Message, expected: str) -> None:
 def test_who_never_logged_in_is_listed_only_without_a_time() -> None:
     assert ids(ask(users, ListActiveUsersRequest(), ada)) == "ada"
     earliest = Timestamp(seconds=-2_208_988_800)
-    assert ids(ask(users, ListActiveUsersRequest(active_since=earliest), ada)) == ""
-    assert ids(ask(users, ListActiveUsersRequest(active_since=earliest), ada, login("ada", 1))) == "ada"
+    assert ids(ask(users, ListActiveUsersRequest(active_since_time=earliest), ada)) == ""
+    assert ids(ask(users, ListActiveUsersRequest(active_since_time=earliest), ada, login("ada", 1))) == "ada"
 
 
 def test_the_total_is_told_when_asked_for() -> None:
