@@ -37,16 +37,17 @@ from diptych.server.settings import ProjectorSettings
 from diptych.storage.errors import ReadStoreError, StoreError
 from diptych.v1 import projections_pb2 as states
 from projector.feed.feed import Feed
+from projector.generation.change_queue import ChangeQueue
 from projector.generation.follower import Follower
-from projector.generation.parked_refold import Refold
-from projector.generation.pausable_task import Turns
+from projector.generation.parked_refold import ParkedRefold
 from projector.generation.rebuild import Build
+from projector.generation.retry_policy import RetryPolicy
 from projector.generation.status_publisher import Outlet
-from projector.generation.throttle import LivePace, Share, SharedPace
+from projector.generation.throttle import FoldingLoad, LiveThrottle, RebuildThrottle
 from projector.log_head import Head
 from projector.store import generations
 from projector.store.generations import Generation
-from projector.store.parked_streams import ParkedStream, Patience
+from projector.store.parked_streams import ParkedStream
 from projector.store.read_store_file import ReadStoreFile
 from projector.store.row_writer import RowWriter
 from projector.store.tombstones import Tombstones
@@ -71,7 +72,7 @@ class Parts(NamedTuple):
     head: Head
     feed: Feed
     health: Health
-    share: Share
+    share: FoldingLoad
     settings: ProjectorSettings
 
 
@@ -86,7 +87,7 @@ class Line:
         """The generation that is being filled."""
         self._parts = parts
         self._file = parts.file
-        self._turns = Turns()
+        self._turns = ChangeQueue()
         self._retrying = asyncio.Lock()
         self._tasks: dict[asyncio.Task[None], object] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -98,7 +99,7 @@ class Line:
         """Opens what there is in the read store, and says so; raises `StartError`."""
         found = await self._file.run(generations.take_up, self._file, self.projection)
         if found.answering:
-            pace = LivePace(self._parts.share, self._parts.settings.batch_events_max)
+            pace = LiveThrottle(self._parts.share, self._parts.settings.batch_events_max)
             self.live = await self._follower(found.answering, pace, answering=True, speaking=True, going=True)
             self.live.rebuilding = bool(found.filling)
         if found.filling:
@@ -127,7 +128,7 @@ class Line:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._turns.settle()
+            await self._turns.wait_idle()
             if self.build is not None:
                 self.build.fail(
                     ReadStoreUnavailable(projection=self.projection.name, cause="the projector is stopping")
@@ -168,7 +169,7 @@ class Line:
             if self.build is not None:
                 await self.build.follower.halt()
 
-        await self._turns.take(change)
+        await self._turns.run(change)
 
     async def resume(self) -> None:
         """Goes on, or tries again what it stalled on; raises `LeaseLostError`, `ReadStoreError`."""
@@ -178,7 +179,7 @@ class Line:
             if self.build is not None and not self.build.failure:
                 self.build.follower.go()
 
-        await self._turns.take(change)
+        await self._turns.run(change)
 
     async def rebuild(self) -> Build:
         """Begins to fill a new generation, or goes on with the one there is.
@@ -195,7 +196,7 @@ class Line:
             assert self.build is not None
             return self.build
 
-        return await self._turns.take(change)
+        return await self._turns.run(change)
 
     async def switch_to(self, generation: int) -> Build | None:
         """Begins to catch a kept generation up, which then takes over; None: it answers already.
@@ -219,7 +220,7 @@ class Line:
             await self._begin(generation)
             return self.build
 
-        return await self._turns.take(change)
+        return await self._turns.run(change)
 
     async def cancel(self) -> None:
         """Ends the filling of a generation; raises `RebuildNotRunning`, `LeaseLostError`, `ReadStoreError`."""
@@ -242,7 +243,7 @@ class Line:
             self._drop.set()
             self._log.info("the rebuild is cancelled", generation=build.generation)
 
-        await self._turns.take(change)
+        await self._turns.run(change)
 
     async def list_parked(self, after: int, size: int, *, discarded: bool) -> tuple[list[ParkedStream], bool]:
         """Parked streams by their first position, after one, and whether there are more; raises `ReadStoreError`."""
@@ -253,24 +254,24 @@ class Line:
 
         Raises `ParkedNotFound`, `LeaseLostError`, `ReadStoreError`.
         """
-        return await self._turns.take(lambda: self.speaker.discard_parked(aggregate))
+        return await self._turns.run(lambda: self.speaker.discard_parked(aggregate))
 
     async def retry_parked(self, aggregate: AggregateRef) -> int:
         """Folds what is parked of a stream in place, and lets it go on; returns how many events that is.
 
-        Raises `ParkedNotFound`, `StillParked`, `Entangled`, `LogUnavailable`, `LeaseLostError`, `ReadStoreError`. Then
-        everything is as before.
+        Raises `ParkedNotFound`, `StillParked`, `EntangledError`, `LogUnavailable`, `LeaseLostError`, `ReadStoreError`.
+        Then everything is as before.
         """
         async with self._retrying:
             while True:
                 speaker = self.speaker
                 refold = await speaker.collect_parked(aggregate)
 
-                async def change(speaker: Follower = speaker, refold: Refold = refold) -> int | None:
+                async def change(speaker: Follower = speaker, refold: ParkedRefold = refold) -> int | None:
                     # Another generation may answer by now, which parks for itself.
                     return await speaker.refold_parked(aggregate, refold) if speaker is self.speaker else None
 
-                folded = await self._turns.take(change)
+                folded = await self._turns.run(change)
                 if folded is not None:
                     return folded
 
@@ -288,13 +289,13 @@ class Line:
         self._start_build(self.build)
 
     async def _build(self, generation: int, *, going: bool) -> Build:
-        pace = SharedPace(self._parts.share, self._parts.settings.batch_events_max)
+        pace = RebuildThrottle(self._parts.share, self._parts.settings.batch_events_max)
         speaking = self.live is None
         follower = await self._follower(generation, pace, answering=False, speaking=speaking, going=going)
         return Build(follower, pace, self._parts.head)
 
     async def _follower(
-        self, generation: int, pace: LivePace | SharedPace, *, answering: bool, speaking: bool, going: bool
+        self, generation: int, pace: LiveThrottle | RebuildThrottle, *, answering: bool, speaking: bool, going: bool
     ) -> Follower:
         parts = self._parts
         writer = RowWriter(parts.file, self.projection)
@@ -307,7 +308,7 @@ class Line:
             parts.head,
             outlet,
             pace,
-            Patience(parts.settings.park_attempts, parts.settings.park_pause_seconds),
+            RetryPolicy(parts.settings.park_attempts, parts.settings.park_pause_seconds),
             answering=answering,
             parked_streams_max=parts.settings.parked_streams_max,
             going=going,
@@ -325,7 +326,7 @@ class Line:
             if (
                 least is not None
                 and self._near(build, least)
-                and not await self._turns.take(lambda: self._take_over(build))
+                and not await self._turns.run(lambda: self._take_over(build))
             ):
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _AGAIN_SECONDS[1])

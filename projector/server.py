@@ -21,7 +21,7 @@ from diptych.server.settings import ProjectorSettings, sqlite_path
 from diptych.storage.errors import ReadStoreError, StoreError
 from projector.feed.feed import Feed
 from projector.generation.follower import Follower
-from projector.generation.throttle import LAG_SECONDS, Share
+from projector.generation.throttle import LAG_SECONDS, FoldingLoad
 from projector.log_head import Head, HeadFollower
 from projector.projection_runner import Line, Parts
 from projector.services import Services
@@ -68,8 +68,8 @@ async def bootstrap(
         since = time.monotonic() - _BUSY_SECONDS
         return [follower for follower in live() if follower.worked >= since]
 
-    share = Share(
-        live_lag=lambda: max((follower.lag_seconds for follower in live()), default=0.0),
+    share = FoldingLoad(
+        live_lag_seconds=lambda: max((follower.lag_seconds for follower in live()), default=0.0),
         live_busy=lambda: not file.leads.first or bool(busy()),
         live_at_head=lambda: not file.leads.first or any(one.lag_seconds < LAG_SECONDS for one in busy()),
     )

@@ -25,7 +25,7 @@ from diptych.storage.errors import StoreError
 from diptych.v1 import projections_pb2
 from projector import parked_page
 from projector.feed.feed import Feed
-from projector.generation.parked_refold import Entangled
+from projector.generation.parked_refold import EntangledError
 from projector.generation.rebuild import Build, Progress
 from projector.projection_runner import Line
 from projector.standby_runner import Standby
@@ -139,7 +139,7 @@ class Services:
         response = projections_pb2.RetryParkedResponse(mode=projections_pb2.RETRY_MODE_IN_PLACE)
         try:
             response.events = await _written(line, line.retry_parked(aggregate))
-        except Entangled as entangled:
+        except EntangledError as entangled:
             await _written(line, line.rebuild())
             response.mode, response.reason = projections_pb2.RETRY_MODE_NEW_GENERATION, str(entangled)
         response.status.CopyFrom(await line.status())

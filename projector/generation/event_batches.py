@@ -1,4 +1,4 @@
-"""The intake: frames of the log as they come, cut into batches of those that are already there."""
+"""Event batches: frames of the log, read ahead of folding and cut into batches of the events that have arrived."""
 
 from __future__ import annotations
 
@@ -10,55 +10,62 @@ from typing import NamedTuple, Protocol
 from diptych.internal.v1.log_pb2 import FollowResponse
 from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.events_pb2 import RecordedEvent
-from projector.generation.throttle import Pace
+from projector.generation.throttle import Throttle
 
 _AHEAD_KIB_MAX = 4096
-"""What is read ahead of folding, and a frame more at most. It is no number of frames: at the head each holds an event
-or two, and a projection that had to wait for another one's commit must find in one batch all that came meanwhile."""
+"""KiB that are read ahead of folding; one more frame may exceed it.
+
+The limit is not a number of frames: at the head each frame holds an event or two, and a projection that had to wait
+for another one's commit must take all frames that arrived meanwhile in one batch.
+"""
 
 
 class FollowStream(Protocol):
-    """What the log sends."""
+    """Stream of the log."""
 
     async def read(self) -> object:
-        """The next frame; anything else is the end."""
+        """Return the next frame; any other object is the end of the stream."""
         ...
 
 
 class Batch:
-    """Consecutive events, and how far they reach."""
+    """Consecutive events of a projection, and the stretch of the log that they cover."""
 
-    __slots__ = ("events", "head_position", "position", "through")
+    __slots__ = ("checkpoint", "events", "head_position", "position")
 
     def __init__(self) -> None:
         self.events: list[RecordedEvent] = []
         self.position = 0
-        """Everything up to here is in the batch, or did not match."""
-        self.through: Checkpoint | None = None
-        """The last place up to there that has a known event id, if there is one."""
+        """Last position covered: every matching event up to it is in this batch or an earlier one."""
+        self.checkpoint: Checkpoint | None = None
+        """Last covered position whose event id was sent; None if none was."""
         self.head_position = 0
-        """The head of the log when the batch was sent."""
+        """Head of the log when the batch was sent."""
 
 
-class _Ahead(NamedTuple):
-    """A frame that was read ahead, and the room that it takes."""
+class _FrameAhead(NamedTuple):
+    """Frame that was read ahead, and its size."""
 
     frame: FollowResponse
     kib: int
 
 
-class LogEndedError(Exception):
-    """The log ended the stream, without an error."""
+class StreamEndedError(Exception):
+    """The log ended the stream without an error."""
 
 
-class Intake:
-    """Reads ahead, a few MiB at most, and gives out what is there in batches as large as the pace allows."""
+class EventBatches:
+    """Batches of one stream.
 
-    def __init__(self, stream: FollowStream, pace: Pace) -> None:
+    A task reads frames ahead, 4 MiB at most. `next` takes the frames that have arrived, up to as many events as the
+    throttle allows.
+    """
+
+    def __init__(self, stream: FollowStream, throttle: Throttle) -> None:
         self._stream = stream
-        self._pace = pace
-        self._max = pace.events_max
-        self._frames: asyncio.Queue[_Ahead] = asyncio.Queue()
+        self._throttle = throttle
+        self._events_max = throttle.events_max
+        self._frames: asyncio.Queue[_FrameAhead] = asyncio.Queue()
         self._ahead_kib = 0
         self._room = asyncio.Event()
         self._frame: FollowResponse | None = None
@@ -67,29 +74,36 @@ class Intake:
         self._reader = asyncio.ensure_future(self._read())
 
     async def next(self, timeout_seconds: float) -> Batch | None:
-        """The next batch; None if nothing came in time. Raises what ended the stream, when all before it is out."""
+        """Return the next batch; None if no frame arrived in time.
+
+        Cancelling this call loses no frame but one that arrives at the same moment: close the batches then.
+
+        Raises:
+            StreamEndedError: The log ended the stream, and every batch before the end was returned.
+            grpc.aio.AioRpcError: The stream failed, and every batch before that was returned.
+        """
         if self._frame is None:
             ahead = await self._wait(timeout_seconds)
             if ahead is None:
                 return None
             self._open(ahead)
         batch = Batch()
-        self._max = self._pace.events_max
-        while self._take(batch) and len(batch.events) < self._max and not self._frames.empty():
+        self._events_max = self._throttle.events_max
+        while self._take(batch) and len(batch.events) < self._events_max and not self._frames.empty():
             self._open(self._frames.get_nowait())
         return batch
 
     async def close(self) -> None:
-        """Stops reading."""
+        """Stop reading ahead."""
         self._reader.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await self._reader
 
-    async def _wait(self, timeout_seconds: float) -> _Ahead | None:
+    async def _wait(self, timeout_seconds: float) -> _FrameAhead | None:
         if self._frames.empty():
             if self._reader.done():
                 self._reader.result()
-                raise LogEndedError("the log ended the stream")
+                raise StreamEndedError("the log ended the stream")
             getting = asyncio.ensure_future(self._frames.get())
             try:
                 await asyncio.wait(
@@ -110,11 +124,11 @@ class Intake:
             while self._ahead_kib >= _AHEAD_KIB_MAX:
                 self._room.clear()
                 await self._room.wait()
-            ahead = _Ahead(frame, 1 + (frame.ByteSize() >> 10))
+            ahead = _FrameAhead(frame, 1 + (frame.ByteSize() >> 10))
             self._ahead_kib += ahead.kib
             self._frames.put_nowait(ahead)
 
-    def _open(self, ahead: _Ahead) -> None:
+    def _open(self, ahead: _FrameAhead) -> None:
         self._ahead_kib -= ahead.kib
         self._room.set()
         self._frame = frame = ahead.frame
@@ -122,22 +136,22 @@ class Intake:
         self._taken = 0
 
     def _take(self, batch: Batch) -> bool:
-        """Moves events from the frame into the batch, as many as both allow; whether that was all of the frame."""
+        """Move events from the open frame into the batch; return True if the frame is used up."""
         frame = self._frame
         assert frame is not None
-        room = self._max - len(batch.events)
+        room = self._events_max - len(batch.events)
         events = self._events[self._taken : self._taken + room]
         batch.events.extend(events)
         batch.head_position = max(batch.head_position, frame.head_position)
         self._taken += len(events)
         if events:
             batch.position = events[-1].position
-            batch.through = Checkpoint(events[-1].position, events[-1].event_id)
+            batch.checkpoint = Checkpoint(events[-1].position, events[-1].event_id)
         if self._taken < len(self._events):
             return False
         if frame.position > batch.position:
             batch.position = frame.position
             if frame.event_id:
-                batch.through = Checkpoint(frame.position, frame.event_id)
+                batch.checkpoint = Checkpoint(frame.position, frame.event_id)
         self._frame = None
         return True

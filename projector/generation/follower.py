@@ -31,14 +31,16 @@ from diptych.storage.read_store_schema import Checkpoint, shape
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.feed.pending_changes import changes_of
-from projector.generation.event_batches import Batch, Intake, LogEndedError
-from projector.generation.parked_refold import Refold
-from projector.generation.pausable_task import Steering
+from projector.generation.change_queue import ChangeQueue
+from projector.generation.event_batches import Batch, EventBatches, StreamEndedError
+from projector.generation.parked_refold import ParkedRefold
+from projector.generation.pausable_task import PausableTask
+from projector.generation.retry_policy import RetryPolicy
 from projector.generation.status_publisher import Outlet
-from projector.generation.throttle import Pace
+from projector.generation.throttle import Throttle
 from projector.log_head import RETRY_SECONDS, Head, Lag
 from projector.metrics import ProjectionMetrics
-from projector.store.parked_streams import ParkedStream, Patience, error_of, trace_of
+from projector.store.parked_streams import ParkedStream, error_of, trace_of
 from projector.store.read_store_file import ReadStoreFile
 from projector.store.row_writer import RowWriter
 
@@ -82,8 +84,8 @@ class Follower:
         channel: grpc.aio.Channel,
         head: Head,
         outlet: Outlet,
-        pace: Pace,
-        patience: Patience,
+        pace: Throttle,
+        patience: RetryPolicy,
         *,
         answering: bool,
         parked_streams_max: int,
@@ -114,7 +116,8 @@ class Follower:
         self._patience = patience
         self._parked_streams_max = parked_streams_max
         self._shape = shape(writer.projection)
-        self._steering = Steering(self._keep_up, going=going and not writer.paused)
+        self._steering = PausableTask(self._keep_up, started=going and not writer.paused)
+        self._changes = ChangeQueue()
         self._stalled_event: RecordedEvent | None = None
         self._checkpoint = writer.stored
         # Where the last row changed is not kept; that it was not after the checkpoint is enough.
@@ -201,11 +204,11 @@ class Follower:
 
     async def halt(self) -> bool:
         """Stops folding, between two steps, and tells nobody; whether it was going."""
-        return await self._steering.halt()
+        return await self._steering.stop()
 
     def go(self) -> None:
         """Goes on after that."""
-        self._steering.go()
+        self._steering.start()
 
     def _show(self) -> None:
         """Has the metrics show this one."""
@@ -220,11 +223,11 @@ class Follower:
 
     async def pause(self) -> None:
         """Applies nothing more, also after a restart; raises `LeaseLostError`, `ReadStoreError`."""
-        await self._steering.change(self._pause)
+        await self._changes.run(self._pause)
 
     async def resume(self) -> None:
         """Goes on, or tries again what it stalled on; raises `LeaseLostError`, `ReadStoreError`."""
-        await self._steering.change(self._resume)
+        await self._changes.run(self._resume)
 
     async def _pause(self) -> None:
         if not self._writer.paused:
@@ -235,20 +238,20 @@ class Follower:
     async def _resume(self) -> None:
         if self.state in _STANDING:
             await self._halt(paused=False)
-            self._patience.anew()
+            self._patience.reset()
             # Whoever asks now is to wait for what comes of it.
             self._become(states.PROJECTION_STATE_CATCHING_UP)
-            self._steering.go()
+            self._steering.start()
             await self._tell_health()
 
     async def _halt(self, *, paused: bool) -> None:
         """Stops following, and writes whether it is for long; if that cannot be written, all is as before."""
-        working = await self._steering.halt()
+        working = await self._steering.stop()
         try:
             await self._file.run(self._writer.write_paused, paused, self._checkpoint)
         except BaseException:
             if working:
-                self._steering.go()
+                self._steering.start()
             raise
 
     async def _keep_up(self) -> None:
@@ -272,7 +275,7 @@ class Follower:
                     self._stall(f"LOG_REFUSED: the log will not be followed ({error.details()}); it is tried again.")
                 else:
                     self._lose(f"{code.name}: {error.details()}")
-            except (LogEndedError, TimeoutError) as error:
+            except (StreamEndedError, TimeoutError) as error:
                 self._lose(str(error))
             except Exception as error:
                 self._log.exception("unforeseen exception")
@@ -342,31 +345,31 @@ class Follower:
         self._publish()
         return count
 
-    async def collect_parked(self, aggregate: AggregateRef) -> Refold:
+    async def collect_parked(self, aggregate: AggregateRef) -> ParkedRefold:
         """Reads the log for what is parked of a stream, while others are folded, as it may take long.
 
-        Raises `ParkedNotFound`, `Entangled`, `LogUnavailable`, `ReadStoreError`.
+        Raises `ParkedNotFound`, `EntangledError`, `LogUnavailable`, `ReadStoreError`.
         """
         found = await self._file.run(self._writer.parked.one, aggregate)
         if found is None:
             raise ParkedNotFound(projection=self.projection.name, aggregate=str(aggregate))
         if self.diverged:
             raise LogUnavailable(cause=self.reason)
-        refold = Refold(self.projection, found.first_position)
+        refold = ParkedRefold(self.projection, found.first_position)
         await self._reread(refold)
         return refold
 
-    async def refold_parked(self, aggregate: AggregateRef, refold: Refold) -> int:
+    async def refold_parked(self, aggregate: AggregateRef, refold: ParkedRefold) -> int:
         """Folds what is parked of a stream in place, and lets it go on; returns how many events that is.
 
-        Raises `ParkedNotFound`, `StillParked`, `Entangled`, `LogUnavailable`, `LeaseLostError`, `ReadStoreError`. Then
-        everything is as before.
+        Raises `ParkedNotFound`, `StillParked`, `EntangledError`, `LogUnavailable`, `LeaseLostError`, `ReadStoreError`.
+        Then everything is as before.
         """
-        await self._steering.change(lambda: self._refold(aggregate, refold))
+        await self._changes.run(lambda: self._refold(aggregate, refold))
         return len(refold.events)
 
-    async def _reread(self, refold: Refold) -> None:
-        """Reads the log up to the checkpoint, from where it was read to; raises `LogUnavailable`, `Entangled`."""
+    async def _reread(self, refold: ParkedRefold) -> None:
+        """Reads the log up to the checkpoint, from where it was read to; raises `LogUnavailable`, `EntangledError`."""
         through = self._checkpoint.position
         if refold.position >= through or refold.failure is not None:
             return
@@ -374,10 +377,10 @@ class Follower:
             await self._reread_through(refold, through)
         except grpc.aio.AioRpcError as error:
             raise LogUnavailable(cause=f"{error.code().name}: {error.details()}") from error
-        except (LogEndedError, TimeoutError, _StalledError) as error:
+        except (StreamEndedError, TimeoutError, _StalledError) as error:
             raise LogUnavailable(cause=str(error)) from error
 
-    async def _reread_through(self, refold: Refold, through: int) -> None:
+    async def _reread_through(self, refold: ParkedRefold, through: int) -> None:
         stream = self._stub.Follow(
             log_pb2.FollowRequest(position=refold.position, event_types=sorted(self.projection.event_types))
         )
@@ -386,21 +389,21 @@ class Follower:
                 async with asyncio.timeout(_SILENCE_SECONDS):
                     frame = await stream.read()
                 if not isinstance(frame, log_pb2.FollowResponse):
-                    raise LogEndedError("the log ended the stream")
+                    raise StreamEndedError("the log ended the stream")
                 if frame.HasField("identity"):
                     self._same_log(frame)
                     continue
                 events = [event for event in frame.events if event.position <= through]
                 position = min(frame.position, through)
                 left_out = await self._file.run(self._writer.parked.between, refold.position, position)
-                await asyncio.to_thread(refold.take, events, left_out)
+                await asyncio.to_thread(refold.add, events, left_out)
                 refold.position = position
         finally:
             stream.cancel()
 
-    async def _refold(self, aggregate: AggregateRef, refold: Refold) -> None:
+    async def _refold(self, aggregate: AggregateRef, refold: ParkedRefold) -> None:
         """With all standing still: looks at what came since, folds, and lets all go on."""
-        working = await self._steering.halt()
+        working = await self._steering.stop()
         try:
             await self.write_checkpoint()
             await self._reread(refold)
@@ -424,7 +427,7 @@ class Follower:
             self._publish(known=False)
         finally:
             if working:
-                self._steering.go()
+                self._steering.start()
         self._log.warning("what was parked is folded", aggregate=str(aggregate), events=len(refold.events))
 
     async def _follow(self) -> None:
@@ -439,11 +442,11 @@ class Follower:
             except TimeoutError:
                 raise TimeoutError("the log does not answer") from None
             if not isinstance(first, log_pb2.FollowResponse):
-                raise LogEndedError("the log ended the stream")
+                raise StreamEndedError("the log ended the stream")
             await self._verify(first)
             self.followed = True
             await self._regain()
-            intake = Intake(stream, self._pace)
+            intake = EventBatches(stream, self._pace)
             try:
                 await self._take(intake)
             finally:
@@ -452,7 +455,7 @@ class Follower:
             self.followed = False
             stream.cancel()
 
-    async def _take(self, intake: Intake) -> None:
+    async def _take(self, intake: EventBatches) -> None:
         """Applies batches as they come, and writes the checkpoint in between."""
         heard = time.monotonic()
         while True:
@@ -469,7 +472,7 @@ class Follower:
 
     async def _apply(self, batch: Batch) -> None:
         self._head.hear(max(batch.head_position, batch.position), at_least=True)
-        position, through = batch.position, batch.through or self._checkpoint
+        position, through = batch.position, batch.checkpoint or self._checkpoint
         events: Sequence[RecordedEvent] = batch.events
         if events and events[0].position <= self._checkpoint.position:  # Sent twice.
             events = [event for event in events if event.position > self._checkpoint.position]
@@ -509,7 +512,7 @@ class Follower:
 
         Raises `_StalledError` if too many streams are parked.
         """
-        pause, event = self._patience.failed(failure.position), failure.event
+        pause, event = self._patience.record_failure(failure.position), failure.event
         attempts = self._patience.attempts
         if pause is not None:
             self._log.warning(
@@ -532,7 +535,7 @@ class Follower:
         async with self._steering.step:
             checkpoint = await self._file.run(self._writer.park, failure, attempts)
             self._written = time.monotonic()
-            self._patience.parked()
+            self._patience.record_parked()
             self._advance(event.position, checkpoint)
             self._publish()
         self._log.error(
@@ -555,7 +558,7 @@ class Follower:
     async def _verify(self, first: log_pb2.FollowResponse) -> None:
         """Compares the log with what this projection was filled from, and remembers its identity."""
         if not first.HasField("identity"):
-            raise LogEndedError("the log did not say which log it is")
+            raise StreamEndedError("the log did not say which log it is")
         identity = self._same_log(first)
         position, event_id = self._checkpoint
         if position and first.checkpoint_event_id != event_id:

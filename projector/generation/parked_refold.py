@@ -1,50 +1,55 @@
-"""Refolding: whether what is parked of a stream can be folded now, onto the rows as they are.
+"""Parked refold: the events of one parked stream, collected to be folded onto the rows as they are now.
 
-It can if that gives what folding in order would have given: if no event that was folded since has touched a row that
-an earlier one of the parked events folds or looks up. So the log is read once more, from the first parked event on,
-and for each event it is asked which rows it names; nothing is folded.
+Folding them now is correct if it gives the same rows as folding the log in order. That holds if no event folded since
+touched a row that an earlier parked event of the stream folds or looks up. So the log is read once more, from the
+first parked event on, and each event's row names are compared. No event is folded for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from diptych.domain.folding import FoldFailure, Folding, RowName
 from diptych.domain.projection import Projection
 from diptych.v1.events_pb2 import RecordedEvent
 
 EVENTS_MAX = 10_000
-"""More parked events than this are not kept in memory to be folded in place."""
+"""Parked events of one stream that are kept in memory to be folded in place."""
 
 BYTES_MAX = 32 << 20
-"""The same, in bytes."""
+"""Bytes of parked events that are kept in memory to be folded in place."""
 
 
-class Entangled(Exception):
-    """Folding in place would not give what folding in order would have given; the message is a sentence."""
+class EntangledError(Exception):
+    """Folding in place would differ from folding in order. The message is a sentence for the operator."""
 
 
-class Refold:
-    """What is parked of one stream, collected while the log is read."""
+class ParkedRefold:
+    """Parked events of one stream, collected while the log is read."""
 
     def __init__(self, projection: Projection, first_position: int) -> None:
         self.first_position = first_position
         self.events: list[RecordedEvent] = []
-        """The parked events so far, in order."""
+        """Parked events collected so far, in order."""
         self.position = first_position - 1
-        """Everything up to here was looked at."""
+        """Position through which the log was read."""
         self.failure: FoldFailure | None = None
-        """Why the last of them does not even name its rows. What follows is not looked at."""
+        """Failure of the last collected event to name its rows. Later events are not read."""
         self._projection = projection
         self._folding = Folding(projection)
         self._bytes = 0
         self._folded: set[RowName] = set()
         self._looked_up: set[RowName] = set()
 
-    def take(self, events: Iterable[RecordedEvent], left_out: dict[int, int]) -> None:
-        """Looks at consecutive events. `left_out` has those that are left out, each with the first of its stream's.
+    def add(self, events: Iterable[RecordedEvent], left_out: Mapping[int, int]) -> None:
+        """Collect the stream's parked events, and check the others.
 
-        Raises `Entangled`.
+        Args:
+            events: Consecutive events of the projection's types.
+            left_out: First parked position of its stream, by position of each event that is left out.
+
+        Raises:
+            EntangledError: The parked events cannot be folded in place.
         """
         others: list[RecordedEvent] = []
         for event in events:
@@ -63,7 +68,7 @@ class Refold:
         self.events.append(event)
         self._bytes += event.ByteSize()
         if len(self.events) > EVENTS_MAX or self._bytes > BYTES_MAX:
-            raise Entangled("Too many of its events are parked to be folded at once.")
+            raise EntangledError("Too many of its events are parked to be folded at once.")
         prepared = self._folding.prepare((event,))
         self.failure = prepared.failure
         for _, folded, looked_up in prepared.rows():
@@ -80,9 +85,9 @@ class Refold:
                 common = next((row for row in looked_up if row in self._folded), None)
             if common is not None:
                 view = self._projection.views[common[0]].name
-                raise Entangled(
+                raise EntangledError(
                     f"Event {event.position} of {event.aggregate.type}/{event.aggregate.id}, which was folded since, "
                     f"touched row {common[1]} of view {view}, as what is parked does."
                 )
         if prepared.failure is not None:
-            raise Entangled(f"What was folded since cannot be judged. {str(prepared.failure).rstrip('.')}.")
+            raise EntangledError(f"What was folded since cannot be judged. {str(prepared.failure).rstrip('.')}.")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from diptych.domain.refusal import Refusal
 from diptych.v1 import projections_pb2 as states
 from projector.generation.follower import Follower
-from projector.generation.throttle import SharedPace
+from projector.generation.throttle import RebuildThrottle
 from projector.log_head import Head
 
 _RATE_SECONDS = 5.0
@@ -38,7 +38,7 @@ class Progress(NamedTuple):
 class Build:
     """A generation that is being filled."""
 
-    def __init__(self, follower: Follower, pace: SharedPace, head: Head) -> None:
+    def __init__(self, follower: Follower, pace: RebuildThrottle, head: Head) -> None:
         self.follower = follower
         self.pace = pace
         self.generation = follower.generation

@@ -1,10 +1,12 @@
-"""Pace: how large the batches of a follower are, and how much it leaves to others.
+"""Throttle: the size of a follower's batches, and the time that it leaves to other followers.
 
-All followers write through one thread, so that a commit waits for the batch that is under way. What answers is folded
-as fast as it comes, in short batches while another projection that answers is at the head of the log: it may have come
-back from a long pause, and the other one's watchers are not to notice. What is filled beside it takes turns: one batch
-at a time of all rebuilds, and between two of them as much time as the batch took, if anybody has use for it. When a
-live projection falls behind, rebuilds stand back further.
+All followers write through one database thread, so that a commit waits for the batch under way. Three rules follow:
+
+1. A live generation, one that answers reads, folds without waiting. Its batches are short while another live
+   projection is at the head: it may be catching up after a long pause, and the other one's watchers must not notice.
+2. A filling generation folds in turns: one batch at a time of all rebuilds. After each batch it waits as long as the
+   batch took, if a live projection was folding.
+3. A rebuild waits longer while a live projection lags.
 """
 
 from __future__ import annotations
@@ -18,116 +20,118 @@ from typing import Protocol
 from diptych.storage.adaptive_batch import LearntSize
 
 BATCH_SECONDS = 0.012
-"""How long a batch of a rebuild should take: what a live commit waits for at most, about."""
+"""Target duration of a rebuild's batch, and so about the longest wait of a live commit."""
 
 LIVE_BATCH_SECONDS = 0.005
-"""How long a batch of a live projection should take while another one is at the head."""
+"""Target duration of a live projection's batch while another live projection is at the head."""
 
 LAG_SECONDS = 0.25
-"""A live projection that is further behind than this makes rebuilds stand back, and is not at the head."""
+"""Lag of a live projection above which it is not at the head, and rebuilds wait longer."""
 
-_FIRST_EVENTS, _LEAST_EVENTS = 100, 16
-_STAND_BACK_SECONDS = 0.25  # So a rebuild comes on under any load, if slowly.
-_LOOK_SECONDS = 0.01
+_FIRST_EVENTS, _EVENTS_MIN = 100, 16
+_LAG_WAIT_SECONDS = 0.25
+"""Longest wait of a rebuild for a lagging live projection. A rebuild therefore advances under any load."""
+
+_POLL_SECONDS = 0.01
 
 
-class Pace(Protocol):
-    """How a follower takes its batches."""
+class Throttle(Protocol):
+    """Limits of a follower's batches."""
 
     @property
     def events_max(self) -> int:
-        """How many events the next batch may have."""
+        """Events that the next batch may have."""
         ...
 
     def turn(self, events: int) -> AbstractAsyncContextManager[None]:
-        """Held around the folding of a batch of so many events."""
+        """Return the context in which a batch of this many events is folded."""
         ...
 
 
-def _size(seconds: float, events_max: int) -> LearntSize:
-    """How many events a batch may have so that it takes so long."""
-    return LearntSize(seconds, first=_FIRST_EVENTS, least=_LEAST_EVENTS, most=events_max)
-
-
-class Share:
-    """What all followers of a projector share."""
+class FoldingLoad:
+    """Load of all followers of a projector, as throttles see it."""
 
     def __init__(
-        self, live_lag: Callable[[], float], live_busy: Callable[[], bool], live_at_head: Callable[[], bool]
+        self, live_lag_seconds: Callable[[], float], live_busy: Callable[[], bool], live_at_head: Callable[[], bool]
     ) -> None:
-        self.turns = asyncio.Lock()
-        """Held by the rebuild whose turn it is."""
-        self.live_lag = live_lag
-        """By how many seconds the live projection that is worst off is behind."""
+        self.rebuild_turn = asyncio.Lock()
+        """Lock of the rebuild that is folding a batch."""
+        self.live_lag_seconds = live_lag_seconds
+        """Lag in seconds of the live projection that is furthest behind."""
         self.live_busy = live_busy
-        """Whether anything live was folded just now."""
+        """True if a live projection folded a moment ago."""
         self.live_at_head = live_at_head
-        """Whether a live projection that is not behind folded something just now."""
+        """True if a live projection folded a moment ago and is at the head."""
 
 
-class LivePace:
-    """As fast as it comes."""
+class LiveThrottle:
+    """Throttle of a live generation: short batches while another one is at the head."""
 
-    def __init__(self, share: Share, events_max: int) -> None:
-        self._share = share
-        self._most = events_max
-        self._short = _size(LIVE_BATCH_SECONDS, events_max)
+    def __init__(self, load: FoldingLoad, events_max: int) -> None:
+        self._load = load
+        self._events_max = events_max
+        self._short = _batch_size(LIVE_BATCH_SECONDS, events_max)
 
     @property
     def events_max(self) -> int:
-        """How many events the next batch may have."""
-        return self._short.count if self._share.live_at_head() else self._most
+        """Events that the next batch may have."""
+        return self._short.count if self._load.live_at_head() else self._events_max
 
     @asynccontextmanager
     async def turn(self, events: int) -> AsyncIterator[None]:
-        """Waits for nothing."""
+        """Measure the batch. Entering and leaving never wait."""
         started = time.perf_counter()
         yield
-        if events >= self._short.count:  # A smaller one is what there was.
+        if events >= self._short.count:  # A smaller batch had no more events to take, and says nothing of larger ones.
             self._short.note(events, time.perf_counter() - started)
 
 
-class SharedPace:
-    """A rebuild's pace."""
+class RebuildThrottle:
+    """Throttle of a filling generation, which becomes that of a live generation by `release`."""
 
-    def __init__(self, share: Share, events_max: int) -> None:
+    def __init__(self, load: FoldingLoad, events_max: int) -> None:
         self.hurried = False
-        """Whether it leaves nothing to others: something live waits for it."""
-        self._share = share
-        self._size = _size(BATCH_SECONDS, events_max)
-        self._live: LivePace | None = None
-        self._most = events_max
+        """True while a live projection waits for this rebuild, which then waits for nothing."""
+        self._load = load
+        self._events_max = events_max
+        self._size = _batch_size(BATCH_SECONDS, events_max)
+        self._live: LiveThrottle | None = None
 
     @property
     def events_max(self) -> int:
-        """How many events the next batch may have."""
+        """Events that the next batch may have."""
         return self._size.count if self._live is None else self._live.events_max
 
     def turn(self, events: int) -> AbstractAsyncContextManager[None]:
-        """Waits for its turn, and leaves time to others after it."""
-        return self._shared(events) if self._live is None else self._live.turn(events)
+        """Return the context of a batch, which waits for this rebuild's turn, and after the batch for live ones."""
+        return self._rebuild_turn(events) if self._live is None else self._live.turn(events)
 
     def release(self) -> None:
-        """Is the pace of what answers from now on."""
-        self._live, self.hurried = LivePace(self._share, self._most), True
+        """Throttle as a live generation from now on."""
+        self._live, self.hurried = LiveThrottle(self._load, self._events_max), True
 
     @asynccontextmanager
-    async def _shared(self, events: int) -> AsyncIterator[None]:
-        async with self._share.turns:
+    async def _rebuild_turn(self, events: int) -> AsyncIterator[None]:
+        async with self._load.rebuild_turn:
             started = time.perf_counter()
             yield
             seconds = time.perf_counter() - started
             if events:
                 self._size.note(events, seconds)
-            await self._give_way(seconds)
+            await self._wait_for_live(seconds)
 
-    async def _give_way(self, seconds: float) -> None:
-        share = self._share
+    async def _wait_for_live(self, batch_seconds: float) -> None:
+        load = self._load
         now = time.monotonic()
-        until = now + (seconds if share.live_busy() else 0.0)
-        longest = now + _STAND_BACK_SECONDS
+        not_before = now + (batch_seconds if load.live_busy() else 0.0)
+        lag_wait_ends = now + _LAG_WAIT_SECONDS
         while not self.hurried:
             now = time.monotonic()
-            if now >= until and (now >= longest or share.live_lag() < LAG_SECONDS):
+            if now >= not_before and (now >= lag_wait_ends or load.live_lag_seconds() < LAG_SECONDS):
                 return
-            await asyncio.sleep(min(_LOOK_SECONDS, max(until - now, 0.001)))
+            await asyncio.sleep(min(_POLL_SECONDS, max(not_before - now, 0.001)))
+
+
+def _batch_size(seconds: float, events_max: int) -> LearntSize:
+    """Return the number of events to a batch that takes about this many seconds."""
+    return LearntSize(seconds, first=_FIRST_EVENTS, least=_EVENTS_MIN, most=events_max)

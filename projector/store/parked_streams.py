@@ -10,8 +10,7 @@ from __future__ import annotations
 import sqlite3
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import BindParameter, bindparam, delete, func, insert, select, update
@@ -29,44 +28,6 @@ ERROR_CHARACTERS_MAX = 1000
 
 PAGE_BYTES_MAX = 1 << 20
 """A page of parked streams ends with the one that reaches this."""
-
-_RECENT_SECONDS = 60.0
-
-
-class Patience:
-    """How often an event is tried before its stream is parked.
-
-    Every stream that was parked within the last minute takes an attempt from the next one: where every event fails,
-    the projection is to stop soon, and not to pause at each of them.
-    """
-
-    def __init__(self, attempts: int, pause_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.attempts = 0
-        """How often the event was tried."""
-        self._attempts_max = attempts
-        self._pause_seconds = pause_seconds
-        self._clock = clock
-        self._position = 0
-        self._parked: deque[float] = deque(maxlen=attempts)
-
-    def failed(self, position: int) -> float | None:
-        """Takes note that an event failed: for how many seconds to pause before it is tried again; None: no more."""
-        if position != self._position:
-            self._position, self.attempts = position, 0
-        self.attempts += 1
-        recent = sum(self._clock() - parked < _RECENT_SECONDS for parked in self._parked)
-        if self.attempts >= self._attempts_max - recent:
-            return None
-        return float(self._pause_seconds * 2 ** (self.attempts - 1))
-
-    def parked(self) -> None:
-        """Takes note that the event's stream was parked."""
-        self._position = 0
-        self._parked.append(self._clock())
-
-    def anew(self) -> None:
-        """Begins anew with what failed last: an operator said that it may be better now."""
-        self._position = 0
 
 
 class LeftOut(NamedTuple):

@@ -1,4 +1,4 @@
-"""What is parked: which events are left out, how long one is patient, and what can be folded in place later."""
+"""What is parked: which events are left out, and what can be folded in place later."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from diptych.domain.folding import MemoryRows
 from diptych.storage.errors import LeaseLostError
 from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.events_pb2 import RecordedEvent
-from projector.generation.parked_refold import Entangled, Refold
-from projector.store.parked_streams import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, LeftOut, Patience
+from projector.generation.parked_refold import EntangledError, ParkedRefold
+from projector.store.parked_streams import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, LeftOut
 from projector.store.read_store_file import ReadStoreFile
 from projector.store.row_writer import RowWriter
 from tests.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of_streams, recorded
@@ -80,12 +80,12 @@ class Store:
     def refold(self, key: str, log: Sequence[RecordedEvent], cuts: Sequence[int] = (1000,)) -> Any:
         """Folds what is parked of a stream in place, having read the log in frames of these sizes."""
         first = self.writer.parked.first[note(key)]
-        refold = Refold(self.notes.projection, first)
+        refold = ParkedRefold(self.notes.projection, first)
         rest, turn = self.followed(log[first - 1 :]), 0
         while rest:
             frame, rest = rest[: cuts[turn % len(cuts)]], rest[cuts[turn % len(cuts)] :]
             turn += 1
-            refold.take(frame, self.writer.parked.between(refold.position, frame[-1].position))
+            refold.add(frame, self.writer.parked.between(refold.position, frame[-1].position))
             refold.position = frame[-1].position
         return self.writer.refold(note(key), first, refold.events)
 
@@ -183,7 +183,7 @@ def test_what_is_folded_in_place_gives_what_folding_in_order_would_have_given(
                 continue
             try:
                 assert store.refold(key, log, cuts) is None
-            except Entangled:
+            except EntangledError:
                 assert store.rows() == before
             else:
                 assert store.writer.filling != filling
@@ -220,7 +220,7 @@ def test_a_row_that_an_event_since_touched_or_looked_up_is_entangled(store: Stor
     )
     store.fold(log)
     store.notes.poison = "-"
-    with pytest.raises(Entangled, match=r"Event 3 of note/b, .* touched row r of view notes_tags"):
+    with pytest.raises(EntangledError, match=r"Event 3 of note/b, .* touched row r of view notes_tags"):
         store.refold("a", log)
     assert store.left_out() == {1, 2}
 
@@ -240,7 +240,7 @@ def test_what_lies_in_the_way_of_folding_in_place(store: Store, parked: Any, oth
     store.fold(log)
     assert store.left_out() == {1, 2}
     store.notes.poison = "-"
-    with pytest.raises(Entangled, match=row):
+    with pytest.raises(EntangledError, match=row):
         store.refold("a", log)
 
 
@@ -355,40 +355,3 @@ def test_an_event_that_cannot_be_read_is_parked(store: Store) -> None:
     store.fold(log)
     assert store.left_out() == {1, 2}
     assert store.rows()["notes_tags"] == [("b", 3, Tag(count=1).SerializeToString(), "")]
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def pauses(patience: Patience, position: int) -> list[float]:
-    """How long it pauses at an event that always fails."""
-    made: list[float] = []
-    while (pause := patience.failed(position)) is not None:
-        made.append(pause)
-    return made
-
-
-def test_an_event_is_tried_again_with_pauses_that_double() -> None:
-    patience = Patience(4, 0.1, Clock())
-    assert pauses(patience, 7) == [0.1, 0.2, 0.4]
-    assert patience.attempts == 4
-    patience.anew()
-    assert patience.failed(7) == 0.1
-    assert patience.failed(8) == 0.1, "another event has attempts of its own"
-    assert pauses(Patience(1, 0.1), 7) == []
-
-
-def test_every_stream_parked_within_a_minute_takes_an_attempt_from_the_next() -> None:
-    clock = Clock()
-    patience = Patience(4, 0.1, clock)
-    tried = []
-    for position in range(1, 7):
-        tried.append(len(pauses(patience, position)))
-        patience.parked()
-    assert tried == [3, 2, 1, 0, 0, 0]
-    clock.now += 61
-    assert pauses(patience, 7) == [0.1, 0.2, 0.4]
