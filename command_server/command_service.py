@@ -75,15 +75,12 @@ class CommandServices:
                 if submission.lost is not None:
                     raise submission.lost
                 if submission.refusal is not None:
-                    submission.refusal.token = self._identity.token(submission.position)
-                    raise submission.refusal
+                    raise submission.refusal.with_token(self._identity.token(submission.position))
             except Refusal as refusal:
-                refusal.token = max(presented, refusal.token or self._zero)
-                raise
+                raise refusal.with_token(max(presented, refusal.trailer_token or self._zero)) from None
             except Exception as error:
                 internal = internal_error(error, caller.request_id, command=method.name)
-                internal.token = presented or self._zero
-                raise internal from error
+                raise internal.with_token(presented or self._zero) from error
             assert submission.accepted is not None
             result, token = result_bytes(submission.accepted, self._identity)
             tell_token(context, max(presented, token))
@@ -119,8 +116,7 @@ class CommandServices:
             await reading
             tell_token(context, max(presented, self._identity.token(written)))
         except Refusal as refusal:
-            refusal.token = max(presented, self._identity.token(written))
-            raise
+            raise refusal.with_token(max(presented, self._identity.token(written))) from None
         finally:
             self._reading.discard(reading)
             reading.cancel()

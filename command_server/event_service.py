@@ -81,8 +81,7 @@ class EventService:
             try:
                 response, position = await answer(data, context)
             except Refusal as refusal:
-                refusal.token = max(presented, refusal.token or self._identity.token(0))
-                raise
+                raise refusal.with_token(max(presented, refusal.trailer_token or self._identity.token(0))) from None
             tell_token(context, max(presented, self._identity.token(position)))
             return response
 
@@ -94,15 +93,14 @@ class EventService:
                 async for frame in frames:
                     yield frame
         except Refusal as refusal:
-            refusal.token = presented_token(context, self._identity) or self._identity.token(0)
-            raise
+            raise refusal.with_token(presented_token(context, self._identity) or self._identity.token(0)) from None
 
     async def _subscription(self, data: bytes) -> AsyncGenerator[bytes, None]:
         request = parse(SubscribeRequest, data)
         position = self._start(request)
         types = self._types(request.event_types)
         if self._subscriptions >= self._subscriptions_max:
-            raise Overloaded(what="subscriptions", limit=self._subscriptions_max).telling(retry_seconds=1.0)
+            raise Overloaded(what="subscriptions", limit=self._subscriptions_max).with_details(retry_seconds=1.0)
         self._subscriptions += 1
         SUBSCRIPTIONS.inc()
         try:
@@ -192,15 +190,14 @@ class EventService:
         request = parse(GetPositionRequest, data)
         ref = self._aggregate(request.aggregate)
         if self._waits >= self._waits_max:
-            raise Overloaded(what="waits", limit=self._waits_max).telling(retry_seconds=1.0)
+            raise Overloaded(what="waits", limit=self._waits_max).with_details(retry_seconds=1.0)
         seconds = wait_seconds(context, _WAIT_SECONDS)
         self._waits += 1
         try:
             position = await self._wait_for_version(str(ref), request.version, seconds)
         except TimeoutError:
             refusal = VersionNotReached(aggregate=str(ref), version=request.version)
-            refusal.token = self._identity.token(self._stream.head)
-            raise refusal from None
+            raise refusal.with_token(self._identity.token(self._stream.head)) from None
         except StoreUnavailable as error:
             raise LogUnavailable(cause=str(error)) from error
         finally:

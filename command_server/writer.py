@@ -65,7 +65,7 @@ class Writer:
     def submit(self, submission: Submission) -> None:
         """Queues a command; its `done` is called when its outcome is known. Raises `Overloaded`, `LogUnavailable`."""
         if len(self._queue) >= self._queue_max:
-            raise Overloaded(what="waiting commands", limit=self._queue_max).telling(
+            raise Overloaded(what="waiting commands", limit=self._queue_max).with_details(
                 retry_seconds=_OVERLOAD_RETRY_SECONDS
             )
         if self._closing:

@@ -3,63 +3,63 @@
 from diptych import AlreadyExists, FailedPrecondition, NotFound
 
 
-class EmailTaken(AlreadyExists):
+class EmailTaken(AlreadyExists, reason="EMAIL_TAKEN"):
     """Another user has the email."""
 
     message = "The email {email} is taken by another user."
     email: str
 
 
-class UsernameTaken(AlreadyExists):
+class UsernameTaken(AlreadyExists, reason="USERNAME_TAKEN"):
     """Another user has the username."""
 
     message = "The username {username} is taken by another user."
     username: str
 
 
-class UserExists(AlreadyExists):
+class UserExists(AlreadyExists, reason="USER_EXISTS"):
     """The id of the new user is registered."""
 
     message = "User {user_id} is registered already."
     user_id: str
 
 
-class UserNotFound(NotFound):
+class UserNotFound(NotFound, reason="USER_NOT_FOUND"):
     """The user that the request is addressed to is not registered."""
 
     message = "There is no user {user_id}."
     user_id: str
 
 
-class UserDeactivated(FailedPrecondition):
+class UserDeactivated(FailedPrecondition, reason="USER_DEACTIVATED"):
     """The user can't do that while deactivated."""
 
     message = "User {user_id} is deactivated."
     user_id: str
 
 
-class UnknownUser(FailedPrecondition):
+class UnknownUser(FailedPrecondition, reason="UNKNOWN_USER"):
     """The command names a user who is not registered."""
 
     message = "User {user_id}, whom the command names, is not registered."
     user_id: str
 
 
-class ProductExists(AlreadyExists):
+class ProductExists(AlreadyExists, reason="PRODUCT_EXISTS"):
     """The id of the new product is in the catalogue."""
 
     message = "Product {product_id} is in the catalogue already."
     product_id: str
 
 
-class ProductNotFound(NotFound):
+class ProductNotFound(NotFound, reason="PRODUCT_NOT_FOUND"):
     """The product that the request is addressed to is not in the catalogue."""
 
     message = "There is no product {product_id}."
     product_id: str
 
 
-class StockTooLow(FailedPrecondition):
+class StockTooLow(FailedPrecondition, reason="STOCK_TOO_LOW"):
     """More pieces would go out than there are."""
 
     message = "Of product {product_id} there are {stock} pieces in stock, and {requested} are requested."
@@ -68,42 +68,42 @@ class StockTooLow(FailedPrecondition):
     requested: int
 
 
-class UnknownProduct(FailedPrecondition):
+class UnknownProduct(FailedPrecondition, reason="UNKNOWN_PRODUCT"):
     """The command names a product that is not in the catalogue."""
 
     message = "Product {product_id}, which the command names, is not in the catalogue."
     product_id: str
 
 
-class OrderExists(AlreadyExists):
+class OrderExists(AlreadyExists, reason="ORDER_EXISTS"):
     """The id of the new order is recorded."""
 
     message = "Order {order_id} is recorded already."
     order_id: str
 
 
-class OrderNotFound(NotFound):
+class OrderNotFound(NotFound, reason="ORDER_NOT_FOUND"):
     """The order that the request is addressed to is not recorded."""
 
     message = "There is no order {order_id}."
     order_id: str
 
 
-class UnknownOrder(FailedPrecondition):
+class UnknownOrder(FailedPrecondition, reason="UNKNOWN_ORDER"):
     """The command names an order that is not recorded."""
 
     message = "Order {order_id}, which the command names, is not recorded."
     order_id: str
 
 
-class ReturnExists(AlreadyExists):
+class ReturnExists(AlreadyExists, reason="RETURN_EXISTS"):
     """The id of the new return is recorded."""
 
     message = "Return {return_id} is recorded already."
     return_id: str
 
 
-class CurrenciesDiffer(FailedPrecondition):
+class CurrenciesDiffer(FailedPrecondition, reason="CURRENCIES_DIFFER"):
     """The items of one order or return are in several currencies."""
 
     message = "The first item is in {currency_code}, and another one in {other_currency_code}."
@@ -111,7 +111,7 @@ class CurrenciesDiffer(FailedPrecondition):
     other_currency_code: str
 
 
-class OrderStatusNotNext(FailedPrecondition):
+class OrderStatusNotNext(FailedPrecondition, reason="ORDER_STATUS_NOT_NEXT"):
     """The order cannot go from its status to the one asked for."""
 
     message = "Order {order_id} is {current_status}, from where it cannot go to {requested_status}."
@@ -120,7 +120,7 @@ class OrderStatusNotNext(FailedPrecondition):
     requested_status: str
 
 
-class OrderNotCancellable(FailedPrecondition):
+class OrderNotCancellable(FailedPrecondition, reason="ORDER_NOT_CANCELLABLE"):
     """The order has gone too far to be cancelled."""
 
     message = "Order {order_id} is {current_status}, so it cannot be cancelled."
@@ -128,28 +128,28 @@ class OrderNotCancellable(FailedPrecondition):
     current_status: str
 
 
-class RegistrationExists(AlreadyExists):
+class RegistrationExists(AlreadyExists, reason="REGISTRATION_EXISTS"):
     """The id of the new registration is recorded."""
 
     message = "Registration {registration_id} is recorded already."
     registration_id: str
 
 
-class RegistrationNotFound(NotFound):
+class RegistrationNotFound(NotFound, reason="REGISTRATION_NOT_FOUND"):
     """The registration that the request is addressed to is not recorded."""
 
     message = "There is no registration {registration_id}."
     registration_id: str
 
 
-class FulfilmentNotFound(NotFound):
+class FulfilmentNotFound(NotFound, reason="FULFILMENT_NOT_FOUND"):
     """The order that the request is addressed to is not being fulfilled."""
 
     message = "Order {order_id} is not being fulfilled."
     order_id: str
 
 
-class AmountTooLarge(FailedPrecondition):
+class AmountTooLarge(FailedPrecondition, reason="AMOUNT_TOO_LARGE"):
     """The items would come to more than an order or a return can hold."""
 
     message = "With the item of product {product_id} the total would be above 10,000,000,000,000,000 {currency_code}."

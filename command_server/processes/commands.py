@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from command_server.dispatch import Caller, Dispatcher
@@ -20,14 +19,14 @@ from command_server.submission import Submission, actor_of
 from command_server.writer import Writer
 from diptych.contract.reasons import CommandUnknown, MalformedMessage
 from diptych.domain.loading import LoadedDomain
-from diptych.domain.refusal import Refusal
+from diptych.domain.refusal import Refusal, StatusCode
 from diptych.internal.v1.parking_pb2 import Outcome
 from diptych.server.router import internal_error
 
 _COMMANDS_MAX = 1000
 """Commands in the writer at once."""
 
-_PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL}
+_PASSING = {StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.INTERNAL}
 """A refusal by one of these passes by itself, or when somebody mends the code: the process is not told."""
 
 Told = Callable[[Output, Content, Outcome], None]

@@ -22,14 +22,14 @@ from diptych.domain.refusal import (
 )
 
 
-class MalformedMessage(InvalidArgument):
+class MalformedMessage(InvalidArgument, reason="MALFORMED_MESSAGE"):
     """The bytes are no message of the type."""
 
     message = "The request is not a valid {type} message."
     type: str
 
 
-class InvalidRequest(InvalidArgument):
+class InvalidRequest(InvalidArgument, reason="INVALID_REQUEST"):
     """The request breaks rules of the contract; `rules` holds (field path, sentence) of each."""
 
     message = "The request breaks {violations} rule(s): {summary}"
@@ -43,13 +43,11 @@ class InvalidRequest(InvalidArgument):
         summary = "; ".join(f"{path}: {sentence}" if path else sentence for path, sentence in rules[:10])
         if len(rules) > 10:
             summary += f"; and {len(rules) - 10} more"
-        refusal = cls(violations=len(rules), summary=summary + ".")
-        refusal.__dict__["rules"] = rules
-        return refusal
+        return cls(violations=len(rules), summary=summary + ".")._copy(rules=rules)
 
     @property
     def metadata(self) -> dict[str, str]:
-        return {"violations": str(self.violations), **self._extra}
+        return {"violations": str(self.violations), **self._details}
 
     def details(self) -> Iterable[Message]:
         yield error_details_pb2.BadRequest(
@@ -61,28 +59,28 @@ class InvalidRequest(InvalidArgument):
         yield from super().details()
 
 
-class MethodUnknown(Unimplemented):
+class MethodUnknown(Unimplemented, reason="METHOD_UNKNOWN"):
     """No such method is served here."""
 
     message = "Method {method} is not served here."
     method: str
 
 
-class ServiceUnknown(NotFound):
+class ServiceUnknown(NotFound, reason="SERVICE_UNKNOWN"):
     """Nothing is known of the health of a service of that name."""
 
     message = "No service '{service}' is served here."
     service: str
 
 
-class CommandUnknown(InvalidArgument):
+class CommandUnknown(InvalidArgument, reason="COMMAND_UNKNOWN"):
     """The type is no command of the domain."""
 
     message = "Type '{type}' is not a command of this domain."
     type: str
 
 
-class VersionConflict(Aborted):
+class VersionConflict(Aborted, reason="VERSION_CONFLICT"):
     """The aggregate is at another version than the command expects."""
 
     message = "{aggregate} is at version {actual_version}, not at {expected_version}."
@@ -91,14 +89,14 @@ class VersionConflict(Aborted):
     actual_version: int
 
 
-class RequestIdReused(FailedPrecondition):
+class RequestIdReused(FailedPrecondition, reason="REQUEST_ID_REUSED"):
     """The request id stood for another command before."""
 
     message = "Request id {request_id} was used for another command before."
     request_id: str
 
 
-class OutcomeUnknown(Unavailable):
+class OutcomeUnknown(Unavailable, reason="OUTCOME_UNKNOWN"):
     """It is not known whether the commit took place."""
 
     message = "It is not known whether the command took effect: retry it under request id {request_id!r}."
@@ -110,20 +108,20 @@ class OutcomeUnknown(Unavailable):
         return f"It is not known whether the command took effect: retry it under request id {self.request_id}."
 
 
-class CommandNotInTime(DeadlineExceeded):
+class CommandNotInTime(DeadlineExceeded, reason="COMMAND_NOT_IN_TIME"):
     """The deadline passed before the command was decided."""
 
     message = "The command was not decided before its deadline; nothing was recorded."
 
 
-class LogUnavailable(Unavailable):
+class LogUnavailable(Unavailable, reason="LOG_UNAVAILABLE"):
     """The log cannot be read or written now."""
 
     message = "The log is not available now ({cause}); nothing was recorded."
     cause: str
 
 
-class Overloaded(ResourceExhausted):
+class Overloaded(ResourceExhausted, reason="OVERLOADED"):
     """A limit is reached."""
 
     message = "The limit of {limit} {what} is reached."
@@ -131,25 +129,21 @@ class Overloaded(ResourceExhausted):
     limit: int
 
 
-class InternalError(Internal):
+class InternalError(Internal, reason="INTERNAL"):
     """A defect of ours, logged under the request id."""
 
-    reason = "INTERNAL"
     message = "The server failed on this request; its log has the cause under request id '{request_id}'."
     request_id: str
 
 
-InternalError.reason = "INTERNAL"
-
-
-class TokenMalformed(InvalidArgument):
+class TokenMalformed(InvalidArgument, reason="TOKEN_MALFORMED"):
     """That is no token."""
 
     message = "'{token}' is not a token."
     token: str
 
 
-class TokenOfAnotherLog(FailedPrecondition):
+class TokenOfAnotherLog(FailedPrecondition, reason="TOKEN_OF_ANOTHER_LOG"):
     """The token is of another log."""
 
     message = "The token is of log {token_log_id}, and this is log {log_id}."
@@ -157,7 +151,7 @@ class TokenOfAnotherLog(FailedPrecondition):
     log_id: str
 
 
-class TokenOfOlderEpoch(FailedPrecondition):
+class TokenOfOlderEpoch(FailedPrecondition, reason="TOKEN_OF_OLDER_EPOCH"):
     """The token stands for an event that was lost when a newer epoch began."""
 
     message = (
@@ -170,7 +164,7 @@ class TokenOfOlderEpoch(FailedPrecondition):
     first_position: int
 
 
-class TokenAheadOfLog(FailedPrecondition):
+class TokenAheadOfLog(FailedPrecondition, reason="TOKEN_AHEAD_OF_LOG"):
     """The token lies beyond the head."""
 
     message = "The token's position {position} lies beyond the head of the log, {head_position}."
@@ -178,7 +172,7 @@ class TokenAheadOfLog(FailedPrecondition):
     head_position: int
 
 
-class TokenAheadOfStream(OutOfRange):
+class TokenAheadOfStream(OutOfRange, reason="TOKEN_AHEAD_OF_LOG"):
     """A subscription's start lies beyond the head."""
 
     message = "Position {position} lies beyond the head of the log, {head_position}."
@@ -186,22 +180,19 @@ class TokenAheadOfStream(OutOfRange):
     head_position: int
 
 
-TokenAheadOfStream.reason = TokenAheadOfLog.reason
-
-
-class PageTokenInvalid(InvalidArgument):
+class PageTokenInvalid(InvalidArgument, reason="PAGE_TOKEN_INVALID"):
     """The page token is of another query, or none at all."""
 
     message = "The page token does not belong to this query; start from its first page."
 
 
-class ResumeTokenMalformed(InvalidArgument):
+class ResumeTokenMalformed(InvalidArgument, reason="RESUME_TOKEN_MALFORMED"):
     """The resume token is of another watch, or none at all."""
 
     message = "The resume token does not belong to a watch of this view and these keys; watch without it."
 
 
-class ResumeTokenExpired(OutOfRange):
+class ResumeTokenExpired(OutOfRange, reason="RESUME_TOKEN_EXPIRED"):
     """What was deleted after the resume token's position is no longer known."""
 
     message = (
@@ -213,14 +204,14 @@ class ResumeTokenExpired(OutOfRange):
     oldest_position: int
 
 
-class UnknownView(InvalidArgument):
+class UnknownView(InvalidArgument, reason="UNKNOWN_VIEW"):
     """No projection has a view of that name."""
 
     message = "No projection has a view '{view}'."
     view: str
 
 
-class ReadModelBehind(DeadlineExceeded):
+class ReadModelBehind(DeadlineExceeded, reason="READ_MODEL_BEHIND"):
     """The read model was not fresh enough in time."""
 
     message = (
@@ -233,7 +224,7 @@ class ReadModelBehind(DeadlineExceeded):
     lag_events: int
 
 
-class ReadModelStalled(FailedPrecondition):
+class ReadModelStalled(FailedPrecondition, reason="READ_MODEL_STALLED"):
     """The projection has stopped before what was asked for."""
 
     message = (
@@ -245,7 +236,7 @@ class ReadModelStalled(FailedPrecondition):
     stall_reason: str
 
 
-class ReadModelPaused(FailedPrecondition):
+class ReadModelPaused(FailedPrecondition, reason="READ_MODEL_PAUSED"):
     """An operator paused the projection before what was asked for."""
 
     message = "Projection {projection} is paused at position {applied_position}, before {wanted_position}."
@@ -254,7 +245,7 @@ class ReadModelPaused(FailedPrecondition):
     wanted_position: int
 
 
-class ReadModelRebuilding(FailedPrecondition):
+class ReadModelRebuilding(FailedPrecondition, reason="READ_MODEL_REBUILDING"):
     """A new generation is being filled, and what answers meanwhile stays where it is."""
 
     message = (
@@ -265,14 +256,14 @@ class ReadModelRebuilding(FailedPrecondition):
     wanted_position: int
 
 
-class RebuildNotRunning(FailedPrecondition):
+class RebuildNotRunning(FailedPrecondition, reason="REBUILD_NOT_RUNNING"):
     """No generation of the projection is being filled."""
 
     message = "Projection {projection} is not being rebuilt."
     projection: str
 
 
-class RebuildCancelled(Aborted):
+class RebuildCancelled(Aborted, reason="REBUILD_CANCELLED"):
     """The rebuild was cancelled."""
 
     message = "The rebuild of projection {projection}, generation {generation}, was cancelled."
@@ -280,7 +271,7 @@ class RebuildCancelled(Aborted):
     generation: int
 
 
-class RebuildFailed(FailedPrecondition):
+class RebuildFailed(FailedPrecondition, reason="REBUILD_FAILED"):
     """The new generation cannot be filled."""
 
     message = "Generation {generation} of projection {projection} cannot be filled ({cause})."
@@ -289,7 +280,7 @@ class RebuildFailed(FailedPrecondition):
     cause: str
 
 
-class RebuildUnderWay(FailedPrecondition):
+class RebuildUnderWay(FailedPrecondition, reason="REBUILD_UNDER_WAY"):
     """Another generation of the projection is being filled."""
 
     message = "Projection {projection} is being rebuilt as generation {generation}; wait for it, or cancel it."
@@ -297,7 +288,7 @@ class RebuildUnderWay(FailedPrecondition):
     generation: int
 
 
-class GenerationNotFound(NotFound):
+class GenerationNotFound(NotFound, reason="GENERATION_NOT_FOUND"):
     """No generation of that number is kept that this code can go on with."""
 
     message = "Projection {projection} has no generation {generation} that could be switched to."
@@ -305,14 +296,14 @@ class GenerationNotFound(NotFound):
     generation: int
 
 
-class ProjectionPaused(FailedPrecondition):
+class ProjectionPaused(FailedPrecondition, reason="PROJECTION_PAUSED"):
     """The projection is paused, and must be resumed first."""
 
     message = "Projection {projection} is paused; resume it first."
     projection: str
 
 
-class ProjectionLedElsewhere(FailedPrecondition):
+class ProjectionLedElsewhere(FailedPrecondition, reason="PROJECTION_LED_ELSEWHERE"):
     """Another projector on the same read store folds the projection."""
 
     message = "Projection {projection} is folded by another projector ({owner}); ask that one."
@@ -320,7 +311,7 @@ class ProjectionLedElsewhere(FailedPrecondition):
     owner: str
 
 
-class ReadModelParked(FailedPrecondition):
+class ReadModelParked(FailedPrecondition, reason="READ_MODEL_PARKED"):
     """The token's own event is left out of the projection."""
 
     message = "The event at position {position} is left out of projection {projection}: {error}"
@@ -329,7 +320,7 @@ class ReadModelParked(FailedPrecondition):
     error: str
 
 
-class ParkedNotFound(NotFound):
+class ParkedNotFound(NotFound, reason="PARKED_NOT_FOUND"):
     """No stream of that aggregate is parked."""
 
     message = "Nothing of {aggregate} is parked in projection {projection}."
@@ -337,7 +328,7 @@ class ParkedNotFound(NotFound):
     aggregate: str
 
 
-class StillParked(FailedPrecondition):
+class StillParked(FailedPrecondition, reason="STILL_PARKED"):
     """What is parked failed again."""
 
     message = "{aggregate} stays parked in projection {projection}, as its event {position} failed again: {error}"
@@ -347,14 +338,14 @@ class StillParked(FailedPrecondition):
     error: str
 
 
-class ProjectionNotFound(NotFound):
+class ProjectionNotFound(NotFound, reason="PROJECTION_NOT_FOUND"):
     """The projector runs no projection of that name."""
 
     message = "There is no projection '{projection}'."
     projection: str
 
 
-class ProcessNotFound(NotFound):
+class ProcessNotFound(NotFound, reason="PROCESS_NOT_FOUND"):
     """There is no process of that type, or no instance of it that is stuck or parked as the request says."""
 
     message = "There is no process {process} with an instance '{id}' that waits for an operator."
@@ -362,7 +353,7 @@ class ProcessNotFound(NotFound):
     id: str
 
 
-class ReadStoreUnavailable(Unavailable):
+class ReadStoreUnavailable(Unavailable, reason="READ_STORE_UNAVAILABLE"):
     """The projector cannot write the read store now."""
 
     message = "The read store cannot be written now ({cause}); projection {projection} goes on as before."
@@ -370,24 +361,21 @@ class ReadStoreUnavailable(Unavailable):
     cause: str
 
 
-class ReadModelNotReady(Unavailable):
+class ReadModelNotReady(Unavailable, reason="READ_MODEL_NOT_READY"):
     """The read model does not exist yet."""
 
     message = "The read model of projection {projection} does not exist yet."
     projection: str
 
 
-class QueryServerStopping(Unavailable):
+class QueryServerStopping(Unavailable, reason="READ_MODEL_NOT_READY"):
     """A watch ends because its server does."""
 
     message = "This query server is stopping; the watch of projection {projection} can be resumed at another one."
     projection: str
 
 
-QueryServerStopping.reason = ReadModelNotReady.reason
-
-
-class VersionNotReached(DeadlineExceeded):
+class VersionNotReached(DeadlineExceeded, reason="VERSION_NOT_REACHED"):
     """The aggregate did not reach the version in time."""
 
     message = "{aggregate} did not reach version {version} in time."
@@ -395,7 +383,7 @@ class VersionNotReached(DeadlineExceeded):
     version: int
 
 
-class RowNotFound(NotFound):
+class RowNotFound(NotFound, reason="ROW_NOT_FOUND"):
     """A view has no row under that key, and its query names no refusal of its own."""
 
     message = "View {view} has no row {key}."

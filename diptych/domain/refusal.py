@@ -1,12 +1,14 @@
-"""Refusals: the errors that a client is told about.
+"""Refusals: errors for the caller.
 
-A refusal is a class. Its base gives the gRPC status, its name the reason (`CopyOnLoan` is COPY_ON_LOAN), its
-fields the `ErrorInfo` metadata, and `message` the sentence, with the fields filled in::
+A refusal is a class. Its base gives the gRPC status, `reason` its stable name in the contract. Its fields become the
+metadata of `ErrorInfo`, and `message` is the sentence with the fields filled in::
 
-    class CopyOnLoan(FailedPrecondition):
+    class CopyOnLoan(FailedPrecondition, reason="COPY_ON_LOAN"):
         message = "Copy {copy_id} is on loan to {member_id}."
         copy_id: str
         member_id: str
+
+Without `reason` the name of the class gives it: `CopyOnLoan` is COPY_ON_LOAN.
 
 The tree::
 
@@ -25,16 +27,16 @@ The tree::
       Aborted              decided on a stale version                      read again, decide again
         VersionConflict, RebuildCancelled
       OutOfRange           beyond the end                                  do not retry
-        ResumeTokenExpired
+        ResumeTokenExpired, TokenAheadOfStream
       ResourceExhausted    a limit is reached                              retry after the delay given
         Overloaded
       DeadlineExceeded     not in time                                     retry with a longer deadline
         CommandNotInTime, ReadModelBehind, VersionNotReached
       Unavailable          not now                                         retry with backoff
-        LogUnavailable, OutcomeUnknown, ReadModelNotReady, ReadStoreUnavailable
+        LogUnavailable, OutcomeUnknown, ReadModelNotReady, QueryServerStopping, ReadStoreUnavailable
       Unimplemented        no such method                                  do not retry
         MethodUnknown
-      Internal             a defect of ours                                report it
+      Internal             a defect of the server or of the domain         report it
         InternalError
 
 The reasons of the engine's own refusals are those of `diptych.v1.ErrorReason`; a test compares the two.
@@ -42,40 +44,75 @@ The reasons of the engine's own refusals are those of `diptych.v1.ErrorReason`; 
 
 from __future__ import annotations
 
+import enum
 import inspect
 import re
-from collections.abc import Iterable
-from typing import Any, ClassVar, Self, dataclass_transform
+import string
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
-import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 ENGINE_DOMAIN = "diptych.v1"
 """The `ErrorInfo` domain of the engine's own refusals."""
 
 
+class StatusCode(enum.IntEnum):
+    """The gRPC status codes of refusals, with the numbers of `google.rpc.Code`."""
+
+    INVALID_ARGUMENT = code_pb2.INVALID_ARGUMENT
+    DEADLINE_EXCEEDED = code_pb2.DEADLINE_EXCEEDED
+    NOT_FOUND = code_pb2.NOT_FOUND
+    ALREADY_EXISTS = code_pb2.ALREADY_EXISTS
+    RESOURCE_EXHAUSTED = code_pb2.RESOURCE_EXHAUSTED
+    FAILED_PRECONDITION = code_pb2.FAILED_PRECONDITION
+    ABORTED = code_pb2.ABORTED
+    OUT_OF_RANGE = code_pb2.OUT_OF_RANGE
+    UNIMPLEMENTED = code_pb2.UNIMPLEMENTED
+    INTERNAL = code_pb2.INTERNAL
+    UNAVAILABLE = code_pb2.UNAVAILABLE
+
+
 @dataclass_transform(kw_only_default=True)
 class Refusal(Exception):
-    """The base of all refusals. Subclass one of the status classes below, not this.
+    """The base of all refusals. Subclass one of the status classes below, not this one.
 
-    Two refusals are equal when their class and fields are. `token` is the engine's: what the trailers carry.
+    Annotated names of a subclass are its fields; the constructor takes each of them as a keyword. A refusal is
+    immutable. Two refusals are equal when their class and their fields are.
+
+    Args of the class statement:
+        reason: The stable name in the contract. The default comes from the name of the class.
+
+    Raises:
+        TypeError: The class has a field whose name every refusal uses itself, or its `message` has a placeholder
+            that is no field. Raised too by the constructor when it is not given exactly the fields.
     """
 
-    status: ClassVar[grpc.StatusCode]
+    status: ClassVar[StatusCode]
+    """The gRPC status; set by the status classes below."""
     message: ClassVar[str]
+    """The sentence for the caller, with a placeholder `{name}` for each field."""
     reason: ClassVar[str] = ""
+    """The stable name in the contract, as COPY_ON_LOAN."""
     fields: ClassVar[tuple[str, ...]] = ()
+    """The names of the fields, inherited ones first."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    _values: Mapping[str, object]
+    _details: Mapping[str, str]
+    _retry_seconds: float | None
+    _trailer_token: str
+
+    def __init_subclass__(cls, *, reason: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.reason = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).upper()
+        cls.reason = reason or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).upper()
         own = [name for name, hint in inspect.get_annotations(cls).items() if "ClassVar" not in str(hint)]
         for name in own:
             if hasattr(Refusal, name):
                 raise TypeError(f"{cls.__name__} has a field {name}, which every refusal has; give it another name.")
         cls.fields = (*cls.fields, *(name for name in own if name not in cls.fields))
+        _check_message(cls)
 
     def __init__(self, **values: object) -> None:
         if set(values) != set(self.fields):
@@ -83,25 +120,45 @@ class Refusal(Exception):
                 f"{type(self).__name__} takes {', '.join(self.fields) or 'no fields'}; "
                 f"given: {', '.join(values) or 'none'}."
             )
-        self.__dict__.update(values)
-        # What is told is taken from here: `token` below is the engine's, and one refusal has a field of that name.
-        self._values = values
-        self._extra: dict[str, str] = {}
-        self._retry_seconds: float | None = None
-        self.token = ""
+        self.__dict__.update(values, _values=values, _details={}, _retry_seconds=None, _trailer_token="")
         super().__init__()
 
-    def telling(self, *, retry_seconds: float | None = None, **values: object) -> Self:
-        """Adds metadata beyond the fields, and how soon a retry makes sense; returns the refusal itself."""
-        self._extra.update((name, str(value)) for name, value in values.items())
-        if retry_seconds is not None:
-            self._retry_seconds = retry_seconds
-        return self
+    def __setattr__(self, name: str, value: object) -> None:
+        # Python itself sets `__cause__`, `__traceback__` and the like while an exception travels.
+        if not name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__} is immutable: {name} cannot be set. with_details() copies.")
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if not name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__} is immutable: {name} cannot be deleted.")
+        super().__delattr__(name)
+
+    def with_details(self, *, retry_seconds: float | None = None, **metadata: object) -> Self:
+        """Return a copy with more metadata than the fields.
+
+        Args:
+            retry_seconds: Seconds after which a retry makes sense; sent as `RetryInfo`. None: leaves it as it is.
+            **metadata: Further entries of `ErrorInfo.metadata`, as text.
+        """
+        details = {**self._details, **{name: str(value) for name, value in metadata.items()}}
+        return self._copy(
+            _details=details, _retry_seconds=self._retry_seconds if retry_seconds is None else retry_seconds
+        )
+
+    def with_token(self, token: str) -> Self:
+        """Return a copy that carries the token for the trailers. For the engine only."""
+        return self._copy(_trailer_token=token)
+
+    @property
+    def trailer_token(self) -> str:
+        """The token for the trailers; empty without one."""
+        return self._trailer_token
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The values told in `ErrorInfo.metadata`."""
-        return {**{name: _text(self._values[name]) for name in self.fields}, **self._extra}
+        """The entries of `ErrorInfo.metadata`: the fields as text, then those of `with_details`."""
+        return {**{name: _text(self._values[name]) for name in self.fields}, **self._details}
 
     def __str__(self) -> str:
         return self.message.format(**{name: _text(self._values[name]) for name in self.fields})
@@ -116,98 +173,130 @@ class Refusal(Exception):
         return hash((type(self), *(_text(self._values[name]) for name in self.fields)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self._values)
+        return _restore, (type(self), dict(self.__dict__))
 
     def details(self) -> Iterable[Message]:
-        """The status details beside `ErrorInfo`."""
+        """Yield the status details other than `ErrorInfo`."""
         if self._retry_seconds is not None:
             delay = duration_pb2.Duration()
             delay.FromNanoseconds(int(self._retry_seconds * 1e9))
             yield error_details_pb2.RetryInfo(retry_delay=delay)
 
     def to_status(self, domain: str) -> status_pb2.Status:
-        """This refusal as a `google.rpc.Status`. `domain` is the `ErrorInfo` domain of a domain's own refusals."""
+        """Return this refusal as a `google.rpc.Status`.
+
+        Args:
+            domain: The `ErrorInfo` domain of an author's refusals. Those of the engine have `ENGINE_DOMAIN`.
+        """
         own = type(self).__module__.startswith("diptych.")
         info = error_details_pb2.ErrorInfo(
             reason=self.reason, domain=ENGINE_DOMAIN if own else domain, metadata=self.metadata
         )
-        status = status_pb2.Status(code=self.status.value[0], message=str(self))
+        status = status_pb2.Status(code=self.status, message=str(self))
         for detail in (info, *self.details()):
             packed = any_pb2.Any()
             packed.Pack(detail)
             status.details.append(packed)
         return status
 
+    def _copy(self, **state: object) -> Self:
+        """Return a copy with these attributes in place of its own, without traceback and cause."""
+        return _restore(type(self), {**self.__dict__, **state})
+
+
+def _check_message(kind: type[Refusal]) -> None:
+    """Raise `TypeError` unless the fields of a class fill in all placeholders of its message."""
+    message = getattr(kind, "message", "")
+    known = ", ".join(kind.fields) or "none"
+    try:
+        for _, placeholder, _, _ in string.Formatter().parse(message):
+            if placeholder is not None and placeholder not in kind.fields:
+                raise TypeError(
+                    f"The message of {kind.__name__} has the placeholder {{{placeholder}}}, which is no field; "
+                    f"its fields: {known}."
+                )
+        message.format(**dict.fromkeys(kind.fields, ""))
+    except ValueError as error:
+        raise TypeError(
+            f"The message of {kind.__name__} is no format string ({error}); write placeholders as {{field}}, "
+            f"with one of its fields: {known}."
+        ) from error
+
+
+R = TypeVar("R", bound=Refusal)
+
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _restore(kind: type[Refusal], values: dict[str, object]) -> Refusal:
-    return kind(**values)
+def _restore(kind: type[R], state: dict[str, object]) -> R:
+    refusal = kind.__new__(kind)
+    refusal.__dict__.update(state)
+    return refusal
 
 
 class InvalidArgument(Refusal):
-    """The request is malformed or breaks a rule of the contract, whatever the state."""
+    """The request is malformed or breaks a rule of the contract, in any state."""
 
-    status = grpc.StatusCode.INVALID_ARGUMENT
+    status = StatusCode.INVALID_ARGUMENT
 
 
 class NotFound(Refusal):
-    """What the request is addressed to does not exist."""
+    """The target of the request does not exist."""
 
-    status = grpc.StatusCode.NOT_FOUND
+    status = StatusCode.NOT_FOUND
 
 
 class AlreadyExists(Refusal):
     """An id or a unique value is taken."""
 
-    status = grpc.StatusCode.ALREADY_EXISTS
+    status = StatusCode.ALREADY_EXISTS
 
 
 class FailedPrecondition(Refusal):
-    """A rule forbids it in this state."""
+    """A rule forbids the request in this state."""
 
-    status = grpc.StatusCode.FAILED_PRECONDITION
+    status = StatusCode.FAILED_PRECONDITION
 
 
 class Aborted(Refusal):
-    """It was decided on a state that is no more: read again, decide again."""
+    """The request was decided on a state that has changed: read again, decide again."""
 
-    status = grpc.StatusCode.ABORTED
+    status = StatusCode.ABORTED
 
 
 class OutOfRange(Refusal):
-    """It lies beyond the end."""
+    """The requested position lies beyond the end."""
 
-    status = grpc.StatusCode.OUT_OF_RANGE
+    status = StatusCode.OUT_OF_RANGE
 
 
 class ResourceExhausted(Refusal):
     """A limit is reached."""
 
-    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = StatusCode.RESOURCE_EXHAUSTED
 
 
 class DeadlineExceeded(Refusal):
-    """It did not happen in time."""
+    """The request was not served before its deadline."""
 
-    status = grpc.StatusCode.DEADLINE_EXCEEDED
+    status = StatusCode.DEADLINE_EXCEEDED
 
 
 class Unavailable(Refusal):
-    """It cannot be served now."""
+    """The request cannot be served now."""
 
-    status = grpc.StatusCode.UNAVAILABLE
+    status = StatusCode.UNAVAILABLE
 
 
 class Unimplemented(Refusal):
-    """There is no such method here."""
+    """The server has no such method."""
 
-    status = grpc.StatusCode.UNIMPLEMENTED
+    status = StatusCode.UNIMPLEMENTED
 
 
 class Internal(Refusal):
-    """A defect of ours."""
+    """A defect of the server or of the domain."""
 
-    status = grpc.StatusCode.INTERNAL
+    status = StatusCode.INTERNAL

@@ -83,7 +83,7 @@ class Health:
     async def _watch(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
         service = _parsed(health_pb2.HealthCheckRequest, data).service
         if self._watches >= WATCHES_MAX:
-            raise Overloaded(what="watches of health", limit=WATCHES_MAX).telling(retry_seconds=1)
+            raise Overloaded(what="watches of health", limit=WATCHES_MAX).with_details(retry_seconds=1)
         self._watches += 1
         try:
             told: int | None = None

@@ -35,6 +35,8 @@ _DETAILS_BYTES_MAX = 4000
 """With its message a status takes no more, and a thousand of them, the outcomes of one message, fit into 4 MiB."""
 _OVERHEAD_BYTES_MAX = 100
 _RETRY_SECONDS = 1.0
+_GRPC_STATUS: dict[int, grpc.StatusCode] = {status.value[0]: status for status in grpc.StatusCode}
+"""By the number of a refusal's status."""
 _INTERNAL = "diptych.internal."
 """What the services begin with that our servers have for each other."""
 
@@ -119,7 +121,7 @@ def _counts(service: str) -> int:
 
 def _trailers(refusal: Refusal, status: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
     details = ("grpc-status-details-bin", status.SerializeToString())
-    return (details, (METADATA_KEY, refusal.token)) if refusal.token else (details,)
+    return (details, (METADATA_KEY, refusal.trailer_token)) if refusal.trailer_token else (details,)
 
 
 class Binder(grpc.GenericRpcHandler):
@@ -199,7 +201,7 @@ class Binder(grpc.GenericRpcHandler):
         self._add(service, method, grpc.stream_stream_rpc_method_handler(cast("Any", call)))
 
     def _overloaded(self) -> Refusal:
-        return Overloaded(what="calls at once", limit=self.calls_max).telling(retry_seconds=_RETRY_SECONDS)
+        return Overloaded(what="calls at once", limit=self.calls_max).with_details(retry_seconds=_RETRY_SECONDS)
 
     def status(self, refusal: Refusal) -> status_pb2.Status:
         """The status that tells a refusal, shortened to what clients take."""
@@ -215,7 +217,7 @@ class Binder(grpc.GenericRpcHandler):
             # as `buf curl` does, that they have found it.
             refusal = MethodUnknown(method=method)
             status = self.status(refusal)
-            await context.abort(refusal.status, status.message, _trailers(refusal, status))
+            await context.abort(_GRPC_STATUS[refusal.status], status.message, _trailers(refusal, status))
             raise AssertionError("abort raises")
 
         return grpc.stream_unary_rpc_method_handler(cast("Any", call))
@@ -227,6 +229,6 @@ class Binder(grpc.GenericRpcHandler):
 
     def _tell(self, refusal: Refusal, context: Context) -> None:
         status = self.status(refusal)
-        context.set_code(refusal.status)
+        context.set_code(_GRPC_STATUS[refusal.status])
         context.set_details(status.message)
         context.set_trailing_metadata(_trailers(refusal, status))

@@ -45,7 +45,7 @@ class Feed:
     def subscribe(self) -> Subscriber:
         """A new subscriber, to be given to `unsubscribe`; raises `Overloaded`."""
         if len(self._subscribers) >= self._feeds_max:
-            raise Overloaded(what="feeds", limit=self._feeds_max).telling(retry_seconds=1)
+            raise Overloaded(what="feeds", limit=self._feeds_max).with_details(retry_seconds=1)
         subscriber = Subscriber(self._latest)
         self._subscribers.add(subscriber)
         return subscriber

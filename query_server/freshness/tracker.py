@@ -779,7 +779,7 @@ class Freshness:
         if self.closed:
             return
         if self.waits >= self._waits_max:
-            raise Overloaded(what="waits", limit=self._waits_max).telling(retry_seconds=1)
+            raise Overloaded(what="waits", limit=self._waits_max).with_details(retry_seconds=1)
         loop = asyncio.get_running_loop()
         wait = _Wait(loop.create_future())
         self.waits += 1

@@ -192,13 +192,11 @@ def _missing(query: GetQuery, request: Message, key: str, position: int, token: 
     if not isinstance(answer, Refusal):
         return answer.SerializeToString(deterministic=True)
     head = max(freshness.head.position or 0, position)
-    answer.telling(
+    raise answer.with_details(
         applied_position=position,
         head_position=head,
         retry_seconds=RETRY_SECONDS if head > position else None,
-    )
-    answer.token = token
-    raise answer
+    ).with_token(token)
 
 
 class _Fields(NamedTuple):

@@ -52,5 +52,4 @@ def tell(refusal: Refusal, freshness: Freshness, tracker: Tracker | None, presen
         refusal = freshness.absent(missing)
     trackers = freshness.trackers.values() if tracker is None else (tracker,)
     position = min((one.position for one in trackers), default=0)
-    refusal.token = refusal.token or max(presented, freshness.token(position))
-    return refusal
+    return refusal if refusal.trailer_token else refusal.with_token(max(presented, freshness.token(position)))

@@ -184,7 +184,7 @@ class RowReader:
         future = self._loop.create_future()
         waiting = reads.waiting
         if len(waiting) >= READS_MAX:
-            raise Overloaded(what="reads", limit=READS_MAX).telling(retry_seconds=1)
+            raise Overloaded(what="reads", limit=READS_MAX).with_details(retry_seconds=1)
         waiting.append((key, future))
         if not reads.under_way and (reads.sending is None or len(waiting) == reads.crowd):
             if reads.sending is not None:
@@ -339,7 +339,7 @@ class RowReader:
 
     async def _submit(self, work: Callable[[_Store], T]) -> T:
         if self._waiting >= READS_MAX:
-            raise Overloaded(what="reads", limit=READS_MAX).telling(retry_seconds=1)
+            raise Overloaded(what="reads", limit=READS_MAX).with_details(retry_seconds=1)
         future: asyncio.Future[T] = self._loop.create_future()
         self._waiting += 1
         try:

@@ -144,10 +144,10 @@ class Watches:
         if self.closed:
             raise QueryServerStopping(projection=view.projection.name)
         if len(self._open) >= settings.watches_max:
-            raise Overloaded(what="watches", limit=settings.watches_max).telling(retry_seconds=1)
+            raise Overloaded(what="watches", limit=settings.watches_max).with_details(retry_seconds=1)
         count = len(keys or ())
         if self._keys + count > settings.watched_keys_max:
-            raise Overloaded(what="watched keys", limit=settings.watched_keys_max).telling(retry_seconds=1)
+            raise Overloaded(what="watched keys", limit=settings.watched_keys_max).with_details(retry_seconds=1)
         watch = _Watch(self, self._hub(view), keys, digest, start)
         self._open[watch] = None
         self._keys += count

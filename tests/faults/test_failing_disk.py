@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from command_server.dispatch import Caller, Dispatcher
@@ -18,7 +17,7 @@ from command_server.submission import Submission
 from command_server.writer import Writer
 from diptych.contract.reasons import LogUnavailable, OutcomeUnknown
 from diptych.domain import loading as domains
-from diptych.domain.refusal import Refusal
+from diptych.domain.refusal import Refusal, StatusCode
 from diptych.server.settings import CommandServerSettings
 from diptych.v1.commands_pb2 import CommandContext
 from shop.v1.user_commands_pb2 import RegisterUserRequest
@@ -75,7 +74,7 @@ async def test_what_is_told_is_what_is_known(tmp_path: Path, error: str, refusal
     store._write = Failing(store._write, error)  # type: ignore[assignment,arg-type]
     failed = await send("ada")
     assert isinstance(failed.refusal, refusal)
-    assert failed.refusal.status is grpc.StatusCode.UNAVAILABLE
+    assert failed.refusal.status == StatusCode.UNAVAILABLE
     assert getattr(failed.refusal, "request_id", "r-ada") == "r-ada"
     again = await send("ada")
     assert again.accepted is not None

@@ -255,7 +255,7 @@ async def test_those_who_share_a_read_that_is_refused_get_refusals_of_their_own(
     _, view, _ = begun()
 
     async def read() -> ListRead:
-        raise Overloaded(what="reads", limit=1).telling(retry_seconds=1)
+        raise Overloaded(what="reads", limit=1).with_details(retry_seconds=1)
 
     refused = await asyncio.gather(*(view.shared("all", read) for _ in range(2)), return_exceptions=True)
     assert refused == [Overloaded(what="reads", limit=1)] * 2

@@ -20,21 +20,21 @@ from library.v1.events_pb2 import CopyAdded, CopyBorrowed, CopyPutAside, CopyPut
 LOAN_TIME = timedelta(days=28)
 
 
-class CopyExists(AlreadyExists):
+class CopyExists(AlreadyExists, reason="COPY_EXISTS"):
     """The id is taken."""
 
     message = "Copy {copy_id} exists."
     copy_id: str
 
 
-class CopyNotFound(NotFound):
+class CopyNotFound(NotFound, reason="COPY_NOT_FOUND"):
     """There is no such copy."""
 
     message = "There is no copy {copy_id}."
     copy_id: str
 
 
-class CopyOnLoan(FailedPrecondition):
+class CopyOnLoan(FailedPrecondition, reason="COPY_ON_LOAN"):
     """Somebody has it."""
 
     message = "Copy {copy_id} is on loan to {member_id}."
@@ -42,7 +42,7 @@ class CopyOnLoan(FailedPrecondition):
     member_id: str
 
 
-class CopyPutAsideForAnother(FailedPrecondition):
+class CopyPutAsideForAnother(FailedPrecondition, reason="COPY_PUT_ASIDE_FOR_ANOTHER"):
     """It waits for another member."""
 
     message = "Copy {copy_id} is put aside for {member_id}."
@@ -53,7 +53,7 @@ class CopyPutAsideForAnother(FailedPrecondition):
 CopyPutAsideForAnother.reason = "COPY_PUT_ASIDE"
 
 
-class UnknownMember(FailedPrecondition):
+class UnknownMember(FailedPrecondition, reason="UNKNOWN_MEMBER"):
     """There is no such member."""
 
     message = "There is no member {member_id}."

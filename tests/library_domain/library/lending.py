@@ -22,7 +22,7 @@ from library.v1.query_service_pb2 import (
 from library.v1.resources_pb2 import LoanDay, Member, OpenLoan
 
 
-class MemberNotFound(NotFound):
+class MemberNotFound(NotFound, reason="MEMBER_NOT_FOUND"):
     """There is no such member."""
 
     message = "There is no member {member_id}."

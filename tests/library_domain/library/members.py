@@ -10,14 +10,14 @@ from library.v1.command_service_pb2 import RegisterMemberRequest
 from library.v1.events_pb2 import MemberRegistered
 
 
-class MemberExists(AlreadyExists):
+class MemberExists(AlreadyExists, reason="MEMBER_EXISTS"):
     """The id is taken."""
 
     message = "Member {member_id} exists."
     member_id: str
 
 
-class EmailTaken(AlreadyExists):
+class EmailTaken(AlreadyExists, reason="EMAIL_TAKEN"):
     """Another member has the email."""
 
     message = "Another member has the email {email}."

@@ -40,7 +40,7 @@ from library.v1.events_pb2 import (
 PICKUP_TIME = timedelta(days=3)
 
 
-class CopyReserved(FailedPrecondition):
+class CopyReserved(FailedPrecondition, reason="COPY_RESERVED"):
     """Somebody has reserved it."""
 
     message = "Copy {copy_id} is reserved by {member_id}."
