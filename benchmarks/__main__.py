@@ -18,7 +18,7 @@ from benchmarks import cases as _declared  # noqa: F401
 from benchmarks import machine, plots, record, report
 from benchmarks.bench import CASES, FULL, QUICK, Bench, Case, Effort
 from benchmarks.measure import Measure
-from benchmarks.programs import ROOT
+from tests.support.programs import ROOT
 
 _ATTEMPTS = 3
 """How often the quick form measures a case that has fallen behind before it says so."""

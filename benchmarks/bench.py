@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.measure import Measure
-from benchmarks.programs import Pair, Program, Server, Settings
 from benchmarks.worker import Worker
+from tests.support.pair import Pair, Settings
+from tests.support.programs import Program, Server
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Effort:
 
 FULL = Effort(quick=False, rounds=5, seconds=2.0)
 QUICK = Effort(quick=True, rounds=3, seconds=0.8)
+
+
+def quiet_pair(data: Path, settings: Settings | None = None, env: dict[str, str] | None = None) -> Pair:
+    """Return the shop's servers on a folder of their own, not started yet, which log warnings alone."""
+    return Pair(data, settings=settings, env=env, options=["--log-level=warning"])
 
 
 class Bench:
@@ -58,7 +64,7 @@ class Bench:
 
     def pair(self, name: str = "pair", settings: Settings | None = None, env: dict[str, str] | None = None) -> Pair:
         """The shop's servers on a folder of their own, not started yet."""
-        return self._stack.enter_context(Pair(self.folder / name, settings, env))
+        return self._stack.enter_context(quiet_pair(self.folder / name, settings, env))
 
     def running(self, program: Program) -> Program:
         """A program that ends with the case."""

@@ -19,7 +19,7 @@ from benchmarks.bench import FULL, Bench
 from benchmarks.cases.commands import DRIVER
 from benchmarks.cases.folding import SHOP_EVENTS, shop_log
 from benchmarks.plots import FIGURES
-from benchmarks.programs import Server
+from tests.support.programs import Server
 
 _SECONDS = 3
 _PRODUCTS = 2000

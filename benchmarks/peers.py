@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.bench import Bench
 from benchmarks.measure import Measure, absent
-from benchmarks.programs import Program
 from diptych.cli.ports import Reservation
+from tests.support.programs import Program
 
 _EVENTSOURCING = "benchmarks.eventsourcing_peer"
 _UMADB = "benchmarks.umadb_peer"
@@ -68,9 +68,10 @@ def _umadb(bench: Bench, name: str, job: str) -> Side | Measure:
     reservation = Reservation("127.0.0.1:0")
     address = reservation.address
     reservation.close()  # It does not say that another socket may hold the port.
-    program = Path(sys.executable).with_name("umadb")
-    command = [str(program), "--listen", address, "--db-path", str(bench.folder / "uma.db")]
-    server = bench.running(Program(command, "UmaDB started", log=bench.folder / "umadb.log"))
+    arguments = ["--listen", address, "--db-path", str(bench.folder / "uma.db")]
+    executable = str(Path(sys.executable).with_name("umadb"))
+    log = bench.folder / "umadb.log"
+    server = bench.running(Program(arguments, log=log, executable=executable, ready="UmaDB started"))
     server.start()
     worker = bench.worker()
     return lambda: worker.call(f"{_UMADB}:{job}", address=address, seconds=bench.effort.seconds)

@@ -19,7 +19,7 @@ from typing import Any, Self, TextIO
 
 import uvloop
 
-from benchmarks.programs import environment
+from tests.support.programs import environment
 
 
 class JobFailed(Exception):

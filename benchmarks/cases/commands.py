@@ -9,9 +9,10 @@ from benchmarks.bench import Bench, case
 from benchmarks.h2load import unary_rate
 from benchmarks.measure import Measure, absent, alone, compared
 from benchmarks.peers import eventsourcing_saves, umadb_appends
-from benchmarks.programs import Pair, fsync_delay
+from benchmarks.slow_disk import fsync_delay
 from benchmarks.worker import Worker
 from benchmarks.workloads import requests
+from tests.support.pair import Pair
 
 DRIVER = "benchmarks.driver"
 _HOPELESS_MILLISECONDS = 200

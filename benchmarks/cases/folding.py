@@ -10,11 +10,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import Bench, case
+from benchmarks.bench import Bench, case, quiet_pair
 from benchmarks.cases.commands import DRIVER, field
 from benchmarks.measure import Measure, alone, compared
 from benchmarks.peers import eventsourcing_projects
-from benchmarks.programs import Pair
 
 SHOP_EVENTS = 150_000
 """Few enough to be made and folded in a minute; the rate is the same after ten times as many."""
@@ -25,7 +24,7 @@ def shop_log(bench: Bench, events: int) -> Path:
     """A folder with the log of a shop in which so many things happened, made by commands, once."""
     kept = bench.kept / f"shop-{events}"
     if not kept.exists():
-        with Pair(bench.folder / "making") as pair:
+        with quiet_pair(bench.folder / "making") as pair:
             pair.command.start()
             bench.worker().call(
                 f"{DRIVER}:load", address=pair.command.address, workload="shop_event", first=0, count=events

@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks.bench import Bench, case
 from benchmarks.cases.commands import DRIVER
 from benchmarks.measure import Measure, alone, percentile
-from benchmarks.programs import Pair
 from benchmarks.worker import Worker
+from tests.support.pair import Pair
 
 _RATE = 200
 _LABELS = {

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import Bench, case
+from benchmarks.bench import Bench, case, quiet_pair
 from benchmarks.cases.commands import DRIVER, field
 from benchmarks.h2load import unary_rate
 from benchmarks.measure import Measure, absent, alone, compared
-from benchmarks.programs import Pair, Server
 from benchmarks.worker import Worker
 from benchmarks.workloads import requests
+from tests.support.pair import Pair
+from tests.support.programs import Server
 
 PRODUCTS = 10_000
 
@@ -135,7 +136,7 @@ def filled(bench: Bench, count: int, **query: object) -> Pair:
     """A pair whose read model has so many products, put there in bulk; its log is empty. Started."""
     kept = bench.kept / f"products-{count}"
     if not kept.exists():
-        with Pair(bench.folder / "empty") as empty:
+        with quiet_pair(bench.folder / "empty") as empty:
             empty.start()
         bench.worker().call("benchmarks.bulk:fill_products", path=str(bench.folder / "empty" / "read.db"), count=count)
         shutil.copytree(bench.folder / "empty", kept, ignore=shutil.ignore_patterns("*.lock", "*.log"))

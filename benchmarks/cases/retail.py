@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.bench import Bench, case
 from benchmarks.measure import Measure, alone
-from benchmarks.programs import environment
+from tests.support.programs import environment
 
 LINES = 25_281
 _COLUMNS = (

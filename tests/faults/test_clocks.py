@@ -16,9 +16,9 @@ import pytest
 
 from diptych.domain.aggregate import new_id
 from projector.store.tombstones import Tombstones
-from tests.notes import Erased, Noted
+from tests.support.notes import Erased, Noted
+from tests.support.watch_stage import Stage
 from tests.unit.test_imports import ROOT, sources
-from tests.watch_stage import Stage
 
 READERS = {
     "command_server/writer.py": "the record time and the event ids, which are for people and need not ascend",

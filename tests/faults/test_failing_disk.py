@@ -21,7 +21,7 @@ from diptych.domain.refusal import Refusal, StatusCode
 from diptych.server.settings import CommandServerSettings
 from diptych.v1.commands_pb2 import CommandContext
 from shop.v1.user_commands_pb2 import RegisterUserRequest
-from tests.integration.command_server_harness import Client, command_server, connected
+from tests.support.command_calls import Client, command_server, connected
 
 pytestmark = pytest.mark.timeout(180)
 

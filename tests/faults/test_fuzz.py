@@ -33,7 +33,8 @@ from shop.v1.user_commands_pb2 import RegisterUserRequest
 from shop.v1.user_queries_pb2 import GetUserRequest
 from tests.faults.extent import REQUESTS, SEED
 from tests.faults.fuzz import Maker, method_path
-from tests.integration.harness import Pair, Server, started_pair
+from tests.support.pair import Pair, started_pair
+from tests.support.programs import Server
 
 CALLERS = 16
 GROWTH_MB = 96

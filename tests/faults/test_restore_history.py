@@ -20,8 +20,8 @@ from tests.history.records import History, Known, Write
 from tests.history.shop import ShopEffects
 from tests.history.shopping import Board, Shopper, open_shop
 from tests.history.stage import Stage
-from tests.integration.harness import eventually
 from tests.integration.test_backup import diptych
+from tests.support.polling import eventually
 
 SEED = 5
 WRITES = 80

@@ -19,7 +19,7 @@ from tests.history.records import History
 from tests.history.shop import ShopEffects
 from tests.history.shopping import Board, Importer, Shopper, open_shop
 from tests.history.stage import TROUBLES, Stage, stored
-from tests.integration.harness import eventually
+from tests.support.polling import eventually
 
 _RESETS = frozenset({"RESET_REASON_GENERATION"})
 """Why a watch may begin anew where projections are rebuilt."""

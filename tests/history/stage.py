@@ -24,7 +24,8 @@ from diptych.v1.projections_pb2 import PauseRequest, ResumeRequest
 from diptych.v1.projections_pb2_grpc import ProjectionServiceStub
 from tests.history.proxy import Proxy
 from tests.history.records import Fault, History, Stored, StoredRow
-from tests.integration.harness import Server, eventually
+from tests.support.polling import eventually
+from tests.support.programs import Server
 
 PROGRAMS = {
     "command-server": "command-server",
@@ -234,8 +235,12 @@ class Stage:
         actor.script, missed = list(failpoints), []
         await self.kill(name)
         for one in failpoints:
+
+            def is_back(one: str = one) -> bool:
+                return one in actor.died_at and actor.up.is_set()
+
             try:
-                await eventually(lambda one=one: one in actor.died_at and actor.up.is_set(), seconds=seconds)  # type: ignore[misc]
+                await eventually(is_back, seconds=seconds)
             except AssertionError:
                 missed.append(one)
                 await self.kill(name)

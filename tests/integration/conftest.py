@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diptych.client import Connection
-from tests.integration.harness import Pair, started_pair
+from tests.support.pair import Pair, started_pair
 
 
 @pytest.fixture

@@ -22,7 +22,9 @@ from shop.v1.product_commands_pb2 import CreateProductRequest
 from shop.v1.product_queries_pb2 import GetProductRequest
 from shop.v1.user_commands_pb2 import RegisterUserRequest
 from shop.v1.user_queries_pb2 import GetUserRequest
-from tests.integration.harness import ROOT, Pair, eventually
+from tests.support.pair import Pair
+from tests.support.polling import eventually
+from tests.support.programs import ROOT
 
 LONG = 60.0
 
@@ -102,9 +104,7 @@ async def restored(pair: Pair, backup: Path) -> str:
     assert pair.command.stop() == 0
     done = await diptych("restore", str(backup), f"--log=sqlite:///{pair.data / 'log.db'}", "--force")
     assert done.returncode == 0, done.stderr
-    before = len(pair.command.lines)
-    pair.command.spawn()
-    await asyncio.to_thread(pair.command.wait_ready, before)
+    await asyncio.to_thread(pair.command.start)
     return done.stdout
 
 

@@ -49,8 +49,9 @@ from tests.history.judge import Case, judge
 from tests.history.records import History
 from tests.history.shop import ShopEffects
 from tests.history.stage import stored
-from tests.integration.harness import Server, eventually
-from tests.integration.shop_processes import PaymentProvider, at_rest
+from tests.support.polling import eventually
+from tests.support.programs import Server
+from tests.support.shop_processes import PaymentProvider, at_rest
 
 BATCHES = (1, 7, 1000)
 

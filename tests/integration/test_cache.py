@@ -23,10 +23,11 @@ from library.v1.query_service_pb2 import GetMemberRequest, ListMembersRequest, L
 from library.v1.resources_pb2 import Member
 from shop.v1.user_commands_pb2 import RegisterUserRequest, UpdateUserProfileRequest
 from shop.v1.user_queries_pb2 import GetUserRequest, ListUsersRequest
-from tests.integration.harness import Pair, eventually, started_pair
-from tests.integration.query_server import QueryServer, Refused, library_store, started_query_server, until
-from tests.integration.scripted_upstreams import ScriptedUpstreams
-from tests.read_store_file import StoreFile
+from tests.support.local_query_server import QueryServer, Refused, library_store, started_query_server
+from tests.support.pair import Pair, started_pair
+from tests.support.polling import eventually
+from tests.support.read_store_file import StoreFile
+from tests.support.scripted_upstreams import ScriptedUpstreams
 
 
 class Metrics:
@@ -266,7 +267,7 @@ async def until_ada_is_kept(server: QueryServer) -> None:
         await get_ada(server)
         return counted("hits_total", "members") > before
 
-    await until(hit)
+    await eventually(hit)
 
 
 async def test_a_bound_on_staleness_holds_for_what_is_kept(scripted: tuple[QueryServer, StoreFile]) -> None:
@@ -287,7 +288,7 @@ async def test_a_bound_on_staleness_holds_for_what_is_kept(scripted: tuple[Query
             return refused.reason == "READ_MODEL_BEHIND"
         return False  # The head was at 10 within the last 0.2 s.
 
-    await until(too_stale)
+    await eventually(too_stale)
     hits = counted("hits_total", "members")
     # The store stays at 10: were it at 11, the look at it could tell so before the feed, and the row would be read.
     await server.upstreams.feed("lending", 11, 10, changes_after=10)

@@ -13,7 +13,7 @@ from diptych.v1 import read_model_pb2
 from diptych.v1.commands_pb2 import CommandResult
 from shop.v1.user_commands_pb2 import DeactivateUserRequest, RegisterUserRequest
 from shop.v1.user_queries_pb2 import GetUserRequest
-from tests.integration.harness import Pair
+from tests.support.pair import Pair
 
 
 def register(user_id: str, email: str = "") -> RegisterUserRequest:

@@ -47,7 +47,7 @@ from shop.v1.user_commands_pb2 import (
     UpdateUserProfileRequest,
 )
 from shop.v1.user_events_pb2 import LoginRecorded, UserRegistered
-from tests.integration.command_server_harness import (
+from tests.support.command_calls import (
     Answer,
     Client,
     command_server,
@@ -56,7 +56,7 @@ from tests.integration.command_server_harness import (
     info_of,
     next_outcomes,
 )
-from tests.integration.harness import ROOT, Server
+from tests.support.programs import ROOT, Server
 
 REGISTERED = UserRegistered.DESCRIPTOR.full_name
 LOGGED_IN = LoginRecorded.DESCRIPTOR.full_name

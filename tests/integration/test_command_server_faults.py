@@ -25,7 +25,7 @@ from diptych.v1.events_pb2 import (
     SubscribeResponse,
 )
 from shop.v1.user_commands_pb2 import RecordLoginRequest, RegisterUserRequest, UpdateUserProfileRequest
-from tests.integration.command_server_harness import (
+from tests.support.command_calls import (
     Client,
     StreamEnded,
     command_server,
@@ -33,7 +33,8 @@ from tests.integration.command_server_harness import (
     envelopes,
     next_outcomes,
 )
-from tests.integration.harness import Server, eventually
+from tests.support.polling import eventually
+from tests.support.programs import Server
 
 SUBSCRIBE = "diptych.v1.EventService/Subscribe"
 READ_STREAM = "diptych.v1.EventService/ReadStream"

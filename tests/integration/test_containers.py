@@ -38,7 +38,7 @@ from diptych.cli.ports import Reservation
 from diptych.client import Connection
 from shop.v1.user_commands_pb2 import RegisterUserRequest
 from shop.v1.user_queries_pb2 import GetUserRequest
-from tests.integration.harness import ROOT
+from tests.support.programs import ROOT
 
 COMPOSE: dict[str, Any] = YAML(typ="safe").load(ROOT / "docker-compose.yml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

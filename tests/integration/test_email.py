@@ -13,7 +13,7 @@ from diptych import Calling, EffectFailed
 from shop import email_maildir, email_smtp
 from shop.settings import ShopSettings
 from shop.v1.effects_pb2 import SendEmailRequest
-from tests.integration.mail_server import MailServer
+from tests.support.mail_server import MailServer
 
 WELCOME = SendEmailRequest(to="ada@example.com", subject="Welcome, Ádá", text="Dear Ádá,\n\nhello.\n")
 

@@ -19,7 +19,7 @@ from diptych.client import Connection, open_channel
 from diptych.contract.generate import generate
 from diptych.v1 import events_pb2, events_pb2_grpc
 from diptych.v1.commands_pb2 import AggregateRef
-from tests.integration.harness import ROOT, Server
+from tests.support.programs import ROOT, Server
 
 LONG = 60.0
 BLOCK = re.compile(r"^```(?:proto|python) (parcels/\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

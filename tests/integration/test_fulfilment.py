@@ -58,9 +58,10 @@ from shop.v1.product_commands_pb2 import CreateProductRequest
 from shop.v1.product_queries_pb2 import GetProductRequest
 from shop.v1.user_commands_pb2 import RegisterUserRequest
 from tests.history.clients import whole_log
-from tests.integration.harness import Pair, eventually, started_pair
-from tests.integration.order_rush import checked, open_rush, rush
-from tests.integration.shop_processes import PaymentProvider, last, watched
+from tests.support.order_rush import checked, open_rush, rush
+from tests.support.pair import Pair, started_pair
+from tests.support.polling import eventually
+from tests.support.shop_processes import PaymentProvider, last, watched
 
 PATIENT = {"SHOP_PAYMENT_SECONDS": "3600"}
 IMPATIENT = {"SHOP_PAYMENT_SECONDS": "1.5"}

@@ -28,7 +28,8 @@ from shop.v1.order_commands_pb2 import ImportedItem, ImportOrderRequest
 from shop.v1.order_queries_pb2 import GetOrderAnalyticsRequest, GetOrderRequest
 from shop.v1.product_commands_pb2 import CreateProductRequest
 from shop.v1.product_queries_pb2 import GetProductRequest
-from tests.integration.harness import ROOT, Pair, Program
+from tests.support.pair import Pair
+from tests.support.programs import ROOT, Program
 
 RETAIL = Path(os.environ.get("DIPTYCH_RETAIL_CSV") or ROOT.parent / "shared" / "data" / "online_retail_2010-12.csv")
 AGREED = "The sums agree exactly."

@@ -17,8 +17,9 @@ from diptych.internal.v1.log_pb2 import GetHeadRequest, GetHeadResponse
 from diptych.v1.commands_pb2 import CommandContext
 from diptych.v1.events_pb2 import SubscribeRequest, SubscribeResponse
 from shop.v1.user_commands_pb2 import RegisterUserRequest
-from tests.integration.command_server_harness import Answer, Client, command_server, connected, envelopes, next_outcomes
-from tests.integration.harness import Server, eventually
+from tests.support.command_calls import Answer, Client, command_server, connected, envelopes, next_outcomes
+from tests.support.polling import eventually
+from tests.support.programs import Server
 
 SUBSCRIBE = "diptych.v1.EventService/Subscribe"
 LONG = 60.0

@@ -19,8 +19,6 @@ from diptych.domain.folding import MemoryRows
 from diptych.internal.v1 import feed_pb2
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.commands_pb2 import AggregateRef
-from tests.integration.harness import eventually
-from tests.integration.scripted_log import ScriptedLog
 from tests.integration.test_projector import (
     Running,
     checkpoint,
@@ -30,7 +28,9 @@ from tests.integration.test_projector import (
     rows,
     running,
 )
-from tests.notes import Archived, Note, Noted, Notes, Tagged
+from tests.support.notes import Archived, Note, Noted, Notes, Tagged
+from tests.support.polling import eventually
+from tests.support.scripted_log import ScriptedLog
 
 QUICKLY: dict[str, Any] = {"park_pause_seconds": 0.001}
 

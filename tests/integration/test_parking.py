@@ -31,8 +31,10 @@ from library.v1.query_service_pb2 import (
     ListMembersRequest,
 )
 from library.v1.resources_pb2 import OpenLoan
-from tests.integration.harness import ROOT, Pair, Program, eventually, started_pair
 from tests.integration.test_pause import Operator, operator_of
+from tests.support.pair import Pair, started_pair
+from tests.support.polling import eventually
+from tests.support.programs import ROOT, Program
 
 LONG = 60.0
 """A time limit that only an answer that is not told at once would come near to."""

@@ -25,7 +25,9 @@ from shop.v1.product_commands_pb2 import CreateProductRequest
 from shop.v1.product_queries_pb2 import GetProductRequest
 from shop.v1.user_commands_pb2 import RegisterUserRequest
 from shop.v1.user_queries_pb2 import GetUserRequest
-from tests.integration.harness import ROOT, Pair, eventually
+from tests.support.pair import Pair
+from tests.support.polling import eventually
+from tests.support.programs import ROOT
 
 LONG = 60.0
 """A time limit that only an answer that is not told at once would come near to."""

@@ -22,8 +22,8 @@ from shop.v1.product_commands_pb2 import ChangePriceRequest, CreateProductReques
 from shop.v1.product_queries_pb2 import GetProductStatisticsRequest
 from shop.v1.user_commands_pb2 import DeactivateUserRequest, RegisterUserRequest
 from shop.v1.user_queries_pb2 import GetUserStatisticsRequest
-from tests.integration.harness import Pair
-from tests.integration.shop_processes import last
+from tests.support.pair import Pair
+from tests.support.shop_processes import last
 
 
 def gbp(units: int) -> Money:

@@ -25,9 +25,9 @@ from library.v1.command_service_pb2 import (
     RegisterMemberRequest,
     StartReservationRequest,
 )
-from tests.integration.command_server_harness import Client, connected, envelopes, next_outcomes
-from tests.integration.harness import ROOT, Server
-from tests.process_stage import come_true
+from tests.support.command_calls import Client, connected, envelopes, next_outcomes
+from tests.support.polling import eventually
+from tests.support.programs import ROOT, Server
 
 LONG = 60.0
 pytestmark = pytest.mark.timeout(240)
@@ -172,7 +172,7 @@ async def test_a_command_server_killed_at_any_moment_ends_every_reservation_once
                 for copy_id in copies:
                     while "ReservationEnded" not in await stream_of(client, "reservation", copy_id):
                         await asyncio.sleep(0.05)
-            await come_true(all_over)
+            await eventually(all_over)
             for copy_id in copies:
                 expected = ["CopyAdded", "CopyPutAside", "CopyPutBack"]
                 assert await stream_of(client, "copy", copy_id) == expected, "each command took effect once"
@@ -212,8 +212,8 @@ async def test_a_poison_input_is_seen_and_mended_by_an_operator(tmp_path: Path, 
             async def notified() -> bool:
                 return "ReservationNotified" in await stream_of(client, "reservation", good)
 
-            await come_true(parked)
-            await come_true(notified)
+            await eventually(parked)
+            await eventually(notified)
             (trouble,) = (await status_of(client)).troubles
             assert (trouble.process, trouble.id) == ("reservation", poison)
             assert trouble.kind == processes_pb2.PROCESS_TROUBLE_KIND_PARKED
@@ -235,7 +235,7 @@ async def test_a_poison_input_is_seen_and_mended_by_an_operator(tmp_path: Path, 
             async def mended() -> bool:
                 return "ReservationNotified" in await stream_of(client, "reservation", poison)
 
-            await come_true(mended)
+            await eventually(mended)
             assert (await status_of(client)).parked_instances == 0
             status, said = await diptych("processes", "retry", "reservation", poison, f"--commands={server.address}")
             assert status == 1
@@ -257,7 +257,7 @@ async def test_a_stuck_compensation_is_shown_and_recovers(tmp_path: Path, mail: 
             async def stuck() -> bool:
                 return (await status_of(client)).stuck_instances == 1
 
-            await come_true(stuck)
+            await eventually(stuck)
             (trouble,) = (await status_of(client)).troubles
             assert (trouble.id, trouble.kind) == ("c1", processes_pb2.PROCESS_TROUBLE_KIND_STUCK)
             assert trouble.reason.startswith("MAILBOX_FULL: ")
@@ -265,13 +265,13 @@ async def test_a_stuck_compensation_is_shown_and_recovers(tmp_path: Path, mail: 
             assert status == 0
             assert "STUCK" in said
             await server.restart()
-            await come_true(stuck)
+            await eventually(stuck)
             mail.failing = ""
 
             async def over() -> bool:
                 return (await status_of(client)).running_instances == 0
 
-            await come_true(over)
+            await eventually(over)
             keys = {asked["key"] for asked in mail.calls if asked["text"] == "c1 waits no more."}
             assert len(keys) == 1
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import ROOT, Pair, Program, started_pair
+from tests.support.pair import Pair, started_pair
+from tests.support.programs import ROOT, Program
 
 PROGRAMS = {"command-server": "command_server", "projector": "projector", "query-server": "query_server"}
 

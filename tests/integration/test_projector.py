@@ -27,9 +27,9 @@ from diptych.server.settings import ProjectorSettings
 from diptych.v1 import projections_pb2 as states
 from diptych.v1 import projections_pb2_grpc
 from projector.server import bootstrap
-from tests.integration.harness import eventually
-from tests.integration.scripted_log import ScriptedLog
-from tests.notes import Archived, Erased, Note, Noted, Notes, Tagged
+from tests.support.notes import Archived, Erased, Note, Noted, Notes, Tagged
+from tests.support.polling import eventually
+from tests.support.scripted_log import ScriptedLog
 
 WAIT_SECONDS = 20.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -563,7 +563,7 @@ class Killable:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tests.integration.notes_projector",
+            "tests.support.notes_projector",
             log.address,
             str(path / "read.db"),
             cwd=ROOT,

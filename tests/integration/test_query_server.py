@@ -37,9 +37,10 @@ from library.v1.query_service_pb2 import (
     LoanStatistics,
 )
 from library.v1.resources_pb2 import LoanDay, Member, OpenLoan
-from tests.integration.query_server import QueryServer, Refused, library_store, started_query_server, until
-from tests.integration.scripted_upstreams import ScriptedUpstreams
-from tests.read_store_file import StoreFile
+from tests.support.local_query_server import QueryServer, Refused, library_store, started_query_server
+from tests.support.polling import eventually
+from tests.support.read_store_file import StoreFile
+from tests.support.scripted_upstreams import ScriptedUpstreams
 
 STALLED = ProjectionState.PROJECTION_STATE_STALLED
 ADA = Member(member_id="ada", email="ada@example.com", name="Ada Lovelace")
@@ -83,7 +84,7 @@ async def known(server: QueryServer, head: int) -> None:
         status = await get_status(server)
         return status.head_position == head and all(p.state for p in status.projections)
 
-    await until(heard)
+    await eventually(heard)
 
 
 async def get_status(server: QueryServer) -> GetStatusResponse:
@@ -145,7 +146,7 @@ async def test_a_feed_that_is_ahead_of_the_store_is_not_believed_about_rows(
 ) -> None:
     await server.upstreams.at(11)
     await server.upstreams.feed("lending", 11, 11)
-    await until(lambda: applied(server, "lending", 11))
+    await eventually(lambda: applied(server, "lending", 11))
     reading = asyncio.ensure_future(get_ada(server, tokens=(server.identity.token(11),)))
     await asyncio.wait((reading,), timeout=0.2)
     assert not reading.done()
@@ -164,7 +165,7 @@ async def applied(server: QueryServer, projection: str, position: int) -> bool:
 async def test_a_feed_of_another_generation_proves_nothing(server: QueryServer) -> None:
     await server.upstreams.at(20)
     await server.upstreams.feed("lending", 20, 7, generation=2)
-    await until(lambda: applied(server, "lending", 20))
+    await eventually(lambda: applied(server, "lending", 20))
 
     with pytest.raises(Refused) as refused:
         await get_ada(server, tokens=(server.identity.token(20),), seconds=3)
@@ -239,7 +240,7 @@ async def test_a_stalled_projection_refuses_at_once_what_lies_beyond(server: Que
     assert (await get_ada(server, tokens=(server.identity.token(10),))).response == ADA
     status = {p.name: p for p in (await get_status(server)).projections}
     assert status["lending"].stalled_event == event
-    await until(lambda: not_serving(server, "diptych.projection.lending"))
+    await eventually(lambda: not_serving(server, "diptych.projection.lending"))
     assert await server.serving("diptych.projection.activity")
     assert await server.serving("library.v1.QueryService")
 
@@ -280,7 +281,7 @@ async def test_a_cancelled_wait_makes_room(store: StoreFile, upstreams: Scripted
                 await get_ada(server, tokens=(token,), seconds=3)
             return refused.value.reason == "READ_MODEL_BEHIND"
 
-        await until(room)
+        await eventually(room)
 
 
 # Tokens.
@@ -338,7 +339,7 @@ async def test_a_token_ahead_of_what_was_heard_is_good_if_the_command_server_say
     server.upstreams.head_told = 10
     server.upstreams.head = 12
     reading = asyncio.ensure_future(get_ada(server, tokens=(server.identity.token(12),)))
-    await until(lambda: server.upstreams.heads_asked == 1)
+    await eventually(lambda: server.upstreams.heads_asked == 1)
     await asyncio.wait((reading,), timeout=0.1)
     assert not reading.done()
     store.write(members, {"ada": ADA}, 12)
@@ -488,21 +489,21 @@ async def test_the_store_is_waited_for_and_found_again(
 
         store = library_store(path, identity)
         store.write(members, {"ada": ADA}, 3)
-        await until(lambda: server.serving("library.v1.QueryService"))
+        await eventually(lambda: server.serving("library.v1.QueryService"))
         assert (await get_ada(server)).token == identity.token(3)
         store.close()
 
         remove_files(tmp_path)
-        await until(lambda: not_serving(server))
+        await eventually(lambda: not_serving(server))
         with pytest.raises(Refused):
             await get_ada(server)
 
         store = library_store(path, identity)
-        await until(lambda: server.serving(""))
+        await eventually(lambda: server.serving(""))
         with pytest.raises(Refused) as refused:
             await get_ada(server)
         assert refused.value.reason == "MEMBER_NOT_FOUND"
-        await until(lambda: applied(server, "lending", 9))  # The feed was asked again, as what it said was void.
+        await eventually(lambda: applied(server, "lending", 9))  # The feed was asked again, as what it said was void.
         assert upstreams.feeds >= 2
         store.close()
 
@@ -571,7 +572,7 @@ async def test_those_who_wait_without_a_feed_have_the_checkpoint_written(
     upstreams.silent = True
     async with started_query_server(store.path, upstreams) as server:
         reading = asyncio.ensure_future(get_ada(server, tokens=(upstreams.identity.token(9),)))
-        await until(lambda: "lending" in upstreams.checkpoints_asked)
+        await eventually(lambda: "lending" in upstreams.checkpoints_asked)
         store.write(members, {}, 9)
         assert (await reading).response == ADA
 
@@ -583,16 +584,16 @@ async def test_what_a_feed_said_outlives_it(server: QueryServer) -> None:
 
 
 async def test_a_projection_not_heard_of_is_not_healthy(server: QueryServer) -> None:
-    await until(lambda: server.serving("diptych.projection.lending"))
+    await eventually(lambda: server.serving("diptych.projection.lending"))
     await server.upstreams.stop()
 
-    await until(lambda: not_serving(server, "diptych.projection.lending"))
+    await eventually(lambda: not_serving(server, "diptych.projection.lending"))
     assert await server.serving("library.v1.QueryService")
     status = await get_status(server)
     assert {p.state for p in status.projections} == {ProjectionState.PROJECTION_STATE_UNSPECIFIED}
 
     await server.upstreams.start()
-    await until(lambda: server.serving("diptych.projection.lending"))
+    await eventually(lambda: server.serving("diptych.projection.lending"))
 
 
 # Generations.
@@ -611,13 +612,13 @@ async def test_a_switch_of_generation_loses_no_read(server: QueryServer, store: 
     store.begin(lending, 2, active=False)
     store.write(members, {"ada": new}, 10, generation=2)
     store.switch(lending, 2, drop=1)
-    await until(lambda: "Augusta Ada King" in seen)
+    await eventually(lambda: "Augusta Ada King" in seen)
     stop.set()
     await asyncio.gather(*reading)
 
     assert (await get_ada(server)).response == new
     status = {p.name: p for p in (await get_status(server)).projections}
-    await until(lambda: generation_is(server, 2))
+    await eventually(lambda: generation_is(server, 2))
     assert status["lending"].version == 1
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 
 from diptych.cli.ports import Reservation
-from tests.integration.harness import ROOT
+from tests.support.programs import ROOT
 
 README = (ROOT / "README.md").read_text()
 RUNNING = (ROOT / "docs" / "running.md").read_text()

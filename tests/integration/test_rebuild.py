@@ -28,7 +28,9 @@ from library.v1.query_service_pb2 import GetLoanDayRequest, GetMemberRequest, Li
 from shop.v1.user_commands_pb2 import RecordLoginRequest, RegisterUserRequest
 from shop.v1.user_queries_pb2 import GetUserRequest, ListUsersRequest
 from tests.history.run import Plan, run, seeds
-from tests.integration.harness import ROOT, Pair, Server, eventually, started_pair
+from tests.support.pair import Pair, started_pair
+from tests.support.polling import eventually
+from tests.support.programs import ROOT, Server
 
 SECONDS = 60.0
 """What the slowest machine may take for anything here."""

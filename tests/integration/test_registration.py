@@ -28,9 +28,9 @@ from shop.v1.user_commands_pb2 import RegisterUserRequest
 from shop.v1.user_queries_pb2 import FindUsersByEmailRequest, GetUserRequest, ListUsersRequest
 from shop.v1.users_pb2 import USER_ROLE_SELLER
 from tests.history.clients import whole_log
-from tests.integration.harness import Pair, started_pair
-from tests.integration.mail_server import MailServer
-from tests.integration.shop_processes import last, watched
+from tests.support.mail_server import MailServer
+from tests.support.pair import Pair, started_pair
+from tests.support.shop_processes import last, watched
 
 WELCOME = "Welcome to the shop"
 SORRY = "Your registration could not be completed"

@@ -20,7 +20,7 @@ from shop.v1.product_commands_pb2 import (
 from shop.v1.product_queries_pb2 import GetProductRequest, SearchProductsRequest
 from shop.v1.products_pb2 import Product
 from shop.v1.user_commands_pb2 import RegisterUserRequest
-from tests.integration.harness import Pair
+from tests.support.pair import Pair
 
 PLENTY = 30
 

@@ -24,7 +24,8 @@ from shop.v1.order_queries_pb2 import GetOrderRequest
 from shop.v1.product_queries_pb2 import GetProductRequest
 from shop.v1.user_commands_pb2 import RegisterUserRequest
 from shop.v1.user_queries_pb2 import GetUserRequest
-from tests.integration.harness import ROOT, Program, eventually
+from tests.support.polling import eventually
+from tests.support.programs import ROOT, Program
 
 SERVERS = ("command-server", "projector", "query-server")
 

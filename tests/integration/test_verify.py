@@ -23,8 +23,10 @@ from diptych.v1.read_model_pb2 import WaitOutcome
 from shop.v1.order_commands_pb2 import CancelOrderRequest, PlacedItem, PlaceOrderRequest
 from shop.v1.product_commands_pb2 import AdjustStockRequest, CreateProductRequest, ReviewProductRequest
 from shop.v1.user_commands_pb2 import DeactivateUserRequest, RegisterUserRequest, UpdateUserProfileRequest
-from tests.integration.harness import ROOT, Pair, eventually, started_pair
-from tests.integration.shop_processes import last
+from tests.support.pair import Pair, started_pair
+from tests.support.polling import eventually
+from tests.support.programs import ROOT
+from tests.support.shop_processes import last
 
 LONG = 60.0
 EMAIL = FieldMask(paths=["email"])

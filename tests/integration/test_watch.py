@@ -27,7 +27,9 @@ from library.v1.command_service_pb2 import (
     ReturnCopyRequest,
 )
 from library.v1.resources_pb2 import Member, OpenLoan
-from tests.integration.harness import Pair, Program, Server, eventually, started_pair
+from tests.support.pair import Pair, started_pair
+from tests.support.polling import eventually
+from tests.support.programs import Program, Server
 
 SECONDS = 20.0
 BUFFER_ROWS = 50

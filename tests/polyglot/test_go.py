@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import Pair
 from tests.polyglot.story import told
 from tests.polyglot.workshop import Workshop, commands_for, go_environment
+from tests.support.pair import Pair
 
 pytestmark = pytest.mark.timeout(900)  # It may download and compile everything that gRPC needs.
 

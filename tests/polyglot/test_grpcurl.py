@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import ROOT, Pair
 from tests.polyglot.workshop import addresses, commands_for, go_environment, missing, run
+from tests.support.pair import Pair
+from tests.support.programs import ROOT
 
 pytestmark = pytest.mark.timeout(900)  # It may download and compile it.
 

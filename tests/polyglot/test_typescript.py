@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import Pair
 from tests.polyglot.story import told
 from tests.polyglot.workshop import HERE, Workshop, commands_for, environment
+from tests.support.pair import Pair
 
 pytestmark = pytest.mark.timeout(900)  # It may download everything that gRPC needs.
 

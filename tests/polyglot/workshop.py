@@ -25,7 +25,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.integration.harness import Pair
+from tests.support.pair import Pair
 
 HERE = Path(__file__).parent
 README = (HERE / "README.md").read_text()

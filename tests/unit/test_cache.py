@@ -22,22 +22,13 @@ from projector.feed import pending_changes as changes
 from projector.feed.feed import Feed, Subscriber
 from query_server.cache import cache as cache_module
 from query_server.cache.cache import Cache, ListRead, ProjectionCache, ViewCache
-from tests.notes import Notes
+from tests.support.clock import Clock
+from tests.support.notes import Notes
 
 NOTES = Notes("kept", columns=False)
 NAME, VIEW = "kept", NOTES.notes
 KEYS = ["a", "b", "c", "d"]
 PLENTY = 1 << 20
-
-
-class Clock:
-    """The time, as the test says."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def view_cache(kept: Cache) -> ViewCache:
@@ -46,7 +37,7 @@ def view_cache(kept: Cache) -> ViewCache:
 
 def begun(bytes_max: int = PLENTY, *, applied: int = 10, changed: int = 10) -> tuple[Cache, ViewCache, Clock]:
     """A cache that has heard where the projection is, and nothing before."""
-    clock = Clock()
+    clock = Clock(100.0)
     kept = Cache([NOTES.projection], bytes_max, clock)
     kept.saw_store(NAME, 1, applied)
     tell(kept, applied, changed, gap=True)
@@ -300,7 +291,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.changed = 0
         self.rows: dict[str, bytes | None] = {}
         self.history = [Snapshot(1, 0, {})]
-        self.clock = Clock()
+        self.clock = Clock(100.0)
         self.kept = Cache([NOTES.projection], 2500, self.clock)
         self.view = view_cache(self.kept)
         self.feed = Feed(10)

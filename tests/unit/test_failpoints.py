@@ -63,7 +63,8 @@ def test_what_is_no_failpoint_is_refused(points: str) -> None:
 
 @pytest.mark.parametrize(("action", "number"), [("kill", signal.SIGKILL), ("stop", signal.SIGSTOP)])
 def test_a_process_kills_or_stops_itself(action: str, number: signal.Signals) -> None:
-    code = f"from diptych.server import failpoints as f; f.arm('fold.taken={action}@2'); [f.hit('fold.taken') for _ in '12']"
+    hits = f"f.arm('fold.taken={action}@2'); [f.hit('fold.taken') for _ in '12']"
+    code = f"from diptych.server import failpoints as f; {hits}"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         if number is signal.SIGKILL:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from diptych.domain.folding import Folding, MemoryRows
 from diptych.domain.projection import Projection, Recorded, View
 from diptych.v1.events_pb2 import RecordedEvent
-from tests.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of, recorded
+from tests.support.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of, recorded
 
 _KEYS = st.sampled_from(["a", "b", "ä"])
 _EVENTS = st.one_of(

@@ -27,6 +27,7 @@ from diptych.internal.v1 import feed_pb2, log_pb2
 from diptych.v1.projections_pb2 import ProjectionState
 from query_server.freshness.tracker import Freshness, Head, HeadHeard, Tracker
 from query_server.rows.row_reader import StoredGeneration
+from tests.support.clock import Clock
 
 RUNNING = ProjectionState.PROJECTION_STATE_RUNNING
 REBUILDING = ProjectionState.PROJECTION_STATE_REBUILDING
@@ -54,16 +55,6 @@ class Answers:
 
     def ask_checkpoint(self, projection: str) -> None:
         self.checkpoints.append(projection)
-
-
-class Clock:
-    """A clock that goes by hand, from the real time on."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class At(NamedTuple):

@@ -17,7 +17,7 @@ from projector.store.generations import TakenUp
 from projector.store.leases import Leads
 from projector.store.read_store_file import ReadStoreFile
 from projector.store.row_writer import RowWriter
-from tests.notes import Noted, Notes, log_of
+from tests.support.notes import Noted, Notes, log_of
 
 LOG = log_of([Noted(key=f"k{n}", text=str(n)) for n in range(1300)])
 

@@ -20,7 +20,7 @@ from projector.generation.parked_refold import EntangledError, ParkedRefold
 from projector.store.parked_streams import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, LeftOut
 from projector.store.read_store_file import ReadStoreFile
 from projector.store.row_writer import RowWriter
-from tests.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of_streams, recorded
+from tests.support.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of_streams, recorded
 
 _KEYS = st.sampled_from("abc")
 _EVENTS = st.one_of(

@@ -28,8 +28,8 @@ from library.v1.command_service_pb2 import (
     StartReservationRequest,
 )
 from library.v1.events_pb2 import CopyBorrowed, CopyReturned, ReservationEnded, SendNoticeRequest, SendNoticeResponse
-from tests.integration.harness import eventually
-from tests.process_stage import SECONDS, Mail, Stage, come_true, library, stage
+from tests.support.polling import eventually
+from tests.support.process_stage import SECONDS, Mail, Stage, library, stage
 
 STARTED = ("ProcessStepped", "ReservationStarted")
 READY = ("ProcessStepped", "ReservationReady")
@@ -341,7 +341,7 @@ async def test_a_parked_instance_goes_on_in_order_when_the_code_is_mended(
         async def kept() -> bool:
             return len(await on.store.parked_inputs()) == 2
 
-        await come_true(kept)
+        await eventually(kept)
         if not restarted:
             await _mended(on, monkeypatch)
     if restarted:
@@ -361,7 +361,7 @@ async def test_what_waited_behind_an_input_that_was_taken_goes_on_after_a_start(
         async def kept() -> bool:
             return len(await on.store.parked_inputs()) == 2
 
-        await come_true(kept)
+        await eventually(kept)
         # As if it had been killed when the first was taken, and the second not yet.
         await on.store.delete_parked([one for one in await on.store.parked_inputs() if one.error])
         await on.store.commit(Reads({}, {}, ()), lambda loaded: Decided(settled=[(4, 0)]))
@@ -370,7 +370,7 @@ async def test_what_waited_behind_an_input_that_was_taken_goes_on_after_a_start(
         async def gone() -> bool:
             return not await on.store.parked_inputs()
 
-        await come_true(gone)
+        await eventually(gone)
         await on.settled()
 
 
@@ -384,7 +384,7 @@ async def _mended(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     async def gone() -> bool:
         return not await on.store.parked_inputs()
 
-    await come_true(gone)
+    await eventually(gone)
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -398,7 +398,7 @@ async def test_a_parked_input_can_be_discarded(tmp_path: Path, restarted: bool) 
         async def kept() -> bool:
             return len(await on.store.parked_inputs()) == 1
 
-        await come_true(kept)
+        await eventually(kept)
         if not restarted:
             assert on.host.discard("reservation", poison) == 0
             await on.settled()
@@ -439,7 +439,7 @@ async def test_a_key_function_that_fails_parks_the_events_of_that_aggregate(tmp_
         async def kept() -> bool:
             return len(await on.store.parked_inputs()) == 2
 
-        await come_true(kept)
+        await eventually(kept)
         await eventually(lambda: heard == ["of-c2 c2.1"], seconds=SECONDS)
         (lane,) = on.host.lanes.parked_lanes()
         assert (lane.process, lane.id) == ("keyed", "@copy/c1")
@@ -456,7 +456,7 @@ async def test_a_key_function_that_fails_parks_the_events_of_that_aggregate(tmp_
         async def gone() -> bool:
             return not await on.store.parked_inputs()
 
-        await come_true(gone)
+        await eventually(gone)
 
 
 async def test_inputs_of_one_instance_are_taken_in_order(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from diptych.domain.query import Condition, Order
 from diptych.domain.values import stored
 from diptych.storage import batch_window as crowd
 from query_server.rows.row_reader import READS_MAX, PageRead, RowReader
-from tests.read_store_file import StoreFile
+from tests.support.read_store_file import StoreFile
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 

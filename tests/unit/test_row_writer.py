@@ -16,7 +16,7 @@ from diptych.storage.read_store_schema import Checkpoint, decode_epochs
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.store.read_store_file import ReadStoreFile
 from projector.store.row_writer import Committed, RowWriter
-from tests.notes import Erased, Note, Noted, Notes, Tagged, log_of
+from tests.support.notes import Erased, Note, Noted, Notes, Tagged, log_of
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from diptych.storage.findings import Findings, aligned
 from diptych.storage.read_store_schema import view_table
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.store.rows_check import RowsCheck
-from tests.notes import Erased, Noted, Notes, Tagged, log_of
-from tests.read_store_file import StoreFile
+from tests.support.notes import Erased, Noted, Notes, Tagged, log_of
+from tests.support.read_store_file import StoreFile
 
 NOTES = Notes(columns=False)
 LOG = log_of(

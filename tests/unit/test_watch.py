@@ -27,8 +27,8 @@ from query_server.watch import hub as watch_hub
 from query_server.watch.change_reader import Change
 from query_server.watch.hub import Watcher
 from query_server.watch.resume_token import ResumeToken, Source, watched
-from tests.notes import Archived, Erased, Note, Noted, Tagged
-from tests.watch_stage import Client, Cut, Gate, Server, Stage, quiet
+from tests.support.notes import Archived, Erased, Note, Noted, Tagged
+from tests.support.watch_stage import Client, Cut, Gate, Server, Stage, quiet
 
 GENERATION = ResetReason.RESET_REASON_GENERATION
 OVERFLOW = ResetReason.RESET_REASON_OVERFLOW

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from diptych.contract.reasons import QueryServerStopping, ResumeTokenExpired
-from tests.notes import Archived, Erased, Noted, Tagged
-from tests.watch_stage import Client, Cut, Server, Stage, quiet
+from tests.support.notes import Archived, Erased, Noted, Tagged
+from tests.support.watch_stage import Client, Cut, Server, Stage, quiet
 
 T = TypeVar("T")
 

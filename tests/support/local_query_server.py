@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from diptych.v1 import read_model_pb2_grpc
 from library.lending import activity, lending
 from library.v1 import query_service_pb2_grpc
 from query_server.server import bootstrap
-from tests.integration.scripted_upstreams import ScriptedUpstreams
-from tests.read_store_file import StoreFile
+from tests.support.read_store_file import StoreFile
+from tests.support.scripted_upstreams import ScriptedUpstreams
 
 
 class Refused(Exception):
@@ -91,16 +90,6 @@ class QueryServer:
         """Whether a service's health is good."""
         answer = await self._health(health_pb2.HealthCheckRequest(service=service))
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 30) -> None:
-    """Waits until something is so."""
-    async with asyncio.timeout(seconds):
-        while True:
-            found = condition()
-            if found if isinstance(found, bool) else await found:
-                return
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

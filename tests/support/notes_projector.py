@@ -1,4 +1,4 @@
-"""A projector of the notes, for a process that tests kill: `python -m tests.integration.notes_projector LOG FILE`."""
+"""A projector of the notes, for a process that tests kill: `python -m tests.support.notes_projector LOG FILE`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diptych.server.health import Health
 from diptych.server.lifecycle import Served
 from diptych.server.settings import ProjectorSettings
 from projector.server import bootstrap
-from tests.notes import Notes
+from tests.support.notes import Notes
 
 
 def main(log: str, file: str) -> int:

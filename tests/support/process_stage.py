@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -29,15 +29,9 @@ from library.lending import activity, lending
 from library.members import member
 from library.reservations import reservation
 from library.v1.events_pb2 import SendNoticeRequest, SendNoticeResponse
+from tests.support.polling import eventually
 
 SECONDS = 30.0
-
-
-async def come_true(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Waits until a condition is true."""
-    async with asyncio.timeout(SECONDS):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 class Mail:
@@ -122,8 +116,8 @@ class Stage:
             return sorted(found) == sorted(names)
 
         try:
-            await come_true(there)
-        except TimeoutError:
+            await eventually(there)
+        except AssertionError:
             raise AssertionError(f"{stream} has {found}") from None
 
     async def settled(self) -> None:
@@ -132,7 +126,7 @@ class Stage:
         async def nothing() -> bool:
             return not list(self.host.outputs) and not await self.store.read_work((0, 0), 1)
 
-        await come_true(nothing)
+        await eventually(nothing)
 
 
 def library(

@@ -29,7 +29,7 @@ from query_server.freshness.tracker import Freshness, HeadHeard
 from query_server.rows.row_reader import StoredGeneration
 from query_server.watch.resume_token import ResumeToken, watched
 from query_server.watch.service import Watches
-from tests.notes import Notes, recorded
+from tests.support.notes import Notes, recorded
 
 IDENTITY = LogIdentity.new()
 RUNNING = ProjectionState.PROJECTION_STATE_RUNNING

@@ -21,7 +21,8 @@ from shop.payments.v1.payments_pb2_grpc import PaymentServiceStub
 from shop.v1.fulfilments_pb2 import Fulfilment
 from shop.v1.processes_pb2 import PROCESS_STATUS_COMPLETED, PROCESS_STATUS_FAILED
 from shop.v1.registrations_pb2 import Registration
-from tests.integration.harness import Program, eventually
+from tests.support.polling import eventually
+from tests.support.programs import Program
 
 ROWS: dict[str, type[Registration] | type[Fulfilment]] = {"registrations": Registration, "fulfilments": Fulfilment}
 SECONDS = 90.0
@@ -36,18 +37,7 @@ class PaymentProvider(Program):
         self.address = self._reservation.address
         self.ledger = folder / "payments.jsonl"
         arguments = ["-m", "shop.payments", f"--address={self.address}", f"--ledger={self.ledger}"]
-        super().__init__(arguments, log=folder / "payments.log")
-
-    def start(self) -> None:
-        """Starts the provider and waits until it is ready."""
-        before = len(self.lines)
-        self.spawn()
-        self.wait_for_line(lambda line: line.startswith("shop.payments ready "), after=before)
-
-    async def restart(self) -> None:
-        """Kills the provider if it runs, starts it again, and waits until it is ready."""
-        self.kill()
-        await asyncio.to_thread(self.start)
+        super().__init__(arguments, log=folder / "payments.log", ready="shop.payments ready ")
 
     async def charges(self) -> dict[str, Charge]:
         """The ledger, by reference."""
@@ -63,8 +53,8 @@ class PaymentProvider(Program):
             await stub.SetFault(request, timeout=30, wait_for_ready=True)
 
     def close(self) -> None:
-        """Ends the process if it still runs, and lets the port go."""
-        self.kill()
+        """Kill the process if it runs, and release the port."""
+        super().close()
         self._reservation.close()
 
     @asynccontextmanager

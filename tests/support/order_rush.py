@@ -17,7 +17,7 @@ from shop.v1.processes_pb2 import PROCESS_STATUS_COMPLETED
 from shop.v1.product_commands_pb2 import CreateProductRequest
 from shop.v1.product_queries_pb2 import GetProductRequest
 from shop.v1.user_commands_pb2 import RegisterUserRequest
-from tests.integration.shop_processes import ended, last
+from tests.support.shop_processes import ended, last
 
 
 @dataclass

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from diptych.contract.token import METADATA_KEY
 from diptych.v1.commands_pb2 import CommandOutcome, CommandResult, ExecuteRequest, ExecuteResponse
-from tests.integration.harness import Server
+from tests.support.programs import Server
 
 M = TypeVar("M", bound=Message)
 Metadata = Sequence[tuple[str, str]]

@@ -11,7 +11,7 @@ import grpc.aio
 
 from diptych.internal.v1 import log_pb2, log_pb2_grpc
 from diptych.v1.events_pb2 import RecordedEvent
-from tests.notes import recorded
+from tests.support.notes import recorded
 
 
 class ScriptedLog(log_pb2_grpc.LogServiceServicer):
