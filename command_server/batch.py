@@ -35,7 +35,7 @@ from diptych.contract.wire import delimited
 from diptych.domain.aggregate import AggregateRef, Deciding
 from diptych.domain.loading import LoadedDomain
 from diptych.domain.refusal import Refusal
-from diptych.server.router import internal_error
+from diptych.server.errors import internal_error
 from diptych.v1.processes_pb2 import ProcessStepped
 
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}

@@ -17,7 +17,9 @@ from diptych.contract.token import LogIdentity
 from diptych.contract.wire import delimited
 from diptych.domain.loading import CommandMethod, LoadedDomain
 from diptych.domain.refusal import Refusal
-from diptych.server.router import REQUEST_ID_KEY, Binder, Context, UnaryHandler, internal_error, tell_token
+from diptych.server.errors import internal_error
+from diptych.server.request_context import RequestContext
+from diptych.server.router import Router, UnaryHandler
 from diptych.server.settings import CommandServerSettings
 from diptych.v1.commands_pb2 import CommandEnvelope, ExecuteRequest
 
@@ -35,24 +37,25 @@ class CommandServices:
         domain: LoadedDomain,
         writer: Writer,
         identity: LogIdentity,
-        binder: Binder,
+        router: Router,
         settings: CommandServerSettings,
     ) -> None:
         self._dispatcher = Dispatcher(domain)
         self._writer = writer
         self._identity = identity
         self._zero = identity.token(0)
-        self._binder = binder
+        self._router = router
         self._messages_max = settings.stream_messages_max
         self._reading: set[asyncio.Task[None]] = set()
         self._closing = False
         for method in domain.commands.values():
-            binder.unary(domain.command_service, method.name, self._unary(method))
-        binder.duplex(SERVICE, "Execute", self._execute)
+            router.bind_unary(domain.command_service, method.name, self._unary(method))
+        router.bind_duplex(SERVICE, "Execute", self._execute)
 
     def _unary(self, method: CommandMethod) -> UnaryHandler:
-        async def handle(request: bytes, context: Context) -> bytes:
+        async def handle(request: bytes, context: RequestContext) -> bytes:
             caller, presented = self._caller(context)
+            context.token = presented or self._zero  # For a refusal that answers at no position.
             try:
                 command = self._dispatcher.parse(method, request)
                 submission = self._dispatcher.submission(method, command, caller)
@@ -75,30 +78,25 @@ class CommandServices:
                 if submission.lost is not None:
                     raise submission.lost
                 if submission.refusal is not None:
-                    raise submission.refusal.with_token(self._identity.token(submission.position))
-            except Refusal as refusal:
-                raise refusal.with_token(max(presented, refusal.trailer_token or self._zero)) from None
+                    context.token = max(presented, self._identity.token(submission.position))
+                    raise submission.refusal
+            except Refusal:
+                raise
             except Exception as error:
-                internal = internal_error(error, caller.request_id, command=method.name)
-                raise internal.with_token(presented or self._zero) from error
+                raise internal_error(error, caller.request_id, command=method.name) from error
             assert submission.accepted is not None
             result, token = result_bytes(submission.accepted, self._identity)
-            tell_token(context, max(presented, token))
+            context.token = max(presented, token)
             return delimited(1, result)
 
         return handle
 
-    def _caller(self, context: Context) -> tuple[Caller, str]:
+    def _caller(self, context: RequestContext) -> tuple[Caller, str]:
         """Who calls, and the greatest token presented."""
-        request_id = trace = ""
-        for key, value in context.invocation_metadata() or ():
-            if key == REQUEST_ID_KEY:
-                request_id = str(value)
-            elif key == "traceparent":
-                trace = traceparent(str(value))
-        return Caller("", request_id, trace), presented_token(context, self._identity)
+        trace = traceparent(context.traceparent)
+        return Caller(context.actor, context.request_id, trace), presented_token(context, self._identity)
 
-    async def _execute(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async def _execute(self, requests: AsyncIterator[bytes], context: RequestContext) -> AsyncIterator[bytes]:
         caller, presented = self._caller(context)
         written = 0
         stream = _CommandStream(self._messages_max)
@@ -114,10 +112,8 @@ class CommandServices:
             if reading.cancelled():
                 raise LogUnavailable(cause=STOPPING)
             await reading
-            tell_token(context, max(presented, self._identity.token(written)))
-        except Refusal as refusal:
-            raise refusal.with_token(max(presented, self._identity.token(written))) from None
         finally:
+            context.token = max(presented, self._identity.token(written))
             self._reading.discard(reading)
             reading.cancel()
             stream.abandon()
@@ -184,7 +180,7 @@ class CommandServices:
         """An element of `ExecuteResponse.outcomes`."""
         refusal = submission if isinstance(submission, Refusal) else submission.lost or submission.refusal
         if refusal is not None:
-            return delimited(1, delimited(2, self._binder.status(refusal).SerializeToString()))
+            return delimited(1, delimited(2, self._router.to_status(refusal).SerializeToString()))
         assert isinstance(submission, Submission)
         assert submission.accepted is not None
         result, _ = result_bytes(submission.accepted, self._identity)

@@ -27,7 +27,8 @@ from diptych.contract.wire import delimited
 from diptych.domain.aggregate import AggregateRef
 from diptych.domain.loading import LoadedDomain
 from diptych.domain.refusal import Refusal
-from diptych.server.router import Binder, Context, tell_token, wait_seconds
+from diptych.server.request_context import RequestContext
+from diptych.server.router import Router
 from diptych.server.settings import CommandServerSettings
 from diptych.v1.commands_pb2 import AggregateRef as AggregateRefMessage
 from diptych.v1.events_pb2 import (
@@ -55,7 +56,7 @@ class EventService:
         domain: LoadedDomain,
         store: EventStore,
         stream: EventStream,
-        binder: Binder,
+        router: Router,
         settings: CommandServerSettings,
     ) -> None:
         self._aggregates = domain.domain.aggregates
@@ -67,33 +68,32 @@ class EventService:
         self._subscriptions_max = settings.subscriptions_max
         self._waits = 0
         self._waits_max = settings.waits_max
-        binder.stream(SERVICE, "Subscribe", self._subscribe)
-        binder.unary(SERVICE, "ReadStream", self._telling_token(self._read_stream))
-        binder.unary(SERVICE, "GetPosition", self._telling_token(self._get_position))
+        router.bind_stream(SERVICE, "Subscribe", self._subscribe)
+        router.bind_unary(SERVICE, "ReadStream", self._telling_token(self._read_stream))
+        router.bind_unary(SERVICE, "GetPosition", self._telling_token(self._get_position))
 
     def _telling_token(
-        self, answer: Callable[[bytes, Context], Awaitable[tuple[bytes, int]]]
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        self, answer: Callable[[bytes, RequestContext], Awaitable[tuple[bytes, int]]]
+    ) -> Callable[[bytes, RequestContext], Awaitable[bytes]]:
         """Gives the greater of the token presented and that of the position answered at to every answer."""
 
-        async def handle(data: bytes, context: Context) -> bytes:
+        async def handle(data: bytes, context: RequestContext) -> bytes:
             presented = presented_token(context, self._identity)
-            try:
-                response, position = await answer(data, context)
-            except Refusal as refusal:
-                raise refusal.with_token(max(presented, refusal.trailer_token or self._identity.token(0))) from None
-            tell_token(context, max(presented, self._identity.token(position)))
+            context.token = presented or self._identity.token(0)  # For a refusal that answers at no position.
+            response, position = await answer(data, context)
+            context.token = max(presented, self._identity.token(position))
             return response
 
         return handle
 
-    async def _subscribe(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def _subscribe(self, data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
         try:
             async with aclosing(self._subscription(data)) as frames:
                 async for frame in frames:
                     yield frame
-        except Refusal as refusal:
-            raise refusal.with_token(presented_token(context, self._identity) or self._identity.token(0)) from None
+        except Refusal:
+            context.token = presented_token(context, self._identity) or self._identity.token(0)
+            raise
 
     async def _subscription(self, data: bytes) -> AsyncGenerator[bytes, None]:
         request = parse(SubscribeRequest, data)
@@ -166,7 +166,7 @@ class EventService:
             raise InvalidRequest.of(("aggregate.id", "must have 1 to 200 characters"))
         return AggregateRef(message.type, message.id)
 
-    async def _read_stream(self, data: bytes, context: Context) -> tuple[bytes, int]:
+    async def _read_stream(self, data: bytes, context: RequestContext) -> tuple[bytes, int]:
         request = parse(ReadStreamRequest, data)
         stream = str(self._aggregate(request.aggregate))
         query = hashlib.blake2b(f"{stream}\n{request.from_version}".encode(), digest_size=8).digest()
@@ -186,18 +186,18 @@ class EventService:
             response += delimited(2, _page_token(query, following).encode())
         return response, head
 
-    async def _get_position(self, data: bytes, context: Context) -> tuple[bytes, int]:
+    async def _get_position(self, data: bytes, context: RequestContext) -> tuple[bytes, int]:
         request = parse(GetPositionRequest, data)
         ref = self._aggregate(request.aggregate)
         if self._waits >= self._waits_max:
             raise Overloaded(what="waits", limit=self._waits_max).with_details(retry_seconds=1.0)
-        seconds = wait_seconds(context, _WAIT_SECONDS)
+        seconds = context.wait_seconds(_WAIT_SECONDS)
         self._waits += 1
         try:
             position = await self._wait_for_version(str(ref), request.version, seconds)
         except TimeoutError:
-            refusal = VersionNotReached(aggregate=str(ref), version=request.version)
-            raise refusal.with_token(self._identity.token(self._stream.head)) from None
+            context.token = max(context.token, self._identity.token(self._stream.head))
+            raise VersionNotReached(aggregate=str(ref), version=request.version) from None
         except StoreUnavailable as error:
             raise LogUnavailable(cause=str(error)) from error
         finally:

@@ -20,7 +20,8 @@ from diptych.internal.v1.log_pb2 import (
     WatchHeadResponse,
 )
 from diptych.server import failpoints
-from diptych.server.router import Binder, Context
+from diptych.server.request_context import RequestContext
+from diptych.server.router import Router
 
 SERVICE = "diptych.internal.v1.LogService"
 _IDLE_SECONDS = 0.25
@@ -32,17 +33,17 @@ _COALESCE_SECONDS = 0.01
 class LogService:
     """Serves the log of one store to projectors and query servers."""
 
-    def __init__(self, store: EventStore, stream: EventStream, binder: Binder) -> None:
+    def __init__(self, store: EventStore, stream: EventStream, router: Router) -> None:
         self._store = store
         self._stream = stream
         self._identity = LogIdentity(log_id=store.identity.log_id)
         for epoch, first in store.identity.epochs:
             self._identity.epochs.add(epoch=epoch, first_position=first)
-        binder.stream(SERVICE, "Follow", self._follow)
-        binder.stream(SERVICE, "WatchHead", self._watch_head)
-        binder.unary(SERVICE, "GetHead", self._get_head)
+        router.bind_stream(SERVICE, "Follow", self._follow)
+        router.bind_stream(SERVICE, "WatchHead", self._watch_head)
+        router.bind_unary(SERVICE, "GetHead", self._get_head)
 
-    async def _follow(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def _follow(self, data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
         request = parse(FollowRequest, data)
         SUBSCRIPTIONS.inc()
         try:
@@ -79,7 +80,7 @@ class LogService:
             if position >= self._stream.head:
                 await self._stream.wait_beyond(position, 60.0)
 
-    async def _watch_head(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def _watch_head(self, data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
         told = self._stream.head
         yield WatchHeadResponse(identity=self._identity, head_position=told).SerializeToString()
         while True:
@@ -92,5 +93,5 @@ class LogService:
             told = self._stream.head
             yield WatchHeadResponse(head_position=told).SerializeToString()
 
-    async def _get_head(self, data: bytes, context: Context) -> bytes:
+    async def _get_head(self, data: bytes, context: RequestContext) -> bytes:
         return GetHeadResponse(identity=self._identity, head_position=self._stream.head).SerializeToString()

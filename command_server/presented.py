@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from diptych.contract.reasons import TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch
-from diptych.contract.token import METADATA_KEY, LogIdentity, Token
-from diptych.server.router import Context
+from diptych.contract.token import LogIdentity, Token
+from diptych.server.request_context import RequestContext
 
 
-def presented_token(context: Context, identity: LogIdentity) -> str:
+def presented_token(context: RequestContext, identity: LogIdentity) -> str:
     """The greatest token of this log in the request's metadata; empty without one.
 
     Nothing here is read at a token, so that one that is malformed, of another log or of what the log has lost is no
     error. It only must not be told back: whoever keeps the greatest would never get rid of it.
     """
     presented = ""
-    for key, value in context.invocation_metadata() or ():
-        if key == METADATA_KEY:
-            presented = max(presented, token_of(str(value), identity))
+    for token in context.presented_tokens:
+        presented = max(presented, token_of(token, identity))
     return presented
 
 

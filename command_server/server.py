@@ -18,7 +18,7 @@ from diptych.server import lifecycle
 from diptych.server.errors import StartError
 from diptych.server.health import Health
 from diptych.server.lifecycle import Served
-from diptych.server.router import Binder
+from diptych.server.router import Router
 from diptych.server.settings import CommandServerSettings, sqlite_path
 
 _ANSWER_SECONDS = 1.0
@@ -48,16 +48,16 @@ async def bootstrap(settings: CommandServerSettings, health: Health) -> Served:
     stream = EventStream(store, settings)
     writer = Writer(domain, store, settings, stream.publish)
     writing = asyncio.create_task(writer.run(), name="writer")
-    binder = Binder(domain.domain.package)
-    commands = CommandServices(domain, writer, store.identity, binder, settings)
-    EventService(domain, store, stream, binder, settings)
-    LogService(store, stream, binder)
+    router = Router(domain.domain.package)
+    commands = CommandServices(domain, writer, store.identity, router, settings)
+    EventService(domain, store, stream, router, settings)
+    LogService(store, stream, router)
     host = ProcessHost(domain, store, stream, writer, health.set)
     try:
         await host.start()
     except StoreUnavailable as error:
         raise StartError(f"The log {settings.log} cannot be read: {error}.") from error
-    ProcessService(host, store, binder)
+    ProcessService(host, store, router)
     ended: asyncio.Future[None] = asyncio.ensure_future(writing)
 
     async def close() -> None:
@@ -73,4 +73,4 @@ async def bootstrap(settings: CommandServerSettings, health: Health) -> Served:
         patience = settings.stop_seconds - min(_ANSWER_SECONDS, settings.stop_seconds / 2)
         asyncio.get_running_loop().call_later(patience, writer.give_up)
 
-    return Served(binder, failed=ended, drain=drain, close=close)
+    return Served(router, failed=ended, drain=drain, close=close)

@@ -22,7 +22,7 @@ from diptych.contract.reasons import CommandNotInTime, LogUnavailable, OutcomeUn
 from diptych.domain.loading import LoadedDomain
 from diptych.domain.refusal import Refusal
 from diptych.server import failpoints
-from diptych.server.router import internal_error
+from diptych.server.errors import internal_error
 from diptych.server.settings import CommandServerSettings
 from diptych.storage.batch_window import Crowd
 

@@ -16,7 +16,7 @@ from diptych.server.channels import CHANNEL_OPTIONS
 from diptych.server.errors import StartError
 from diptych.server.health import Health
 from diptych.server.lifecycle import Served
-from diptych.server.router import Binder
+from diptych.server.router import Router
 from diptych.server.settings import ProjectorSettings, sqlite_path
 from diptych.storage.errors import ReadStoreError, StoreError
 from projector.feed.feed import Feed
@@ -105,8 +105,8 @@ async def bootstrap(
         for line in lines.values():
             line.head_heard()
 
-    binder = Binder(f"{domain}.v1")
-    Services(feed, lines).bind(binder)
+    router = Router(f"{domain}.v1")
+    Services(feed, lines).bind(router)
     tasks = [asyncio.create_task(line.run()) for line in lines.values()]
     tasks.append(asyncio.create_task(HeadFollower(channel, settings.commands, head, head_heard).run()))
     if not file.leads.first:
@@ -127,7 +127,7 @@ async def bootstrap(
                 _log.warning("a checkpoint is not written", projection=line.projection.name, error=str(error))
         await file.close()
 
-    return Served(binder, failed=_first_failure(tasks), drain=drain, close=close)
+    return Served(router, failed=_first_failure(tasks), drain=drain, close=close)
 
 
 async def _come_first(leads: Leads) -> None:

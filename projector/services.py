@@ -20,7 +20,8 @@ from diptych.contract.validation import parse
 from diptych.domain.aggregate import AggregateRef
 from diptych.domain.refusal import Refusal
 from diptych.internal.v1 import feed_pb2
-from diptych.server.router import Binder, Context
+from diptych.server.request_context import RequestContext
+from diptych.server.router import Router
 from diptych.storage.errors import StoreError
 from diptych.v1 import projections_pb2
 from projector import parked_page
@@ -47,27 +48,27 @@ class Services:
         self._feed = feed
         self._lines = lines
 
-    def bind(self, binder: Binder) -> None:
+    def bind(self, router: Router) -> None:
         """Binds the rpcs."""
-        binder.stream(_FEED_SERVICE, "FollowFeed", self.follow_feed)
-        binder.unary(_FEED_SERVICE, "WriteCheckpoint", self.write_checkpoint)
-        binder.unary(_PROJECTION_SERVICE, "ListProjections", self.list_projections)
-        binder.unary(_PROJECTION_SERVICE, "Pause", self.pause)
-        binder.unary(_PROJECTION_SERVICE, "Resume", self.resume)
-        binder.unary(_PROJECTION_SERVICE, "ListParked", self.list_parked)
-        binder.unary(_PROJECTION_SERVICE, "RetryParked", self.retry_parked)
-        binder.unary(_PROJECTION_SERVICE, "DiscardParked", self.discard_parked)
-        binder.stream(_PROJECTION_SERVICE, "Rebuild", self.rebuild)
-        binder.unary(_PROJECTION_SERVICE, "CancelRebuild", self.cancel_rebuild)
-        binder.unary(_PROJECTION_SERVICE, "SwitchGeneration", self.switch_generation)
+        router.bind_stream(_FEED_SERVICE, "FollowFeed", self.follow_feed)
+        router.bind_unary(_FEED_SERVICE, "WriteCheckpoint", self.write_checkpoint)
+        router.bind_unary(_PROJECTION_SERVICE, "ListProjections", self.list_projections)
+        router.bind_unary(_PROJECTION_SERVICE, "Pause", self.pause)
+        router.bind_unary(_PROJECTION_SERVICE, "Resume", self.resume)
+        router.bind_unary(_PROJECTION_SERVICE, "ListParked", self.list_parked)
+        router.bind_unary(_PROJECTION_SERVICE, "RetryParked", self.retry_parked)
+        router.bind_unary(_PROJECTION_SERVICE, "DiscardParked", self.discard_parked)
+        router.bind_stream(_PROJECTION_SERVICE, "Rebuild", self.rebuild)
+        router.bind_unary(_PROJECTION_SERVICE, "CancelRebuild", self.cancel_rebuild)
+        router.bind_unary(_PROJECTION_SERVICE, "SwitchGeneration", self.switch_generation)
 
-    async def follow_feed(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def follow_feed(self, request: bytes, context: RequestContext) -> AsyncIterator[bytes]:
         """Tells query servers what the projections do."""
         parse(feed_pb2.FollowFeedRequest, request)
         async for frame in self._feed.follow():
             yield frame
 
-    async def write_checkpoint(self, request: bytes, context: Context) -> bytes:
+    async def write_checkpoint(self, request: bytes, context: RequestContext) -> bytes:
         """Writes a projection's checkpoint."""
         wanted = parse(feed_pb2.WriteCheckpointRequest, request)
         line = self._lines.get(wanted.projection)
@@ -80,26 +81,26 @@ class Services:
             raise ReadModelNotReady(projection=wanted.projection) from error
         return feed_pb2.WriteCheckpointResponse(position=position).SerializeToString()
 
-    async def list_projections(self, request: bytes, context: Context) -> bytes:
+    async def list_projections(self, request: bytes, context: RequestContext) -> bytes:
         """Tells the state of every projection."""
         parse(projections_pb2.ListProjectionsRequest, request)
         # Together they wait for what the database's thread is at, and not one after the other.
         statuses = await asyncio.gather(*(line.status() for line in self._lines.values()))
         return projections_pb2.ListProjectionsResponse(projections=statuses).SerializeToString()
 
-    async def pause(self, request: bytes, context: Context) -> bytes:
+    async def pause(self, request: bytes, context: RequestContext) -> bytes:
         """Pauses a projection."""
         line = self._named(parse(projections_pb2.PauseRequest, request).projection)
         await _written(line, line.pause())
         return projections_pb2.PauseResponse(status=await line.status()).SerializeToString()
 
-    async def resume(self, request: bytes, context: Context) -> bytes:
+    async def resume(self, request: bytes, context: RequestContext) -> bytes:
         """Lets a projection go on."""
         line = self._named(parse(projections_pb2.ResumeRequest, request).projection)
         await _written(line, line.resume())
         return projections_pb2.ResumeResponse(status=await line.status()).SerializeToString()
 
-    async def rebuild(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def rebuild(self, request: bytes, context: RequestContext) -> AsyncIterator[bytes]:
         """Fills a new generation, and tells how far it is until it answers."""
         line = self._named(parse(projections_pb2.RebuildRequest, request).projection)
         build = await _written(line, line.rebuild())
@@ -109,13 +110,13 @@ class Services:
             ended = await _ended(line, build)
         yield _told(build.progress(), switched=True).SerializeToString()
 
-    async def cancel_rebuild(self, request: bytes, context: Context) -> bytes:
+    async def cancel_rebuild(self, request: bytes, context: RequestContext) -> bytes:
         """Ends the filling of a generation."""
         line = self._named(parse(projections_pb2.CancelRebuildRequest, request).projection)
         await _written(line, line.cancel())
         return projections_pb2.CancelRebuildResponse(status=await line.status()).SerializeToString()
 
-    async def switch_generation(self, request: bytes, context: Context) -> bytes:
+    async def switch_generation(self, request: bytes, context: RequestContext) -> bytes:
         """Lets a kept generation answer again."""
         wanted = parse(projections_pb2.SwitchGenerationRequest, request)
         line = self._named(wanted.projection)
@@ -124,7 +125,7 @@ class Services:
             pass
         return projections_pb2.SwitchGenerationResponse(status=await line.status()).SerializeToString()
 
-    async def list_parked(self, request: bytes, context: Context) -> bytes:
+    async def list_parked(self, request: bytes, context: RequestContext) -> bytes:
         """A page of what is parked in a projection."""
         wanted = parse(projections_pb2.ListParkedRequest, request)
         line = self._named(wanted.projection)
@@ -132,7 +133,7 @@ class Services:
         page, more = await _written(line, line.list_parked(after, size, discarded=wanted.include_discarded))
         return parked_page.told(wanted, page, more=more).SerializeToString()
 
-    async def retry_parked(self, request: bytes, context: Context) -> bytes:
+    async def retry_parked(self, request: bytes, context: RequestContext) -> bytes:
         """Folds what is parked of a stream in place, or begins a new generation."""
         wanted = parse(projections_pb2.RetryParkedRequest, request)
         line, aggregate = self._named(wanted.projection), AggregateRef(wanted.aggregate.type, wanted.aggregate.id)
@@ -145,7 +146,7 @@ class Services:
         response.status.CopyFrom(await line.status())
         return response.SerializeToString()
 
-    async def discard_parked(self, request: bytes, context: Context) -> bytes:
+    async def discard_parked(self, request: bytes, context: RequestContext) -> bytes:
         """Lets a stream go on without what is left out."""
         wanted = parse(projections_pb2.DiscardParkedRequest, request)
         line = self._named(wanted.projection)

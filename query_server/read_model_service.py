@@ -17,7 +17,8 @@ from diptych.contract.reasons import (
 from diptych.contract.validation import parse
 from diptych.domain.loading import Domain
 from diptych.domain.refusal import Refusal
-from diptych.server.router import Binder, Context, tell_token, wait_seconds
+from diptych.server.request_context import RequestContext
+from diptych.server.router import Router
 from diptych.v1.projections_pb2 import ProjectionStatus, VersionProgress, ViewInfo
 from diptych.v1.read_model_pb2 import (
     AggregateVersion,
@@ -30,7 +31,7 @@ from diptych.v1.read_model_pb2 import (
     WatchVersionResponse,
 )
 from query_server.freshness.tracker import STALLED, Freshness, Tracker
-from query_server.queries.consistency import tell
+from query_server.queries.consistency import refuse
 from query_server.upstream import NoSuchVersion, NotInTime, NotReachable, Upstreams
 
 SERVICE = "diptych.v1.ReadModelService"
@@ -70,24 +71,24 @@ class ReadModelService:
         self._upstreams = upstreams
         self._wait_seconds = wait_seconds
 
-    def bind(self, binder: Binder) -> None:
+    def bind(self, router: Router) -> None:
         """Binds the service's rpcs."""
-        binder.unary(SERVICE, "WaitForVersion", self.wait_for_version)
-        binder.stream(SERVICE, "WatchVersion", self.watch_version)
-        binder.unary(SERVICE, "GetStatus", self.get_status)
+        router.bind_unary(SERVICE, "WaitForVersion", self.wait_for_version)
+        router.bind_stream(SERVICE, "WatchVersion", self.watch_version)
+        router.bind_unary(SERVICE, "GetStatus", self.get_status)
 
-    async def wait_for_version(self, data: bytes, context: Context) -> bytes:
+    async def wait_for_version(self, data: bytes, context: RequestContext) -> bytes:
         """Waits until a version is included, and says so, or why not."""
-        until = self._freshness.now + wait_seconds(context, self._wait_seconds)
-        request, trackers = self._asked(WaitForVersionRequest, data)
-        return self._answer(*await self._outcome(request, trackers, until), context)
+        until = self._freshness.now + context.wait_seconds(self._wait_seconds)
+        request, trackers = self._asked(WaitForVersionRequest, data, context)
+        return self._answer(*await self._outcome(request, trackers, until, context), context)
 
-    async def watch_version(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def watch_version(self, data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
         """Tells how far the read model is until a version is included, or cannot be, and says that last."""
         freshness = self._freshness
-        until = freshness.now + wait_seconds(context, self._wait_seconds)
-        request, trackers = self._asked(WatchVersionRequest, data)
-        waiting = asyncio.ensure_future(self._outcome(request, trackers, until))
+        until = freshness.now + context.wait_seconds(self._wait_seconds)
+        request, trackers = self._asked(WatchVersionRequest, data, context)
+        waiting = asyncio.ensure_future(self._outcome(request, trackers, until, context))
         told, told_at, pause = None, float("-inf"), _SOON_SECONDS
         try:
             while not (await asyncio.wait((waiting,), timeout=pause))[0]:
@@ -102,15 +103,19 @@ class ReadModelService:
         finally:
             waiting.cancel()
 
-    def _asked(self, kind: type[V], data: bytes) -> tuple[V, list[Tracker]]:
+    def _asked(self, kind: type[V], data: bytes, context: RequestContext) -> tuple[V, list[Tracker]]:
         try:
             request = parse(kind, data)
             return request, self._trackers(request.view)
         except Refusal as refusal:
-            raise tell(refusal, self._freshness, None, "") from None
+            raise refuse(refusal, context, self._freshness, None, "") from None
 
     async def _outcome(
-        self, request: WaitForVersionRequest | WatchVersionRequest, trackers: Sequence[Tracker], until: float
+        self,
+        request: WaitForVersionRequest | WatchVersionRequest,
+        trackers: Sequence[Tracker],
+        until: float,
+        context: RequestContext,
     ) -> tuple[WaitOutcome, Tracker, int, str]:
         """What came of waiting, by the projection worst off, how far that is known to be, and the token presented."""
         presented = ""
@@ -129,7 +134,7 @@ class ReadModelService:
             position = min(tracker.position, max(wanted - 1, 0)) if vain else tracker.position
             return outcome, tracker, position, presented
         except Refusal as refusal:
-            raise tell(refusal, self._freshness, None, presented) from None
+            raise refuse(refusal, context, self._freshness, None, presented) from None
 
     def _trackers(self, view: str) -> list[Tracker]:
         if not view:
@@ -196,10 +201,10 @@ class ReadModelService:
         rank, *_, tracker = min(outcomes)
         return _OUTCOMES[_HOPELESS[rank]], tracker
 
-    def _answer(self, outcome: WaitOutcome, tracker: Tracker, position: int, presented: str, context: Context) -> bytes:
-        token = max(presented, self._freshness.token(position))
-        if token:
-            tell_token(context, token)
+    def _answer(
+        self, outcome: WaitOutcome, tracker: Tracker, position: int, presented: str, context: RequestContext
+    ) -> bytes:
+        context.token = max(presented, self._freshness.token(position))
         return WaitForVersionResponse(
             outcome=outcome, progress=self._progress(position), projection=tracker.name
         ).SerializeToString()
@@ -215,12 +220,12 @@ class ReadModelService:
         progress.lag_time.FromNanoseconds(int(freshness.lag_seconds(position) * 1e9))
         return progress
 
-    async def get_status(self, data: bytes, context: Context) -> bytes:
+    async def get_status(self, data: bytes, context: RequestContext) -> bytes:
         """Tells the state of the log and of every projection, as this server knows it."""
         try:
             parse(GetStatusRequest, data)
         except Refusal as refusal:
-            raise tell(refusal, self._freshness, None, "") from None
+            raise refuse(refusal, context, self._freshness, None, "") from None
         freshness, now = self._freshness, self._freshness.now
         status = GetStatusResponse(
             head_position=freshness.head.position or 0,
@@ -233,8 +238,7 @@ class ReadModelService:
             status.head_age.FromNanoseconds(max(int((now - freshness.head.heard) * 1e9), 0))
         if (age := freshness.feed_age) is not None:
             status.projector_age.FromNanoseconds(max(int(age * 1e9), 0))
-        if token := freshness.token(min((t.position for t in freshness.trackers.values()), default=0)):
-            tell_token(context, token)
+        context.token = freshness.token(min((t.position for t in freshness.trackers.values()), default=0))
         return status.SerializeToString()
 
     def _status(self, tracker: Tracker, now: float) -> ProjectionStatus:

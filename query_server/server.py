@@ -11,7 +11,7 @@ from diptych.server import lifecycle
 from diptych.server.errors import StartError
 from diptych.server.health import Health
 from diptych.server.lifecycle import Served
-from diptych.server.router import Binder
+from diptych.server.router import Router
 from diptych.server.settings import QueryServerSettings, sqlite_path
 from query_server.cache.cache import Cache
 from query_server.freshness.tracker import Freshness
@@ -45,16 +45,16 @@ async def bootstrap(settings: QueryServerSettings, loaded: LoadedDomain, health:
     freshness = Freshness(domain, upstreams, waits_max=settings.waits_max)
     reader = RowReader(sqlite_path(settings.read_store), list(domain.projections.values()), settings.readers)
     freshness.events = reader
-    binder = Binder(domain.package)
+    router = Router(domain.package)
     cache = freshness.keeper = Cache(domain.projections.values(), settings.cache_bytes_max)
     reading = Reading(reader, freshness, cache, settings.wait_seconds, settings.combined_rows_max)
-    queries.bind(binder, loaded, reading)
-    ReadModelService(domain, freshness, upstreams, settings.wait_seconds).bind(binder)
+    queries.bind(router, loaded, reading)
+    ReadModelService(domain, freshness, upstreams, settings.wait_seconds).bind(router)
     watches = Watches(domain, freshness, sqlite_path(settings.read_store), settings)
-    watches.bind(binder)
+    watches.bind(router)
     metrics = QueryServerMetrics(freshness, reader, cache, watches)
     REGISTRY.register(metrics)
-    watch = StoreWatch(reader, freshness, upstreams, health, sorted(binder.services))
+    watch = StoreWatch(reader, freshness, upstreams, health, sorted(router.services))
     following = upstreams.follow(freshness)
     await watch.look()
     running = [asyncio.create_task(watch.run()), asyncio.create_task(watches.run())]
@@ -80,4 +80,4 @@ async def bootstrap(settings: QueryServerSettings, loaded: LoadedDomain, health:
         await upstreams.close()
         await reader.close()
 
-    return Served(binder, failed=failed, drain=drain, close=close, healthy=False)
+    return Served(router, failed=failed, drain=drain, close=close, healthy=False)

@@ -21,7 +21,7 @@ from diptych.contract.reasons import CommandUnknown, MalformedMessage
 from diptych.domain.loading import LoadedDomain
 from diptych.domain.refusal import Refusal, StatusCode
 from diptych.internal.v1.parking_pb2 import Outcome
-from diptych.server.router import internal_error
+from diptych.server.errors import internal_error
 
 _COMMANDS_MAX = 1000
 """Commands in the writer at once."""

@@ -11,7 +11,8 @@ from command_server.store.event_store import EventStore, StoreUnavailable, WorkK
 from diptych.contract.frames import recorded
 from diptych.contract.reasons import LogUnavailable
 from diptych.contract.validation import parse
-from diptych.server.router import Binder, Context
+from diptych.server.request_context import RequestContext
+from diptych.server.router import Router
 from diptych.v1 import processes_pb2 as messages
 
 SERVICE = "diptych.v1.ProcessService"
@@ -21,14 +22,14 @@ _TROUBLES_MAX = 1000
 class ProcessService:
     """Serves the processes of one host."""
 
-    def __init__(self, host: ProcessHost, store: EventStore, binder: Binder) -> None:
+    def __init__(self, host: ProcessHost, store: EventStore, router: Router) -> None:
         self._host = host
         self._store = store
-        binder.unary(SERVICE, "ListProcesses", self._list)
-        binder.unary(SERVICE, "RetryProcess", self._retry)
-        binder.unary(SERVICE, "DiscardParkedInput", self._discard)
+        router.bind_unary(SERVICE, "ListProcesses", self._list)
+        router.bind_unary(SERVICE, "RetryProcess", self._retry)
+        router.bind_unary(SERVICE, "DiscardParkedInput", self._discard)
 
-    async def _list(self, data: bytes, context: Context) -> bytes:
+    async def _list(self, data: bytes, context: RequestContext) -> bytes:
         parse(messages.ListProcessesRequest, data)
         try:
             processes = [await self._status(name) for name in sorted(self._host.marks)]
@@ -64,13 +65,13 @@ class ProcessService:
             status.troubles.append(_stuck(output, (await outputs.content(output)).message.TypeName()))
         return status
 
-    async def _retry(self, data: bytes, context: Context) -> bytes:
+    async def _retry(self, data: bytes, context: RequestContext) -> bytes:
         request = parse(messages.RetryProcessRequest, data)
         parked = await self._host.retry(request.process, request.id)
         response = messages.RetryProcessResponse(parked=parked is not None, reason=parked.error if parked else "")
         return response.SerializeToString()
 
-    async def _discard(self, data: bytes, context: Context) -> bytes:
+    async def _discard(self, data: bytes, context: RequestContext) -> bytes:
         request = parse(messages.DiscardParkedInputRequest, data)
         waiting = self._host.discard(request.process, request.id)
         return messages.DiscardParkedInputResponse(waiting_inputs=waiting).SerializeToString()

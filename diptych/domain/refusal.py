@@ -102,7 +102,6 @@ class Refusal(Exception):
     _values: Mapping[str, object]
     _details: Mapping[str, str]
     _retry_seconds: float | None
-    _trailer_token: str
 
     def __init_subclass__(cls, *, reason: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -120,7 +119,7 @@ class Refusal(Exception):
                 f"{type(self).__name__} takes {', '.join(self.fields) or 'no fields'}; "
                 f"given: {', '.join(values) or 'none'}."
             )
-        self.__dict__.update(values, _values=values, _details={}, _retry_seconds=None, _trailer_token="")
+        self.__dict__.update(values, _values=values, _details={}, _retry_seconds=None)
         super().__init__()
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -145,15 +144,6 @@ class Refusal(Exception):
         return self._copy(
             _details=details, _retry_seconds=self._retry_seconds if retry_seconds is None else retry_seconds
         )
-
-    def with_token(self, token: str) -> Self:
-        """Return a copy that carries the token for the trailers. For the engine only."""
-        return self._copy(_trailer_token=token)
-
-    @property
-    def trailer_token(self) -> str:
-        """The token for the trailers; empty without one."""
-        return self._trailer_token
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -14,7 +14,8 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2 as untyped_health_pb2
 
 from diptych.contract.reasons import MalformedMessage, Overloaded, ServiceUnknown
-from diptych.server.router import Binder, Context
+from diptych.server.request_context import RequestContext
+from diptych.server.router import Router
 
 HEALTH = "grpc.health.v1.Health"
 
@@ -53,11 +54,11 @@ class Health:
         self.told = dict.fromkeys(self.told, False)
         self._wake()
 
-    def bind(self, binder: Binder) -> None:
+    def bind(self, router: Router) -> None:
         """Binds the service."""
-        binder.unary(HEALTH, "Check", self._check)
-        binder.unary(HEALTH, "List", self._list)
-        binder.stream(HEALTH, "Watch", self._watch)
+        router.bind_unary(HEALTH, "Check", self._check)
+        router.bind_unary(HEALTH, "List", self._list)
+        router.bind_stream(HEALTH, "Watch", self._watch)
 
     def _wake(self) -> None:
         self._changed.set()
@@ -67,20 +68,20 @@ class Health:
         names = {True: "SERVING", False: "NOT_SERVING", None: "SERVICE_UNKNOWN"}
         return int(health_pb2.HealthCheckResponse.ServingStatus.Value(names[self.told.get(service)]))
 
-    async def _check(self, data: bytes, context: Context) -> bytes:
+    async def _check(self, data: bytes, context: RequestContext) -> bytes:
         service = _parsed(health_pb2.HealthCheckRequest, data).service
         if service not in self.told:
             raise ServiceUnknown(service=service[:200])
         answer: bytes = health_pb2.HealthCheckResponse(status=self._status(service)).SerializeToString()
         return answer
 
-    async def _list(self, data: bytes, context: Context) -> bytes:
+    async def _list(self, data: bytes, context: RequestContext) -> bytes:
         _parsed(health_pb2.HealthListRequest, data)
         statuses = {service: health_pb2.HealthCheckResponse(status=self._status(service)) for service in self.told}
         answer: bytes = health_pb2.HealthListResponse(statuses=statuses).SerializeToString()
         return answer
 
-    async def _watch(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def _watch(self, data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
         service = _parsed(health_pb2.HealthCheckRequest, data).service
         if self._watches >= WATCHES_MAX:
             raise Overloaded(what="watches of health", limit=WATCHES_MAX).with_details(retry_seconds=1)

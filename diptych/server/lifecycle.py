@@ -15,27 +15,19 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import grpc.aio
 import structlog
 import uvloop
 
 from diptych.server import failpoints
 from diptych.server.errors import StartError
+from diptych.server.grpc_transport import GrpcServer
 from diptych.server.health import HEALTH, Health
 from diptych.server.reflection import bind_reflection
-from diptych.server.router import Binder
+from diptych.server.router import Router
 from diptych.server.settings import ServerSettings
 from diptych.server.telemetry import configure_logging, serve_metrics
 
 _log = structlog.get_logger(__name__)
-
-_SERVER_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # Or a second start would silently share the port.
-    ("grpc.max_send_message_length", -1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_ping_strikes", 0),
-)
 
 _GARBAGE_OBJECTS = 5000
 """How many new objects there must be before cycles among them are looked for; with 700, it is after every 20 calls."""
@@ -49,7 +41,7 @@ async def _nothing() -> None:
 class Served:
     """What a server has opened."""
 
-    binder: Binder
+    router: Router
     failed: asyncio.Future[None] | None = None
     """Fails when a part that the server cannot live without does."""
     drain: Callable[[], Awaitable[None]] = _nothing
@@ -107,25 +99,17 @@ async def _serve(program: str, settings: ServerSettings, start: Start) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = grpc.aio.server(
-        options=(*_SERVER_OPTIONS, ("grpc.max_receive_message_length", settings.message_bytes_max))
-    )
-    try:
-        port = server.add_insecure_port(settings.address)
-    except RuntimeError as error:
-        raise StartError(f"Cannot listen on {settings.address}: is another program using the port?") from error
-    host = settings.address.rpartition(":")[0]
-    address = f"{host}:{port}"
-    served_health = Health(address)
+    server = GrpcServer(settings.message_bytes_max)
+    served_health = Health(server.bind_port(settings.address))
     served = await start(served_health)
-    served.binder.calls_max = settings.calls_max
-    services = sorted(served.binder.services)
-    served_health.bind(served.binder)
-    bind_reflection(served.binder, (*services, HEALTH))
-    server.add_generic_rpc_handlers((served.binder,))
+    served.router.calls_max = settings.calls_max
+    services = sorted(served.router.services)
+    served_health.bind(served.router)
+    bind_reflection(served.router, (*services, HEALTH))
+    served.router.check_complete()
     for service in {"", *services} - served_health.told.keys():
         await served_health.set(service, served.healthy)
-    await server.start()
+    await server.start(served.router)
     metrics = serve_metrics(settings.metrics_address)
     gc.collect()
     gc.freeze()

@@ -1,234 +1,179 @@
-"""The binder: where handlers of bytes become rpcs, and refusals become statuses.
+"""The router: binds rpcs to handlers of bytes, counts calls under way, and turns exceptions into refusals.
 
-Handlers take the request's bytes and return the response's bytes, so that nothing is parsed or serialised that
-need not be, and so that every error but gRPC core's own hard limits is told by us.
+A handler takes the request's bytes and returns the response's bytes. The engine therefore parses and serialises only
+the messages that it must, and chooses every error itself except gRPC's own hard limits.
+
+The router knows no transport. A transport looks up a `Method` by path and calls its `serve` with the request and a
+`TransportCall`; see `grpc_transport`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar, cast
+from enum import Enum, auto
+from typing import Any, NamedTuple, TypeVar
 
-import grpc
-import grpc.aio
-import structlog
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
+from google.protobuf import descriptor_pool
 
-from diptych.contract.reasons import InternalError, MethodUnknown, Overloaded
-from diptych.contract.token import METADATA_KEY
+from diptych.contract.reasons import MethodUnknown, Overloaded
 from diptych.domain.refusal import Refusal
+from diptych.server import status
+from diptych.server.errors import StartError, internal_error
+from diptych.server.request_context import RequestContext, TransportCall
 
-REQUEST_ID_KEY = "diptych-request-id"
-"""The request metadata in which a request id can travel."""
+UnaryHandler = Callable[[bytes, RequestContext], Awaitable[bytes]]
+StreamHandler = Callable[[bytes, RequestContext], AsyncIterator[bytes]]
+DuplexHandler = Callable[[AsyncIterator[bytes], RequestContext], AsyncIterator[bytes]]
+R = TypeVar("R")
 
-Context = grpc.aio.ServicerContext[Any, Any]
-UnaryHandler = Callable[[bytes, Context], Awaitable[bytes]]
-StreamHandler = Callable[[bytes, Context], AsyncIterator[bytes]]
-DuplexHandler = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
-M = TypeVar("M", bound=Message)
-
-_MESSAGE_BYTES_MAX = 1000
-_VALUE_BYTES_MAX = 300
-_DETAILS_BYTES_MAX = 4000
-"""With its message a status takes no more, and a thousand of them, the outcomes of one message, fit into 4 MiB."""
-_OVERHEAD_BYTES_MAX = 100
 _RETRY_SECONDS = 1.0
-_GRPC_STATUS: dict[int, grpc.StatusCode] = {status.value[0]: status for status in grpc.StatusCode}
-"""By the number of a refusal's status."""
-_INTERNAL = "diptych.internal."
-"""What the services begin with that our servers have for each other."""
-
-_log = structlog.get_logger(__name__)
+_UNCOUNTED_SERVICES = ("diptych.internal.", "grpc.health.")
+"""Prefixes of services whose calls do not count for `calls_max`: a server at its limit is healthy and says so."""
 
 
-def metadata_value(context: Context, key: str) -> str:
-    """The first value of a key in the request's metadata; empty without one."""
-    for name, value in context.invocation_metadata() or ():
-        if name == key:
-            return value if isinstance(value, str) else value.decode("ascii", "replace")
-    return ""
+class Kind(Enum):
+    """Shapes of an rpc."""
+
+    UNARY = auto()
+    STREAM = auto()
+    """One request, a stream of responses."""
+    DUPLEX = auto()
+    """Streams both ways."""
 
 
-def tell_token(context: Context, token: str) -> None:
-    """Puts a token into the answer's trailers."""
-    context.set_trailing_metadata(((METADATA_KEY, token),))
+class Method(NamedTuple):
+    """One rpc, ready to be served by a transport.
 
-
-def wait_seconds(context: Context, without_deadline: float) -> float:
-    """How long a call may wait: until shortly before its deadline, so that it can still answer.
-
-    Shortly is 5 % of the time left, at least 5 and at most 250 milliseconds.
+    Attributes:
+        kind: Shape of the rpc.
+        serve: Takes the request (DUPLEX: an async iterator of requests) and the `TransportCall`. UNARY: coroutine
+            function that returns the response. STREAM and DUPLEX: async generator function of responses. It raises
+            no `Exception`: a refusal is set as code, details and trailers of the call.
     """
-    left: float | None = context.time_remaining()
-    return without_deadline if left is None else max(0.0, left - min(0.25, max(0.005, left * 0.05)))
+
+    kind: Kind
+    serve: Callable[[Any, Any], Any]
 
 
-def internal_error(error: BaseException, request_id: str, **where: str) -> InternalError:
-    """The refusal for an exception that nobody foresaw, which is logged here with its trace."""
-    _log.error("unforeseen exception", request_id=request_id, exc_info=error, **where)
-    return InternalError(request_id=request_id)
+class Router:
+    """Routes rpcs by path (`/package.Service/Method`) to handlers.
 
-
-def fitting(status: status_pb2.Status) -> status_pb2.Status:
-    """The status itself, shortened where it must be: long values and messages are cut, the last violations left out.
-
-    gRPC clients refuse an answer whose trailers come to more than 8 KiB, and then tell nothing of it. That there
-    are more violations is told by their number in `ErrorInfo` and by the message.
-    """
-    status.message = _shortened(status.message, _MESSAGE_BYTES_MAX)
-    if status.ByteSize() <= _DETAILS_BYTES_MAX:
-        return status
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in status.details:
-        if detail.Unpack(info):
-            for key, value in info.metadata.items():
-                info.metadata[key] = _shortened(value, _VALUE_BYTES_MAX)
-            detail.Pack(info)
-    for detail in status.details:
-        if detail.Unpack(bad):
-            violations = list(bad.field_violations)
-            left = _DETAILS_BYTES_MAX - status.ByteSize() + detail.ByteSize() - _OVERHEAD_BYTES_MAX
-            bad.ClearField("field_violations")
-            for violation in violations:
-                violation.field = _shortened(violation.field, _VALUE_BYTES_MAX)
-                violation.description = _shortened(violation.description, _VALUE_BYTES_MAX)
-                left -= violation.ByteSize() + 4
-                if left < 0:
-                    break
-                bad.field_violations.append(violation)
-            detail.Pack(bad)
-    return status
-
-
-def _shortened(text: str, bytes_max: int) -> str:
-    """A text that takes so many bytes at the most where gRPC writes three for each that is no visible ASCII."""
-    if len(text) * 12 <= bytes_max:
-        return text
-    size = 0
-    for index, character in enumerate(text):
-        size += 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
-        if size > bytes_max:
-            return text[: max(0, index - 3)] + "..."
-    return text
-
-
-def _counts(service: str) -> int:
-    """What a call of a service counts for the limit. A server with all its hands full is healthy, and says so."""
-    return 0 if service.startswith((_INTERNAL, "grpc.health.")) else 1
-
-
-def _trailers(refusal: Refusal, status: status_pb2.Status) -> tuple[tuple[str, str | bytes], ...]:
-    details = ("grpc-status-details-bin", status.SerializeToString())
-    return (details, (METADATA_KEY, refusal.trailer_token)) if refusal.trailer_token else (details,)
-
-
-class Binder(grpc.GenericRpcHandler):
-    """Routes methods by their full name (`/package.Service/Method`) to handlers.
-
-    As the last handler of a server it also answers for methods that nobody serves. `domain` is the `ErrorInfo`
-    domain of a domain's own refusals.
+    Attributes:
+        calls_max: Calls under way at once; further calls are refused with OVERLOADED. Calls between our own servers
+            and calls of health do not count.
+        services: Full names of the services bound.
+        methods: The rpcs bound, by path.
     """
 
     def __init__(self, domain: str) -> None:
-        self._domain = domain
-        self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._calls = 0
+        """Create a router.
+
+        Args:
+            domain: `ErrorInfo.domain` of refusals that are not the engine's own.
+        """
         self.calls_max = sys.maxsize
-        """Calls under way at once; more are refused. Those of our own servers among each other do not count."""
         self.services: set[str] = set()
+        self._domain = domain
+        self.methods: dict[str, Method] = {}
+        self._calls = 0
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """For gRPC: the handler of a call."""
-        return self._methods.get(details.method) or self._unknown(details.method)
+    def bind_unary(self, service: str, method: str, handler: UnaryHandler) -> None:
+        """Bind an rpc with one request and one response."""
+        counted = _counted(service)
 
-    def unary(self, service: str, method: str, handler: UnaryHandler) -> None:
-        """Binds a unary rpc."""
-
-        counts = _counts(service)
-
-        async def call(request: bytes, context: Context) -> bytes:
-            self._calls += counts
+        async def serve(request: bytes, call: TransportCall) -> bytes:
+            context = RequestContext(call)
+            self._calls += counted
             try:
-                if self._calls > self.calls_max and counts:
+                if self._calls > self.calls_max and counted:
                     raise self._overloaded()
-                return await handler(request, context)
+                response = await handler(request, context)
+                if context.token:
+                    call.set_trailing_metadata(status.trailers_of(context.token))
+                return response
             except Exception as error:
-                self._tell(self._refusal(error, context, method), context)
+                self._refuse(error, method, context, call)
                 return b""
             finally:
-                self._calls -= counts
+                self._calls -= counted
 
-        self._add(service, method, grpc.unary_unary_rpc_method_handler(cast("Any", call)))
+        self._add(service, method, Method(Kind.UNARY, serve))
 
-    def stream(self, service: str, method: str, handler: StreamHandler) -> None:
-        """Binds an rpc that answers with a stream."""
+    def bind_stream(self, service: str, method: str, handler: StreamHandler) -> None:
+        """Bind an rpc with one request and a stream of responses."""
+        self._add(service, method, Method(Kind.STREAM, self._serve_stream(method, handler, _counted(service))))
 
-        counts = _counts(service)
+    def bind_duplex(self, service: str, method: str, handler: DuplexHandler) -> None:
+        """Bind an rpc with a stream of requests and a stream of responses."""
+        self._add(service, method, Method(Kind.DUPLEX, self._serve_stream(method, handler, _counted(service))))
 
-        async def call(request: bytes, context: Context) -> AsyncIterator[bytes]:
-            self._calls += counts
+    def unknown(self, path: str) -> Method:
+        """Return a method that refuses every call of `path` with METHOD_UNKNOWN."""
+
+        def refuse(requests: AsyncIterator[bytes], context: RequestContext) -> AsyncIterator[bytes]:
+            raise MethodUnknown(method=path)
+
+        # A stream without any message: clients that try several versions of reflection, as `buf curl` does, take
+        # even an empty message as a sign that this version is served.
+        return Method(Kind.DUPLEX, self._serve_stream(path, refuse, 0))
+
+    def check_complete(self) -> None:
+        """Check that every rpc of every service bound has a handler.
+
+        Raises:
+            StartError: An rpc has no handler. The error names each.
+        """
+        pool = descriptor_pool.Default()
+        unbound = [
+            f"{service}/{method.name}"
+            for service in sorted(self.services)
+            for method in pool.FindServiceByName(service).methods
+            if f"/{service}/{method.name}" not in self.methods
+        ]
+        if unbound:
+            raise StartError(f"The server binds no handler for {', '.join(unbound)}: bind one for each rpc.")
+
+    def to_status(self, refusal: Refusal) -> Any:
+        """Return the `google.rpc.Status` of a refusal, shortened to the size that clients accept."""
+        return status.to_status(refusal, self._domain)
+
+    def _serve_stream(
+        self, method: str, handler: Callable[[R, RequestContext], AsyncIterator[bytes]], counted: int
+    ) -> Callable[[R, TransportCall], AsyncIterator[bytes]]:
+        async def serve(request: R, call: TransportCall) -> AsyncIterator[bytes]:
+            context = RequestContext(call)
+            self._calls += counted
             try:
-                if self._calls > self.calls_max and counts:
+                if self._calls > self.calls_max and counted:
                     raise self._overloaded()
                 async for frame in handler(request, context):
                     yield frame
+                if context.token:
+                    call.set_trailing_metadata(status.trailers_of(context.token))
             except Exception as error:
-                self._tell(self._refusal(error, context, method), context)
+                self._refuse(error, method, context, call)
             finally:
-                self._calls -= counts
+                self._calls -= counted
 
-        self._add(service, method, grpc.unary_stream_rpc_method_handler(cast("Any", call)))
+        return serve
 
-    def duplex(self, service: str, method: str, handler: DuplexHandler) -> None:
-        """Binds an rpc with a stream both ways."""
-
-        counts = _counts(service)
-
-        async def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-            self._calls += counts
-            try:
-                if self._calls > self.calls_max and counts:
-                    raise self._overloaded()
-                async for frame in handler(requests, context):
-                    yield frame
-            except Exception as error:
-                self._tell(self._refusal(error, context, method), context)
-            finally:
-                self._calls -= counts
-
-        self._add(service, method, grpc.stream_stream_rpc_method_handler(cast("Any", call)))
+    def _add(self, service: str, name: str, method: Method) -> None:
+        self.services.add(service)
+        self.methods[f"/{service}/{name}"] = method
 
     def _overloaded(self) -> Refusal:
         return Overloaded(what="calls at once", limit=self.calls_max).with_details(retry_seconds=_RETRY_SECONDS)
 
-    def status(self, refusal: Refusal) -> status_pb2.Status:
-        """The status that tells a refusal, shortened to what clients take."""
-        return fitting(refusal.to_status(self._domain))
+    def _refuse(self, error: Exception, method: str, context: RequestContext, call: TransportCall) -> None:
+        """Set code, message and trailers of a call that ends with an exception."""
+        refusal = error if isinstance(error, Refusal) else internal_error(error, context.request_id, method=method)
+        refused = self.to_status(refusal)
+        call.set_code(refused.code)
+        call.set_details(refused.message)
+        call.set_trailing_metadata(status.trailers_of(context.token, refused))
 
-    def _add(self, service: str, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> None:
-        self.services.add(service)
-        self._methods[f"/{service}/{method}"] = handler
 
-    def _unknown(self, method: str) -> grpc.RpcMethodHandler[Any, Any]:
-        async def call(requests: AsyncIterator[bytes], context: Context) -> bytes:
-            # Without any message: an empty one would tell clients that look for another version of reflection,
-            # as `buf curl` does, that they have found it.
-            refusal = MethodUnknown(method=method)
-            status = self.status(refusal)
-            await context.abort(_GRPC_STATUS[refusal.status], status.message, _trailers(refusal, status))
-            raise AssertionError("abort raises")
-
-        return grpc.stream_unary_rpc_method_handler(cast("Any", call))
-
-    def _refusal(self, error: Exception, context: Context, method: str) -> Refusal:
-        if isinstance(error, Refusal):
-            return error
-        return internal_error(error, metadata_value(context, REQUEST_ID_KEY), method=method)
-
-    def _tell(self, refusal: Refusal, context: Context) -> None:
-        status = self.status(refusal)
-        context.set_code(_GRPC_STATUS[refusal.status])
-        context.set_details(status.message)
-        context.set_trailing_metadata(_trailers(refusal, status))
+def _counted(service: str) -> int:
+    """Return 1 if calls of a service count for `calls_max`, else 0."""
+    return 0 if service.startswith(_UNCOUNTED_SERVICES) else 1

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from diptych.domain.refusal import Refusal
-from diptych.server.router import internal_error
+from diptych.server.errors import internal_error
 
 T = TypeVar("T")
 

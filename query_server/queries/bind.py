@@ -19,10 +19,11 @@ from diptych.domain.loading import LoadedDomain, QueryMethod, repeated_field
 from diptych.domain.projection import View
 from diptych.domain.query import CombinedQuery, Find, FindQuery, GetQuery
 from diptych.domain.refusal import FailedPrecondition, Refusal
-from diptych.server.router import Binder, Context, UnaryHandler, tell_token, wait_seconds
+from diptych.server.request_context import RequestContext
+from diptych.server.router import Router, UnaryHandler
 from query_server.cache.cache import Cache, ListRead, ViewCache
 from query_server.freshness.tracker import Freshness, Read, Tracker
-from query_server.queries.consistency import Requirement, of_metadata, requirement, tell
+from query_server.queries.consistency import Requirement, of_metadata, refuse, requirement
 from query_server.queries.order_by import order_of
 from query_server.queries.page_token import PageTokens
 from query_server.rows.row_reader import RowRead, RowReader
@@ -49,10 +50,10 @@ class Reading(NamedTuple):
     combined_rows_max: int
 
 
-def bind(binder: Binder, loaded: LoadedDomain, reading: Reading) -> None:
+def bind(router: Router, loaded: LoadedDomain, reading: Reading) -> None:
     """Binds every rpc of the domain's QueryService."""
     for method in loaded.queries.values():
-        binder.unary(loaded.query_service, method.name, handler(method, loaded.query_service, reading))
+        router.bind_unary(loaded.query_service, method.name, handler(method, loaded.query_service, reading))
 
 
 def handler(method: QueryMethod, service: str, reading: Reading) -> UnaryHandler:
@@ -81,7 +82,7 @@ async def _fresh(
     wanted: int | None,
     presented: str,
     tracker: Tracker,
-    context: Context,
+    context: RequestContext,
     reading: Reading,
     read: Callable[[], Awaitable[Read]],
     kept: Callable[[int], tuple[Read, int] | None],
@@ -93,7 +94,7 @@ async def _fresh(
         # What is kept says nothing about an event that the feed has not told of, or that may be left out.
         return kept(wanted) if not own or tracker.feed_applied(wanted) else None
 
-    until = freshness.now + wait_seconds(context, reading.wait_seconds)
+    until = freshness.now + context.wait_seconds(reading.wait_seconds)
     if wanted is None:
         if asked.staleness is None:
             wanted, _ = await freshness.position_of(asked.tokens, (tracker,), until)
@@ -104,7 +105,7 @@ async def _fresh(
     try:
         return await freshness.read_fresh(tracker, wanted, until, read, applied, own=own)
     except Refusal as refusal:
-        raise tell(refusal, freshness, tracker, presented) from None
+        raise refuse(refusal, context, freshness, tracker, presented) from None
 
 
 async def _plain_read(
@@ -147,7 +148,7 @@ def _get(query: GetQuery, reading: Reading) -> UnaryHandler:
         cache.keep_row(key, life, got.row, got.generation, got.position)
         return got
 
-    async def answer(data: bytes, context: Context) -> bytes:
+    async def answer(data: bytes, context: RequestContext) -> bytes:
         try:
             if (key := known.get(data)) is None:
                 request, key = parsed(data)
@@ -172,18 +173,17 @@ def _get(query: GetQuery, reading: Reading) -> UnaryHandler:
                 )
                 row = got.row
             token = max(freshness.token(position), presented)
+            context.token = token
             if row is None:
-                row = _missing(query, request_type.FromString(data), key, position, token, freshness)
-            if token:
-                tell_token(context, token)
+                row = _missing(query, request_type.FromString(data), key, position, freshness)
             return row
         except Refusal as refusal:
-            raise tell(refusal, freshness, tracker, "") from None
+            raise refuse(refusal, context, freshness, tracker, "") from None
 
     return answer
 
 
-def _missing(query: GetQuery, request: Message, key: str, position: int, token: str, freshness: Freshness) -> bytes:
+def _missing(query: GetQuery, request: Message, key: str, position: int, freshness: Freshness) -> bytes:
     """The row of a key that has none; raises the refusal for it."""
     if query.missing is None:
         answer: Refusal | Message = RowNotFound(view=query.view.name, key=key)
@@ -196,7 +196,7 @@ def _missing(query: GetQuery, request: Message, key: str, position: int, token: 
         applied_position=position,
         head_position=head,
         retry_seconds=RETRY_SECONDS if head > position else None,
-    ).with_token(token)
+    )
 
 
 class _Fields(NamedTuple):
@@ -245,7 +245,7 @@ class _Lists:
         self,
         cache: ViewCache,
         asked: Requirement | None,
-        context: Context,
+        context: RequestContext,
         plain: bytes,
         find: Find,
         prepare: Callable[[], tuple[Find, Callable[[], Awaitable[ListRead]]]],
@@ -295,8 +295,7 @@ class _Lists:
             else:
                 got, position = await _fresh(asked, wanted, presented, tracker, context, self._reading, one, kept)
             response = got.response
-        if token := max(freshness.token(position), presented):
-            tell_token(context, token)
+        context.token = max(freshness.token(position), presented)
         return response
 
 
@@ -318,7 +317,7 @@ def _find(query: FindQuery, method: str, reading: Reading) -> UnaryHandler:
     rows_tag = varint(fields.rows << 3 | 2)
     lists = _Lists(method, tracker, reading)
 
-    async def answer(data: bytes, context: Context) -> bytes:
+    async def answer(data: bytes, context: RequestContext) -> bytes:
         try:
             request: Any = parse(query.request, data)
             asked = requirement(request, context)
@@ -347,7 +346,7 @@ def _find(query: FindQuery, method: str, reading: Reading) -> UnaryHandler:
 
             return await lists.answer(cache, asked, context, _plain(request, data), found, prepare)
         except Refusal as refusal:
-            raise tell(refusal, freshness, tracker, "") from None
+            raise refuse(refusal, context, freshness, tracker, "") from None
 
     return answer
 
@@ -381,7 +380,7 @@ def _combined(query: CombinedQuery, method: str, reading: Reading) -> UnaryHandl
     limit = reading.combined_rows_max
     lists = _Lists(method, tracker, reading)
 
-    async def answer(data: bytes, context: Context) -> bytes:
+    async def answer(data: bytes, context: RequestContext) -> bytes:
         try:
             request = parse(query.request, data)
             asked = requirement(request, context)
@@ -407,6 +406,6 @@ def _combined(query: CombinedQuery, method: str, reading: Reading) -> UnaryHandl
             cache, plain = reading.cache.view(view), _plain(request, data)
             return await lists.answer(cache, asked, context, plain, selection.find, prepare)
         except Refusal as refusal:
-            raise tell(refusal, freshness, tracker, "") from None
+            raise refuse(refusal, context, freshness, tracker, "") from None
 
     return answer

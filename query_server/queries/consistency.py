@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from diptych.contract.reasons import ReadModelNotReady
-from diptych.contract.token import METADATA_KEY
 from diptych.domain.refusal import Refusal
-from diptych.server.router import Context
+from diptych.server.request_context import RequestContext
 from query_server.freshness.tracker import Freshness, Tracker
 
 
@@ -18,12 +17,7 @@ class Requirement(NamedTuple):
     staleness: float | None
 
 
-def presented_tokens(context: Context) -> tuple[str, ...]:
-    """The tokens in a request's metadata."""
-    return tuple([str(value) for name, value in context.invocation_metadata() or () if name == METADATA_KEY])
-
-
-def requirement(request: Any, context: Context) -> Requirement | None:
+def requirement(request: Any, context: RequestContext) -> Requirement | None:
     """What a query asks for: its field `consistency`, or else the tokens in its metadata. None: nothing."""
     if request.HasField("consistency"):
         consistency = request.consistency
@@ -40,16 +34,22 @@ def requirement(request: Any, context: Context) -> Requirement | None:
     return of_metadata(context)
 
 
-def of_metadata(context: Context) -> Requirement | None:
+def of_metadata(context: RequestContext) -> Requirement | None:
     """What a query without the field `consistency` asks for."""
-    tokens = presented_tokens(context)
+    tokens = context.presented_tokens
     return Requirement(tokens, None) if tokens else None
 
 
-def tell(refusal: Refusal, freshness: Freshness, tracker: Tracker | None, presented: str) -> Refusal:
-    """Gives a refusal the token of its trailer: the greater of the one presented and what is applied."""
+def refuse(
+    refusal: Refusal, context: RequestContext, freshness: Freshness, tracker: Tracker | None, presented: str
+) -> Refusal:
+    """Set the token of a refusal's trailer: the greater of the one presented and what is applied.
+
+    A token that the handler has set already stays. Return the refusal to raise.
+    """
     if isinstance(refusal, ReadModelNotReady) and (missing := freshness.trackers.get(refusal.projection)) is not None:
         refusal = freshness.absent(missing)
     trackers = freshness.trackers.values() if tracker is None else (tracker,)
     position = min((one.position for one in trackers), default=0)
-    return refusal if refusal.trailer_token else refusal.with_token(max(presented, freshness.token(position)))
+    context.token = context.token or max(presented, freshness.token(position))
+    return refusal

@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from diptych.contract.reasons import Overloaded, QueryServerStopping, ResumeTokenExpired, UnknownView
 from diptych.contract.validation import parse
@@ -28,12 +28,13 @@ from diptych.domain.loading import Domain
 from diptych.domain.projection import View
 from diptych.domain.refusal import Refusal
 from diptych.server import failpoints
-from diptych.server.router import Binder, Context
+from diptych.server.request_context import RequestContext
+from diptych.server.router import Router
 from diptych.server.settings import QueryServerSettings
 from diptych.v1.events_pb2 import CaughtUp, Progress
 from diptych.v1.read_model_pb2 import Reset, ResetReason, WatchRequest, WatchResponse
 from query_server.freshness.tracker import Freshness, Tracker
-from query_server.queries.consistency import tell
+from query_server.queries.consistency import refuse
 from query_server.watch.change_reader import Change, Page, Place, WatchReader
 from query_server.watch.hub import Hub, Watcher
 from query_server.watch.resume_token import ResumeToken, watched
@@ -73,9 +74,9 @@ class Watches:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         freshness.listeners.append(self._moved)
 
-    def bind(self, binder: Binder) -> None:
+    def bind(self, router: Router) -> None:
         """Binds the rpc."""
-        binder.stream(SERVICE, "Watch", self.watch)
+        router.bind_stream(SERVICE, "Watch", self.watch)
 
     @property
     def open(self) -> int:
@@ -115,7 +116,7 @@ class Watches:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.reader.close()
 
-    async def watch(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def watch(self, data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
         """Sends rows of a view, then every change."""
         tracker: Tracker | None = None
         try:
@@ -129,7 +130,7 @@ class Watches:
             start = ResumeToken.decode(request.resume_token, digest) if request.resume_token else None
             watch = self._begin(view, keys, digest, start)
             # A client that vanishes while a frame is on its way leaves the frames to the garbage collector.
-            context.add_done_callback(cast("Any", lambda _: self._end(watch)))
+            context.on_end(lambda: self._end(watch))
             try:
                 async with aclosing(watch.frames()) as frames:
                     async for frame in frames:
@@ -137,7 +138,7 @@ class Watches:
             finally:
                 self._end(watch)
         except Refusal as refusal:
-            raise tell(refusal, self.freshness, tracker, "") from None
+            raise refuse(refusal, context, self.freshness, tracker, "") from None
 
     def _begin(self, view: View[Any], keys: frozenset[str] | None, digest: bytes, start: ResumeToken | None) -> _Watch:
         settings = self.settings

@@ -242,16 +242,18 @@ def token_unheeded(_: int) -> None:
 def trailer_too_low(_: int) -> None:
     """Answers carry a token one lower than they should."""
     from diptych.contract.token import Token
-    from query_server.queries import bind as queries
+    from diptych.server import status as statuses
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        def tell_token(context: Any, token: str) -> None:
-            parsed = Token.parse(token)
-            original(context, str(parsed._replace(position=max(parsed.position - 1, 0))))
+        def trailers_of(token: str, status: Any = None) -> Any:
+            if token and status is None:
+                parsed = Token.parse(token)
+                token = str(parsed._replace(position=max(parsed.position - 1, 0)))
+            return original(token, status)
 
-        return tell_token
+        return trailers_of
 
-    wrap(queries, "tell_token", around)
+    wrap(statuses, "trailers_of", around)
 
 
 @plant

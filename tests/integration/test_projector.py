@@ -22,6 +22,7 @@ from prometheus_client import REGISTRY
 from diptych.domain.folding import MemoryRows
 from diptych.domain.projection import Projection
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc
+from diptych.server.grpc_transport import GrpcHandlers
 from diptych.server.health import Health
 from diptych.server.settings import ProjectorSettings
 from diptych.v1 import projections_pb2 as states
@@ -105,8 +106,8 @@ async def running(
     health = Health("127.0.0.1:0")
     served = await bootstrap(settings, "notes", projections or (Notes().projection,), health)
     server = grpc.aio.server()
-    health.bind(served.binder)
-    server.add_generic_rpc_handlers((served.binder,))
+    health.bind(served.router)
+    server.add_generic_rpc_handlers((GrpcHandlers(served.router),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from diptych.contract.token import LogIdentity
 from diptych.domain.loading import load
+from diptych.server.grpc_transport import GrpcHandlers
 from diptych.server.health import Health
 from diptych.server.settings import QueryServerSettings
 from diptych.v1 import read_model_pb2_grpc
@@ -107,8 +108,8 @@ async def started_query_server(path: Path, upstreams: ScriptedUpstreams, **setti
     port = server.add_insecure_port(chosen.address)
     health = Health(f"127.0.0.1:{port}")
     served = await bootstrap(chosen, load("library"), health)
-    health.bind(served.binder)
-    server.add_generic_rpc_handlers((served.binder,))
+    health.bind(served.router)
+    server.add_generic_rpc_handlers((GrpcHandlers(served.router),))
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:

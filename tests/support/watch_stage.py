@@ -17,6 +17,7 @@ from diptych.domain.folding import MemoryRows
 from diptych.domain.loading import Domain
 from diptych.domain.refusal import Refusal
 from diptych.internal.v1 import feed_pb2
+from diptych.server.request_context import RequestContext
 from diptych.server.settings import QueryServerSettings
 from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.projections_pb2 import ProjectionState
@@ -48,13 +49,25 @@ class Nobody:
         return None
 
 
-class CallContext:
-    """What a watch uses of a call."""
+class StageCall:
+    """A transport's call without metadata and deadline, which keeps no trailers."""
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
 
+    def time_remaining(self) -> float | None:
+        return None
+
     def add_done_callback(self, callback: Any) -> None:
+        pass
+
+    def set_trailing_metadata(self, trailing_metadata: object) -> None:
+        pass
+
+    def set_code(self, code: int) -> None:
+        pass
+
+    def set_details(self, details: str) -> None:
         pass
 
 
@@ -307,7 +320,7 @@ class Client:
         return self.cuts[-1].position if self.cuts else 0
 
     async def _run(self) -> None:
-        context: Any = CallContext()
+        context = RequestContext(StageCall())
         self.server.coming = self
         try:
             async with aclosing(self.server.watches.watch(self._request, context)) as frames:  # type: ignore[type-var]

@@ -9,7 +9,7 @@ from google.type.money_pb2 import Money
 
 from diptych.contract.reasons import CommandUnknown, InvalidRequest, MalformedMessage
 from diptych.contract.validation import check, parse
-from diptych.server.router import fitting
+from diptych.server.status import shorten
 from diptych.v1.commands_pb2 import CommandContext
 from shop.v1.order_commands_pb2 import ImportedItem, ImportOrderRequest
 from shop.v1.user_commands_pb2 import RegisterUserRequest, UpdateUserProfileRequest
@@ -87,12 +87,12 @@ def test_bytes_that_are_no_message_are_malformed() -> None:
 def test_a_short_status_stays_as_it_is() -> None:
     status = InvalidRequest.of(("email", "must be an address"), ("", "too much")).to_status("shop.v1")
     copy = status_pb2.Status.FromString(status.SerializeToString())
-    assert fitting(copy) == status
+    assert shorten(copy) == status
 
 
 def test_a_status_of_many_violations_is_cut_to_what_clients_take_and_tells_how_many_there_were() -> None:
     refusal = InvalidRequest.of(*((f"items[{number}].quantity", "must be at least 1") for number in range(2000)))
-    status = fitting(refusal.to_status("shop.v1"))
+    status = shorten(refusal.to_status("shop.v1"))
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     assert status.details[0].Unpack(info)
     assert status.details[1].Unpack(bad)
@@ -108,6 +108,6 @@ def test_what_a_client_sent_makes_no_status_large(character: str) -> None:
         CommandUnknown(type=character * 1_000_000),
         InvalidRequest.of((character * 1_000_000, character * 1_000_000)),
     ):
-        status = fitting(refusal.to_status("shop.v1"))
+        status = shorten(refusal.to_status("shop.v1"))
         assert status.ByteSize() < 4096
         assert len(status.message.encode()) <= 1000

@@ -15,12 +15,14 @@ from diptych.contract.token import Epoch, LogIdentity
 from diptych.domain.loading import Domain
 from diptych.domain.projection import Projection
 from diptych.internal.v1 import feed_pb2
+from diptych.server.request_context import RequestContext
 from diptych.v1.projections_pb2 import ProjectionState
 from diptych.v1.read_model_pb2 import WaitForVersionRequest, WaitOutcome
 from query_server.freshness.tracker import Freshness
 from query_server.read_model_service import ReadModelService
 from query_server.rows.row_reader import StoredEvent, StoredGeneration
 from query_server.upstream import Upstreams
+from tests.support.watch_stage import StageCall
 
 LOG = LogIdentity(bytes(range(8)), (Epoch(1, 1),))
 
@@ -280,5 +282,7 @@ async def test_what_was_waited_for_in_vain_is_not_told_to_be_applied() -> None:
     freshness.saw(freshness.trackers["p"], 2, 7)
     service = ReadModelService(domain, freshness, Upstreams("127.0.0.1:1", "127.0.0.1:1"), 30)
     request = WaitForVersionRequest(token=LOG.token(8))
-    outcome, _, position, _ = await service._outcome(request, list(freshness.trackers.values()), freshness.now)
+    outcome, _, position, _ = await service._outcome(
+        request, list(freshness.trackers.values()), freshness.now, RequestContext(StageCall())
+    )
     assert (outcome, position) == (WaitOutcome.WAIT_OUTCOME_TIMED_OUT, 7)

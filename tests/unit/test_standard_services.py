@@ -14,9 +14,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from diptych.client import CallRefused
 from diptych.server import health as standard_services
+from diptych.server.grpc_transport import GrpcHandlers
 from diptych.server.health import HEALTH, Health
 from diptych.server.reflection import REFLECTION, bind_reflection
-from diptych.server.router import Binder
+from diptych.server.router import Router
 
 health_pb2: Any = untyped_health_pb2
 SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
@@ -24,11 +25,11 @@ SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
 
 @asynccontextmanager
 async def served(health: Health) -> AsyncIterator[grpc.aio.Channel]:
-    binder = Binder("test.v1")
-    health.bind(binder)
-    bind_reflection(binder, (HEALTH,))
+    router = Router("test.v1")
+    health.bind(router)
+    bind_reflection(router, (HEALTH,))
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((binder,))
+    server.add_generic_rpc_handlers((GrpcHandlers(router),))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     async with grpc.aio.insecure_channel(address) as channel:

@@ -131,15 +131,14 @@ def test_refusal_is_equal_after_pickling() -> None:
 
 
 def test_copied_refusal_is_equal_and_has_the_same_status() -> None:
-    one = on_loan().with_details(shelf=3).with_token("token")
+    one = on_loan().with_details(shelf=3)
     other = copy.copy(one)
     assert other == one
     assert other is not one
     assert other.to_status("library.v1") == one.to_status("library.v1")
-    assert other.trailer_token == "token"
 
 
-@pytest.mark.parametrize("name", ["copy_id", "message", "reason", "trailer_token", "shelf", "_values"])
+@pytest.mark.parametrize("name", ["copy_id", "message", "reason", "shelf", "_values"])
 def test_attributes_cannot_be_set_or_deleted(name: str) -> None:
     refusal = on_loan()
     with pytest.raises(AttributeError, match="CopyOnLoan is immutable"):
@@ -158,15 +157,13 @@ def test_refusal_can_be_raised_from_another_and_take_notes() -> None:
     assert raised.value.__notes__ == ["on the third shelf"]
 
 
-def test_details_and_tokens_are_in_copies_only() -> None:
+def test_details_are_in_copies_only() -> None:
     one = on_loan()
     detailed = one.with_details(retry_seconds=0.25, applied_position=7)
-    with_token = detailed.with_token("token")
     assert one.metadata == {"copy_id": "c1", "member_id": "m1"}
-    assert detailed.metadata == with_token.metadata == {**one.metadata, "applied_position": "7"}
-    assert (one.trailer_token, detailed.trailer_token, with_token.trailer_token) == ("", "", "token")
-    assert type(with_token) is CopyOnLoan
-    assert with_token.copy_id == "c1"
+    assert detailed.metadata == {**one.metadata, "applied_position": "7"}
+    assert type(detailed) is CopyOnLoan
+    assert detailed.copy_id == "c1"
 
 
 def test_details_are_in_the_status() -> None:

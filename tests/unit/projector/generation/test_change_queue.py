@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diptych.contract.reasons import Overloaded
-from diptych.server import router
+from diptych.server import errors
 from projector.generation.change_queue import ChangeQueue
 
 
@@ -48,7 +48,7 @@ async def test_bug_refusal_of_a_change_whose_caller_was_cancelled_left_a_traceba
     logged: list[type[Exception]] = []
     unretrieved: list[dict[str, Any]] = []
     log = SimpleNamespace(error=lambda _, exc_info, **where: logged.append(type(exc_info)))
-    monkeypatch.setattr(router, "_log", log)
+    monkeypatch.setattr(errors, "_log", log)
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unretrieved.append(context))
     queue, gate = ChangeQueue(), asyncio.Event()
 
