@@ -1,7 +1,9 @@
-"""`python -m command_server` is `diptych command-server`."""
+"""`python -m command_server`: the same program as `diptych command-server`."""
 
 import sys
 
-from diptych.cli import main
+from command_server.program import command_server
+from diptych.server.program import run_program
 
-raise SystemExit(main(["command-server", *sys.argv[1:]]))
+if __name__ == "__main__":
+    sys.exit(run_program({"command-server": command_server}, ["command-server", *sys.argv[1:]]))

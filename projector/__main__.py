@@ -2,6 +2,8 @@
 
 import sys
 
-from diptych.cli import main
+from diptych.server.program import run_program
+from projector.program import projector
 
-sys.exit(main(["projector", *sys.argv[1:]]))
+if __name__ == "__main__":
+    sys.exit(run_program({"projector": projector}, ["projector", *sys.argv[1:]]))

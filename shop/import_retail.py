@@ -17,12 +17,10 @@ from typing import Annotated, TextIO
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diptych.client import CallRefused, Connection
-from diptych.server.settings import Address
 from diptych.v1.read_model_pb2 import WAIT_OUTCOME_REACHED, WaitForVersionResponse, WaitOutcome
 from shop.retail import importer
 from shop.retail.commands import CURRENCY
@@ -39,10 +37,11 @@ _RETRY_SECONDS = 60.0
 
 
 def _address(value: str) -> str:
-    try:
-        return str(TypeAdapter(Address).validate_python(value))
-    except ValidationError as error:
-        raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    """Return an address that has the form HOST:PORT; raise `typer.BadParameter` if it has not."""
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise typer.BadParameter("must be HOST:PORT, such as 127.0.0.1:50051")
+    return value
 
 
 def main(

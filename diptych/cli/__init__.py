@@ -1,93 +1,104 @@
-"""The `diptych` command line.
+"""The `diptych` command line, above the servers.
 
-Each command lies in a module that is imported when the command is asked for: three servers that start at once
-on a small machine should not import what they do not need.
+Each command is a module that is imported only when its command runs: the three servers start at once on a small
+machine and should not import modules that they do not need.
 """
 
 from __future__ import annotations
 
-import importlib
-import signal
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
+from diptych.server.program import Command, run_program
 
-class _Command(NamedTuple):
-    module: str
-    function: str
-
-
-_COMMANDS = {
-    "up": _Command("diptych.cli.up", "up"),
-    "command-server": _Command("diptych.cli.servers", "command_server"),
-    "projector": _Command("diptych.cli.servers", "projector"),
-    "query-server": _Command("diptych.cli.servers", "query_server"),
-    "status": _Command("diptych.cli.status", "status"),
-    "processes": _Command("diptych.cli.processes", "processes"),
-    "pause": _Command("diptych.cli.pause", "pause"),
-    "resume": _Command("diptych.cli.pause", "resume"),
-    "rebuild": _Command("diptych.cli.rebuild", "rebuild"),
-    "parked": _Command("diptych.cli.parked", "parked"),
-    "events": _Command("diptych.cli.events", "events"),
-    "watch": _Command("diptych.cli.watch", "watch"),
-    "verify": _Command("diptych.cli.verify", "verify"),
-    "backup": _Command("diptych.cli.backup", "backup"),
-    "restore": _Command("diptych.cli.backup", "restore"),
-    "health": _Command("diptych.cli.health", "health"),
-    "contracts": _Command("diptych.cli.contracts", "contracts"),
-}
-
-_HELP = "Diptych: CQRS as a running pair of gRPC servers. `diptych up` starts it."
+COMMANDS = (
+    *("up", "command-server", "projector", "query-server"),
+    *("status", "processes", "pause", "resume", "rebuild", "parked", "events", "watch"),
+    *("verify", "backup", "restore", "health", "contracts"),
+)
+"""Names of all commands, in the order of the help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit status."""
+    """Run the command line and return the exit status.
+
+    Args:
+        argv: Arguments without the program's name. None: those of this process.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not {"", str(Path.cwd())} & set(sys.path):
-        sys.path.append(str(Path.cwd()))  # A domain under development lies here, and need not be installed.
-    # Until a program handles these signals itself, they end it like any request to stop: with status 0.
-    previous = [(number, signal.signal(number, _stop)) for number in (signal.SIGTERM, signal.SIGINT)]
-    try:
-        _app(arguments)(args=arguments, prog_name="diptych")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    finally:
-        for number, handler in previous:
-            signal.signal(number, handler)
-    return 0
+    named = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
+    return run_program({name: _command(name) for name in named}, arguments)
 
 
-def _app(arguments: Sequence[str]) -> Callable[..., Any]:
-    """The commands that these arguments can mean: the one that they name, or all."""
-    import typer
+def _command(name: str) -> Command:
+    """Import and return a command."""
+    match name:
+        case "up":
+            from diptych.cli.up import up
 
-    app = typer.Typer(
-        name="diptych",
-        help=_HELP,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+            return up
+        case "command-server":
+            from command_server.program import command_server
 
-    @app.callback(help=_HELP)
-    def _() -> None:
-        """Keeps the commands' names even if only one is declared."""
+            return command_server
+        case "projector":
+            from projector.program import projector
 
-    wanted = arguments[0] if arguments else ""
-    for name, command in _COMMANDS.items():
-        if wanted not in _COMMANDS or wanted == name:
-            found = getattr(importlib.import_module(command.module), command.function)
-            if isinstance(found, typer.Typer):  # It has commands of its own.
-                app.add_typer(found, name=name)
-            else:
-                app.command(name)(found)
-    return app
+            return projector
+        case "query-server":
+            from query_server.program import query_server
 
+            return query_server
+        case "status":
+            from diptych.cli.status import status
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
+            return status
+        case "processes":
+            from diptych.cli.processes import processes
+
+            return processes
+        case "pause":
+            from diptych.cli.pause import pause
+
+            return pause
+        case "resume":
+            from diptych.cli.pause import resume
+
+            return resume
+        case "rebuild":
+            from diptych.cli.rebuild import rebuild
+
+            return rebuild
+        case "parked":
+            from diptych.cli.parked import parked
+
+            return parked
+        case "events":
+            from diptych.cli.events import events
+
+            return events
+        case "watch":
+            from diptych.cli.watch import watch
+
+            return watch
+        case "verify":
+            from diptych.cli.verify import verify
+
+            return verify
+        case "backup":
+            from diptych.cli.backup import backup
+
+            return backup
+        case "restore":
+            from diptych.cli.backup import restore
+
+            return restore
+        case "health":
+            from diptych.cli.health import health
+
+            return health
+        case "contracts":
+            from diptych.cli.contracts import contracts
+
+            return contracts
+    raise ValueError(f"There is no command {name!r}.")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from diptych.cli.options import fail
 from diptych.contract import generate as compiler
+from diptych.server.options import fail
 
 
 def contracts(

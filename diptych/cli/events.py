@@ -13,8 +13,8 @@ import grpc.aio
 import typer
 from google.protobuf import json_format
 
-from diptych.cli.options import fail
 from diptych.client import CallRefused, import_contracts, open_channel
+from diptych.server.options import fail
 from diptych.v1 import events_pb2
 
 

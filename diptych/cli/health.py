@@ -8,7 +8,7 @@ import grpc
 import typer
 from grpc_health.v1 import health_pb2
 
-from diptych.cli.options import fail
+from diptych.server.options import fail
 
 _ANSWER_SECONDS = 5.0
 # A proxy that the environment names is for other machines; the server that is asked here is this one or near it.

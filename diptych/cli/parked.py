@@ -13,8 +13,8 @@ import typer
 from google.protobuf import json_format
 
 from diptych.cli.events import fields_of
-from diptych.cli.options import fail
 from diptych.client import CallRefused, import_contracts, open_channel
+from diptych.server.options import fail
 from diptych.v1 import projections_pb2
 from diptych.v1.commands_pb2 import AggregateRef
 

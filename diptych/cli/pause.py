@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import grpc.aio
 import typer
 
-from diptych.cli.options import fail
 from diptych.cli.screen import described, lag
 from diptych.client import CallRefused, open_channel
+from diptych.server.options import fail
 from diptych.v1 import projections_pb2
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection's name, as `diptych status` shows it.")]

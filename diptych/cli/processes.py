@@ -10,8 +10,8 @@ import grpc.aio
 import typer
 from google.protobuf import json_format
 
-from diptych.cli.options import fail
 from diptych.client import CallRefused, open_channel
+from diptych.server.options import fail
 from diptych.v1 import processes_pb2
 
 if TYPE_CHECKING:

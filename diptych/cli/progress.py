@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, and a line now and then elsewhere. It goes to stderr."""
+"""Progress of long work, on stderr: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _LINE_SECONDS = 5.0
-"""Between two lines about one piece of work, where there is no terminal."""
+"""Time between two lines about one piece of work, without a terminal."""
 
-Told = Callable[[int, int], None]
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Told]:
-    """Shows a piece of work. Gives what is to be told how much is done, and of how much."""
-    shown = _bar(what) if sys.stderr.isatty() else _lines(what)
-    with shown as told:
-        yield told
+Report = Callable[[int, int], None]
+"""Function of the amount that is done and the amount in all, in any unit."""
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Told]:
+def show_progress(title: str) -> Iterator[Report]:
+    """Show a piece of work while it is done. Yield the function that reports its progress."""
+    with _bar(title) if sys.stderr.isatty() else _lines(title) as report:
+        yield report
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=max(total, 1))
         bar.update(task, completed=1, total=1)
 
 
 @contextmanager
-def _lines(what: str) -> Iterator[Told]:
-    said = time.monotonic()
+def _lines(title: str) -> Iterator[Report]:
+    last_line = time.monotonic()
 
-    def told(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= _LINE_SECONDS:
-            said = time.monotonic()
-            print(f"{what}: {100 * done // max(total, 1)} %", file=sys.stderr, flush=True)
+    def report(done: int, total: int) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line >= _LINE_SECONDS:
+            last_line = time.monotonic()
+            print(f"{title}: {100 * done // max(total, 1)} %", file=sys.stderr, flush=True)
 
-    yield told
-    print(f"{what}: done", file=sys.stderr, flush=True)
+    yield report
+    print(f"{title}: done", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from diptych.cli.leash import LEASH
+from diptych.server.leash import LEASH
 
 BACKOFF_SECONDS = (0.1, 5.0)
 """The pause before a dead child is started again: the first and the longest. Each is twice the one before."""

@@ -18,14 +18,14 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from diptych.cli import sample as samples
-from diptych.cli.leash import hold_leash
-from diptych.cli.options import fail, with_settings
 from diptych.cli.ports import PortTaken, Reservation
 from diptych.cli.screen import Observation, Screen, screen
 from diptych.cli.supervisor import Child, ChildFailed, Supervisor
 from diptych.client import CallRefused, Connection, open_channel
 from diptych.contract.token import Epoch, LogIdentity
 from diptych.internal.v1 import log_pb2
+from diptych.server.leash import hold_leash
+from diptych.server.options import fail, with_settings
 from diptych.server.settings import Address, CommandServerSettings, ProjectorSettings, QueryServerSettings
 from diptych.v1 import projections_pb2
 

@@ -1,25 +1,24 @@
-"""`diptych verify`: whether the log, the unique values and every view are what they must be.
-
-What it does is done by the packages of the command server and the projector, which are found by name: nothing here
-depends on them.
-"""
+"""`diptych verify`: compare the log, the unique values and every view with what the log folds to."""
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diptych.cli.backup import LOG, Log, path_of
-from diptych.cli.options import fail
-from diptych.cli.progress import progress
+from diptych.cli.progress import show_progress
 from diptych.domain.loading import DomainError, LoadedDomain, load
+from diptych.server.options import fail
 from diptych.storage import copy as sqlite_copy
 from diptych.storage.errors import DatabaseDamagedError, DatabaseError, own_errors
 from diptych.storage.findings import Findings
+
+if TYPE_CHECKING:
+    from command_server.maintenance.log_check import LogCheck
+    from projector.store.rows_check import Generation
 
 
 def verify(
@@ -33,13 +32,13 @@ def verify(
     scratch: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Folder for what is folded anew and for a copy of the read store. Unset: the system's."
+            metavar="DIR", help="Folder for refolded rows and for a copy of the read store. Unset: the system's."
         ),
     ] = None,
 ) -> None:
-    """Folds the log anew beside the live views, and tells all that differs. The servers may run.
+    """Fold the log again beside the live views, and print every difference. The servers may run.
 
-    Ends with status 0 if nothing differs, 1 if something does, 2 if it could not be checked.
+    The exit status is 0 if nothing differs, 1 if something does, 2 if a part could not be checked.
     """
     paths = path_of("verify", "--log", log), path_of("verify", "--read-store", read_store)
     try:
@@ -56,52 +55,54 @@ def verify(
         except DatabaseError as error:
             findings.unchecked.append(f"A file could not be read: {error}.")
         except OSError as error:
-            findings.unchecked.append(f"There is no room to work in: {error}.")
-    raise typer.Exit(_tell(findings))
+            findings.unchecked.append(f"The scratch folder cannot be used: {error}.")
+    raise typer.Exit(_report(findings))
 
 
 def _check(log: Path, read_store: Path, domain: LoadedDomain, folder: Path, findings: Findings) -> None:
-    commands = importlib.import_module("command_server.maintenance.log_check")
-    errors = importlib.import_module("command_server.maintenance.log_file")
+    from command_server.maintenance.log_check import LogCheck
+    from command_server.maintenance.log_file import LogFileError
+
     copy = folder / "read.db"
-    # First, so that the log holds all that the copy was folded from.
+    # The read store is copied first, so that the log includes every event that the copy was folded from.
     if read_store.exists():
-        with progress("Copying the read store") as told:
-            sqlite_copy.copy(read_store, copy, told)
+        with show_progress("Copying the read store") as report:
+            sqlite_copy.copy(read_store, copy, report)
     else:
         findings.unchecked.append(f"There is no read store {read_store}.")
     if not log.exists():
         findings.unchecked.append(f"There is no log {log}.")
         return
     try:
-        with commands.LogCheck(log, folder / "log-check.db", domain, findings) as check:
-            with progress("Walking the log") as told:
-                check.check(told)
-            with progress("Folding the aggregates") as told:
-                check.check_states(told)
+        with LogCheck(log, folder / "log-check.db", domain, findings) as check:
+            with show_progress("Walking the log") as report:
+                check.check(report)
+            with show_progress("Folding the aggregates") as report:
+                check.check_states(report)
             if copy.exists():
                 _check_rows(copy, domain, check, findings)
-    except errors.LogFileError as error:
+    except LogFileError as error:
         findings.unchecked.append(str(error))
 
 
-def _check_rows(copy: Path, domain: LoadedDomain, log: Any, findings: Findings) -> None:
-    projector = importlib.import_module("projector.store.rows_check")
-    with projector.RowsCheck(copy, findings) as rows:
+def _check_rows(copy: Path, domain: LoadedDomain, log: LogCheck, findings: Findings) -> None:
+    from projector.store.rows_check import RowsCheck
+
+    with RowsCheck(copy, findings) as rows:
         for name, projection in sorted(domain.domain.projections.items()):
-            filled = rows.generation(projection)
-            if filled is None or _diverged(name, filled, log, findings):
+            generation = rows.generation(projection)
+            if generation is None or _diverges(name, generation, log, findings):
                 continue
-            with progress(f"Folding projection {name}") as told:
-                rows.check(projection, filled, log.pages, told)
+            with show_progress(f"Folding projection {name}") as report:
+                rows.check(projection, generation, log.pages, report)
 
 
-def _diverged(name: str, filled: Any, log: Any, findings: Findings) -> bool:
-    """Whether a projection was not filled from this log as it is."""
-    (position, event_id), log_id = filled.checkpoint, log.log.identity.log_id.hex()
-    if filled.log_id not in ("", log_id):
+def _diverges(name: str, generation: Generation, log: LogCheck, findings: Findings) -> bool:
+    """Return True, and record a finding, if a generation was filled from another history than this log's."""
+    (position, event_id), log_id = generation.checkpoint, log.log.identity.log_id.hex()
+    if generation.log_id not in ("", log_id):
         findings.differs(
-            "LOG_DIVERGED", f"Projection {name} was filled from log {filled.log_id}, and this is {log_id}."
+            "LOG_DIVERGED", f"Projection {name} was filled from log {generation.log_id}, and this is {log_id}."
         )
     elif position and log.event_id_at(position) not in (None, event_id):
         findings.differs(
@@ -114,7 +115,8 @@ def _diverged(name: str, filled: Any, log: Any, findings: Findings) -> bool:
     return True
 
 
-def _tell(findings: Findings) -> int:
+def _report(findings: Findings) -> int:
+    """Print the findings and return the exit status."""
     for sentence in findings.checked:
         typer.echo(f"checked {sentence}")
     for kind, sentences in findings.differences.items():

@@ -14,8 +14,8 @@ import typer
 from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from diptych.cli.options import fail
 from diptych.client import CallRefused, Connection, import_contracts
+from diptych.server.options import fail
 from diptych.v1.read_model_pb2 import ResetReason, WatchResponse
 
 

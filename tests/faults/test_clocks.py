@@ -17,8 +17,8 @@ import pytest
 from diptych.domain.aggregate import new_id
 from projector.store.tombstones import Tombstones
 from tests.support.notes import Erased, Noted
+from tests.support.sources import ROOT, modules
 from tests.support.watch_stage import Stage
-from tests.unit.test_imports import ROOT, sources
 
 READERS = {
     "command_server/writer.py": "the record time and the event ids, which are for people and need not ascend",
@@ -35,7 +35,7 @@ what nobody thought of."""
 def test_nobody_else_reads_the_wall_clock() -> None:
     found: set[str] = set()
     for package in ("command_server", "projector", "query_server", "diptych"):
-        for path in sources(package):
+        for path in [module.path for module in modules(package)]:
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.Attribute) and ast.unparse(node) in (
                     "time.time",

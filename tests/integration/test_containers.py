@@ -33,9 +33,9 @@ import pytest
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
-from diptych.cli.leash import LEASH
 from diptych.cli.ports import Reservation
 from diptych.client import Connection
+from diptych.server.leash import LEASH
 from shop.v1.user_commands_pb2 import RegisterUserRequest
 from shop.v1.user_queries_pb2 import GetUserRequest
 from tests.support.programs import ROOT

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from diptych.cli.leash import LEASH
 from diptych.cli.ports import Reservation
+from diptych.server.leash import LEASH
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0

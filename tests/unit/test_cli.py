@@ -12,9 +12,11 @@ import pytest
 from google.protobuf import descriptor_pb2
 from pydantic_settings import BaseSettings
 
-from diptych.cli import main, servers
+from command_server import server
+from diptych.cli import COMMANDS as NAMES
+from diptych.cli import main
 from diptych.cli.up import UpSettings
-from diptych.server.settings import CommandServerSettings, ProjectorSettings, QueryServerSettings, ServerSettings
+from diptych.server.settings import CommandServerSettings, ProjectorSettings, QueryServerSettings
 
 PROGRAMS: dict[str, type[BaseSettings]] = {
     "up": UpSettings,
@@ -42,23 +44,27 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_command_server(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CommandServerSettings]:
-    """Runs `diptych command-server` up to the moment when the server would be loaded; returns its settings."""
-    seen: list[ServerSettings] = []
+    """Run `diptych command-server` without starting the server; return its settings."""
+    started: list[CommandServerSettings] = []
 
-    def record(module: str, settings: ServerSettings) -> int:
-        seen.append(settings)
+    def record(settings: CommandServerSettings) -> int:
+        started.append(settings)
         return 0
 
-    monkeypatch.setattr(servers, "_run", record)
+    monkeypatch.setattr(server, "run", record)
     # Or the variable that tells child processes of the file would outlive the test.
     monkeypatch.setenv("DIPTYCH_CONFIG", "")
 
     def run(*arguments: str) -> CommandServerSettings:
         assert main(["command-server", *arguments]) == 0
-        assert isinstance(seen[-1], CommandServerSettings)
-        return seen[-1]
+        assert isinstance(started[-1], CommandServerSettings)
+        return started[-1]
 
     return run
+
+
+def test_every_command_is_tested() -> None:
+    assert sorted(NAMES) == sorted(COMMANDS)
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,21 +257,34 @@ def test_a_server_that_does_not_answer_is_named(command: list[str], capsys: pyte
     assert "server at 127.0.0.1:1" in capsys.readouterr().err
 
 
-def test_the_command_line_imports_no_server_and_no_domain() -> None:
-    code = (
-        "import sys; from diptych.cli import main; main(['--help']);"
-        "print([name for name in sys.modules if name.split('.')[0] in "
-        "('command_server', 'projector', 'query_server', 'shop')])"
-    )
+def modules_after(*arguments: str) -> set[str]:
+    """Return the names of the modules that a run of the command line has imported."""
+    code = f"import sys; from diptych.cli import main; main({list(arguments)!r}); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    return set(done.stdout.splitlines()[-1].split())
 
 
-def test_a_server_loads_neither_the_supervisor_nor_other_servers_commands() -> None:
+def test_the_help_imports_no_server_and_no_domain() -> None:
+    top = {"command_server", "projector", "query_server", "shop"}
+    imported = {name for name in modules_after("--help") if name.split(".")[0] in top}
+    # The options of a server's program, and nothing that serves.
+    assert imported == top - {"shop"} | {f"{name}.program" for name in top - {"shop"}}
+
+
+def test_a_server_imports_neither_the_supervisor_nor_other_commands() -> None:
+    modules = modules_after("command-server", "--help")
+    assert modules & {"diptych.cli.up", "diptych.client", "rich", "diptych.contract.generate"} == set()
+    assert modules & {"projector", "query_server"} == set()
+
+
+@pytest.mark.parametrize("program", ["command_server", "projector", "query_server"])
+def test_a_server_run_as_a_module_does_not_import_the_command_line(program: str) -> None:
     code = (
-        "import sys; from diptych.cli import main; main(['command-server', '--help']);"
-        "print([name for name in ('diptych.cli.up', 'diptych.client', 'rich', 'diptych.contract.generate') "
-        "if name in sys.modules])"
+        f"import runpy, sys; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_module({program!r}, run_name='__main__')\n"
+        f"except SystemExit: print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    modules = done.stdout.splitlines()[-1].split()
+    assert f"{program}.program" in modules
+    assert [name for name in modules if name.startswith("diptych.cli")] == []

@@ -1,16 +1,68 @@
-"""Imports point one way: the shop and the servers import `diptych`, and nothing imports them."""
+"""Imports point down through the layers. The test reads every import of every module, those given as strings too."""
 
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.sources import ROOT, Module, modules
+
 SERVERS = ("command_server", "projector", "query_server")
-PACKAGES = (*SERVERS, "diptych", "shop")
+
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"diptych.v1", "diptych.internal", "diptych.buf"}),  # Generated from the contracts.
+    frozenset({"diptych.domain"}),
+    frozenset({"diptych.contract"}),
+    frozenset({"diptych.server"}),
+    frozenset({"diptych.storage", "diptych.client", "diptych.testing"}),
+    frozenset(SERVERS),
+    frozenset({"diptych.cli"}),
+)
+"""Layers from bottom to top. A part imports itself and the layers below it, never a neighbour."""
+
+PUBLIC = (
+    *("diptych.domain", "diptych.contract", "diptych.client", "diptych.testing"),
+    *("diptych.v1", "diptych.buf"),
+)
+"""Packages that a domain may import, beside the names that `diptych` itself exports."""
+
+NAMES_GRPC_AIO = ("diptych/server/", "diptych/client/", "diptych/cli/", "shop/payments/")
+"""Folders that may name `grpc.aio`. `shop/payments` stands for a service of somebody else."""
+
+NAMES_SQLITE = (
+    *("diptych/storage/", "command_server/store/", "projector/store/"),
+    *("command_server/maintenance/", "query_server/rows/", "query_server/watch/change_reader.py"),
+)
+"""Folders and files that may name `sqlite3`."""
+
+IMPORTS_BY_NAME = (
+    "diptych/domain/loading.py",  # A domain and its contracts.
+    "diptych/contract/generate.py",  # Packages that hold .proto files.
+    "diptych/client/",  # The contracts of a domain.
+    "diptych/cli/sample.py",  # The sample of a domain.
+    "shop/ports.py",  # The adapter of a port, by its setting.
+)
+"""Folders and files that may import a module by a name that is not in their text."""
+
+ALLOWED: frozenset[str] = frozenset(
+    {
+        "diptych/domain/projection.py imports diptych.domain.query",
+        "projector/generation/follower.py imports grpc.aio",
+        "projector/log_head.py imports grpc.aio",
+        "projector/projection_runner.py imports grpc.aio",
+        "projector/server.py imports grpc.aio",
+        "projector/standby_runner.py imports grpc.aio",
+        "projector/store/generations.py imports projector.store.row_writer",
+        "query_server/upstream.py imports grpc.aio",
+    }
+)
+"""Wrong imports that are left, as the tests print them. The list only shrinks."""
 
 DOES_IO = frozenset(
     "aiosqlite asyncio asyncpg concurrent ftplib glob grpc grpc_health grpc_reflection http imaplib io logging "
@@ -18,98 +70,226 @@ DOES_IO = frozenset(
     "socket socketserver sqlalchemy sqlite3 ssl structlog subprocess sys tempfile threading time urllib uuid uvloop "
     "rich tenacity typer diptych.client diptych.cli diptych.server diptych.storage ".split()
 )
-"""What a domain has no need of: it is told the time and gives back values."""
+"""Modules that a domain does not need: the engine gives it the time, and it returns values."""
+
+LOADERS = frozenset({"import_module", "__import__", "run_module", "run_path", "find_spec"})
 
 
-def sources(package: str) -> list[Path]:
-    """The package's modules that somebody wrote."""
-    return sorted(path for path in (ROOT / package).rglob("*.py") if not path.stem.endswith(("_pb2", "_pb2_grpc")))
+class Import(NamedTuple):
+    """One import in a module. `name` is empty if the text does not contain the imported name."""
+
+    name: str
+    line: int
 
 
-def imported(path: Path, *, at_once: bool = False) -> Iterator[tuple[str, int]]:
-    """The full names that a module imports, with their lines: anywhere in it, or at once, when it is imported."""
-    module = ast.parse(path.read_text("utf-8"), str(path))
-    for node in module.body if at_once else ast.walk(module):
+def imports(path: Path, *, at_once: bool = False) -> Iterator[Import]:
+    """Yield all imports of a module, or with `at_once` those that run when the module is imported."""
+    tree = ast.parse(path.read_text("utf-8"), str(path))
+    for node in tree.body if at_once else ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno
+            yield from (Import(alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno} imports relatively"
-            for alias in node.names:
-                yield f"{node.module}.{alias.name}", node.lineno
+            yield from (Import(f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+        elif isinstance(node, ast.Call) and _function_name(node.func) in LOADERS:
+            argument = node.args[0] if node.args else None
+            literal = isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+            yield Import(str(argument.value) if literal else "", node.lineno)  # type: ignore[union-attr]
 
 
-def wrong_imports(package: str, forbidden: frozenset[str]) -> list[str]:
-    """Imports of forbidden top-level packages, as `file:line imports name`."""
-    return [
-        f"{path.relative_to(ROOT)}:{line} imports {name}"
-        for path in sources(package)
-        for name, line in imported(path)
-        if name.partition(".")[0] in forbidden
+def _function_name(function: ast.expr) -> str:
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+@functools.cache
+def module_of(name: str) -> str:
+    """Return the module of this repository that an import of a name loads; empty if it is none of ours."""
+    while name and not (_exists(name) or name.endswith(("_pb2", "_pb2_grpc"))):
+        name = name.rpartition(".")[0]
+    return name
+
+
+def _exists(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def part_of(name: str) -> str:
+    """Return the part of the engine that a name is in, such as `diptych.client`; empty for `diptych` itself."""
+    for part in (part for layer in LAYERS for part in layer):
+        if name == part or name.startswith(f"{part}."):
+            return part
+    return ""
+
+
+def rank(part: str) -> int:
+    """Return the number of a part's layer, from the bottom."""
+    return next(number for number, layer in enumerate(LAYERS) if part in layer)
+
+
+def is_below(part: str, importer: str) -> bool:
+    """Return True if one part may import another."""
+    return part == importer or rank(part) < rank(importer)
+
+
+def engine() -> tuple[Module, ...]:
+    """Return all modules of the engine but `diptych/__init__`, which exports the API of domain authors."""
+    return tuple(module for module in modules("diptych", *SERVERS) if module.name != "diptych")
+
+
+def assert_none(wrong: list[str]) -> None:
+    """Fail with all wrong imports that are not on the list of allowed ones."""
+    left = sorted(set(wrong) - ALLOWED)
+    assert not left, "\n".join(left)
+
+
+def test_every_module_of_the_engine_is_in_a_layer() -> None:
+    assert [module.file for module in engine() if not part_of(module.name)] == []
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for module in engine():
+        for name, _ in imports(module.path):
+            part, package = part_of(name), name.partition(".")[0]
+            upwards = part and not is_below(part, part_of(module.name))
+            # The engine imports a name from its own module, not from the API of domain authors.
+            if upwards or (package == "diptych" and not part) or package in ("shop", "tests", "benchmarks"):
+                wrong.append(f"{module.file} imports {name}")
+    assert_none(wrong)
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    ours = modules("diptych", *SERVERS, "shop")
+    graph = {
+        module.name: {
+            imported
+            for imported in {module_of(name) for name, _ in imports(module.path)} - {"", module.name}
+            if f"{module.file} imports {imported}" not in ALLOWED
+        }
+        for module in ours
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules import each other: {' <- '.join(error.args[1])}")
+
+
+def test_a_domain_imports_public_packages_only() -> None:
+    exported = {f"diptych.{name}" for name in _exported_names()}
+    wrong = [
+        f"{module.file} imports {name}"
+        for module in modules("shop")
+        for name, _ in imports(module.path)
+        if name.partition(".")[0] in ("diptych", *SERVERS, "tests", "benchmarks")
+        and name not in exported
+        and not any(name == public or name.startswith(f"{public}.") for public in PUBLIC)
     ]
+    assert_none(wrong)
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_server_imports_no_other_server_and_no_domain(server: str) -> None:
-    others = frozenset(PACKAGES) - {server, "diptych"}
-    assert wrong_imports(server, others | {"tests", "benchmarks"}) == []
+def _exported_names() -> set[str]:
+    import diptych
+
+    return set(diptych.__all__)
 
 
-def test_diptych_imports_no_server_and_no_domain() -> None:
-    assert wrong_imports("diptych", frozenset(PACKAGES) - {"diptych"} | {"tests", "benchmarks"}) == []
+@pytest.mark.parametrize(("library", "folders"), [("grpc.aio", NAMES_GRPC_AIO), ("sqlite3", NAMES_SQLITE)])
+def test_a_library_is_imported_in_its_folders_alone(library: str, folders: tuple[str, ...]) -> None:
+    wrong = [
+        f"{module.file} imports {name}"
+        for module in modules("diptych", *SERVERS, "shop")
+        for name, _ in imports(module.path)
+        if (name == library or name.startswith(f"{library}.")) and not module.file.startswith(folders)
+    ]
+    assert_none(wrong)
 
 
-def test_the_shop_imports_no_server() -> None:
-    assert wrong_imports("shop", frozenset({*SERVERS, "tests", "benchmarks"})) == []
+def test_modules_are_imported_by_a_computed_name_in_few_places() -> None:
+    wrong = [
+        f"{module.file}:{line}"
+        for module in modules("diptych", *SERVERS, "shop")
+        for name, line in imports(module.path)
+        if not name and not module.file.startswith(IMPORTS_BY_NAME)
+    ]
+    assert wrong == []
 
 
 def domain_modules() -> list[Path]:
-    """The modules that make up the domain: what `import shop` imports of the shop.
+    """Return the modules of the domain: those of the shop that `import shop` imports.
 
-    Adapters are none of them. They do I/O, and are imported when a port is connected.
+    Adapters are not among them. They do I/O, and are imported when a port is connected.
     """
-    found: dict[Path, None] = {ROOT / "shop" / "__init__.py": None}
-    waiting = list(found)
+    reached: dict[Path, None] = {ROOT / "shop" / "__init__.py": None}
+    waiting = list(reached)
     while waiting:
-        for name, _ in imported(waiting.pop(), at_once=True):
+        for name, _ in imports(waiting.pop(), at_once=True):
             if name.partition(".")[0] == "shop" and "_pb2" not in name:
-                for each in (name, name.rpartition(".")[0]):  # The module, or the module of what was imported.
-                    path = ROOT.joinpath(*each.split("."))
-                    for module in (path.with_suffix(".py"), path / "__init__.py"):
-                        if module.exists() and module not in found:
-                            found[module] = None
-                            waiting.append(module)
-    return sorted(found)
+                path = ROOT.joinpath(*module_of(name).split("."))
+                for module in (path.with_suffix(".py"), path / "__init__.py"):
+                    if module.exists() and module not in reached:
+                        reached[module] = None
+                        waiting.append(module)
+    return sorted(reached)
 
 
 def test_the_domain_does_no_io() -> None:
-    modules = domain_modules()
-    names = {path.name for path in modules}
+    paths = domain_modules()
+    names = {path.name for path in paths}
     assert {"users.py", "products.py", "orders.py", "user_views.py", "registration.py", "ports.py"} <= names
     assert not {"email_smtp.py", "payment_provider.py"} & names
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
-        for path in modules
-        for name, line in imported(path)
+        for path in paths
+        for name, line in imports(path)
         if name.partition(".")[0] in DOES_IO or name.split(".")[:2] in [each.split(".") for each in DOES_IO]
     ]
     assert wrong == []
 
 
-def test_the_servers_name_their_domain_nowhere() -> None:
-    # A domain is loaded by name; a default setting is all that may say `shop`.
+def test_the_servers_contain_no_name_of_a_domain() -> None:
+    # A server loads a domain by name; only a default setting contains `shop`.
     named = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for package in SERVERS
-        for path in sources(package)
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        f"{module.file}:{node.lineno}"
+        for module in modules(*SERVERS)
+        for node in ast.walk(ast.parse(module.path.read_text("utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("shop")
     ]
     assert named == []
 
 
-def test_an_import_the_wrong_way_is_seen(tmp_path: Path) -> None:
+def test_every_kind_of_import_is_read(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
-    module.write_text("import shop.users\n\ndef late():\n    from command_server import writer\n")
-    assert list(imported(module)) == [("shop.users", 1), ("command_server.writer", 4)]
-    assert list(imported(module, at_once=True)) == [("shop.users", 1)]
+    module.write_text(
+        "import shop.users\n"
+        "def late():\n    from command_server import writer\n"
+        "if TYPE_CHECKING:\n    from projector import feed\n"
+        "importlib.import_module('query_server.server')\n"
+        "runpy.run_module(name)\n"
+    )
+    assert set(imports(module)) == {
+        Import("shop.users", 1),
+        Import("command_server.writer", 3),
+        Import("projector.feed", 5),
+        Import("query_server.server", 6),
+        Import("", 7),
+    }
+    assert list(imports(module, at_once=True)) == [("shop.users", 1)]
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "allowed"),
+    [
+        ("diptych.server", "diptych.contract", True),
+        ("diptych.contract", "diptych.server", False),
+        ("diptych.storage", "diptych.client", False),
+        ("command_server", "projector", False),
+        ("projector", "diptych.storage", True),
+        ("projector", "diptych.cli", False),
+        ("diptych.cli", "query_server", True),
+    ],
+)
+def test_a_part_imports_the_layers_below_it(importer: str, imported: str, allowed: bool) -> None:
+    assert is_below(imported, importer) is allowed

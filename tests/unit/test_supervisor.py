@@ -183,7 +183,8 @@ async def test_a_long_log_is_put_aside(family: Family, monkeypatch: pytest.Monke
 
 HOLDS_A_LEASH = """
     import os, subprocess, sys
-    script = "from diptych.cli.leash import hold_leash; hold_leash(); print(1, flush=True); import time; time.sleep(60)"
+    script = "from diptych.server.leash import hold_leash; hold_leash(); print(1, flush=True); "
+    script += "import time; time.sleep(60)"
     child = subprocess.Popen(
         [sys.executable, "-c", script],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "DIPTYCH_LEASH": "1"}, start_new_session=True,

@@ -22,32 +22,45 @@ _PREFIX = "DIPTYCH_"
 
 
 def fail(program: str, sentence: str, status: int = 2) -> NoReturn:
-    """Ends the program with a sentence on stderr."""
+    """Write a sentence to stderr and end the program.
+
+    Args:
+        program: Command that failed, such as `backup`.
+        sentence: The fact, its cause and the remedy.
+        status: Exit status; 2 for settings and arguments, 1 for everything else.
+    """
     typer.echo(f"diptych {program}: {sentence}", err=True)
     raise typer.Exit(status)
 
 
-def with_settings(program: str, model: type[S], *known: type[BaseSettings]) -> Callable[..., Callable[..., None]]:
-    """Makes a command of a function of settings, whose result is the exit status.
+def with_settings(
+    program: str, model: type[S], *shared_models: type[BaseSettings]
+) -> Callable[[Callable[[S], int]], Callable[..., None]]:
+    """Return a decorator that makes a command of a function of settings.
 
-    Of a setting's places the flag comes first, then the environment, the file, the default. A file can serve
-    several programs: its top holds what is for all of them (`known`: their models), and a table named after a
-    program what is for that one.
+    The decorated function returns the exit status. For each setting a flag wins over the environment, which wins over
+    the file, which wins over the default. One file can serve several programs: its top level holds the settings of all
+    of them, and a table named after a program holds the settings of that program.
+
+    Args:
+        program: Name of the command and of its table in a file.
+        model: Settings of this program.
+        shared_models: Models of the other programs. Their keys may be at the top level of the file.
     """
 
     def decorate(run: Callable[[S], int]) -> Callable[..., None]:
-        def command(context: typer.Context, config: Path | None = None, **given: Any) -> None:
-            values = {name: value for name, value in given.items() if value is not None}
-            places = {name: _place(context, name) for name in values}
+        def command(context: typer.Context, config: Path | None = None, **options: Any) -> None:
+            values = {name: value for name, value in options.items() if value is not None}
+            sources = {name: _source(context, name) for name in values}
             if config is not None:
-                os.environ[f"{_PREFIX}CONFIG"] = str(config)  # For the programs that this one starts.
-                for name, (value, place) in _from_file(program, config, model, known).items():
+                os.environ[f"{_PREFIX}CONFIG"] = str(config)  # For the child processes of this program.
+                for name, (value, source) in _from_file(program, config, model, shared_models).items():
                     if name not in values:
-                        values[name], places[name] = value, place
+                        values[name], sources[name] = value, source
             try:
                 settings = model(**values)
             except ValidationError as error:
-                fail(program, " ".join(_sentences(error, places)))
+                fail(program, " ".join(_sentences(error, sources)))
             raise typer.Exit(run(settings))
 
         command.__doc__ = run.__doc__
@@ -59,7 +72,7 @@ def with_settings(program: str, model: type[S], *known: type[BaseSettings]) -> C
 
 
 def _signature(model: type[BaseSettings]) -> inspect.Signature:
-    """A signature from which typer makes the options."""
+    """Return the signature from which typer makes the options."""
     file = Annotated[
         Path | None,
         typer.Option(
@@ -86,7 +99,7 @@ def _signature(model: type[BaseSettings]) -> inspect.Signature:
 def _option(name: str, field: FieldInfo) -> Any:
     switch = field.annotation is bool
     default = "" if field.default is None or switch else f" Default: {field.default}."
-    # Text, whatever the type: the model checks, so that flags, environment and file are judged alike.
+    # The option takes text of any kind: the model checks flags, environment and file by the same rules.
     return Annotated[
         (bool if switch else str) | None,
         typer.Option(
@@ -100,7 +113,7 @@ def _option(name: str, field: FieldInfo) -> Any:
 
 
 def _metavar(field: FieldInfo) -> str:
-    """What stands for a value in the help."""
+    """Return the placeholder of a value in the help."""
     kind = field.annotation
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         kind = next(each for each in typing.get_args(kind) if each is not type(None))
@@ -109,7 +122,8 @@ def _metavar(field: FieldInfo) -> str:
     return {int: "NUMBER", float: "NUMBER"}.get(kind, "TEXT") if isinstance(kind, type) else "TEXT"
 
 
-def _place(context: typer.Context, name: str) -> str:
+def _source(context: typer.Context, name: str) -> str:
+    """Return the flag or the environment variable that set an option."""
     source = context.get_parameter_source(name)
     if source is not None and source.name == "ENVIRONMENT":
         return f"{_PREFIX}{name.upper()}"
@@ -117,38 +131,39 @@ def _place(context: typer.Context, name: str) -> str:
 
 
 def _from_file(
-    program: str, path: Path, model: type[BaseSettings], known: tuple[type[BaseSettings], ...]
+    program: str, path: Path, model: type[BaseSettings], shared_models: tuple[type[BaseSettings], ...]
 ) -> dict[str, tuple[Any, str]]:
-    """What a file sets for this program: the value and where it stands."""
+    """Return the file's settings for this program: each value with its source."""
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         fail(program, f"--config: {path} cannot be read: {error}.")
-    found: dict[str, tuple[Any, str]] = {}
+    settings: dict[str, tuple[Any, str]] = {}
     own: Mapping[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict):
             if key == program:
                 own = value
         elif key in model.model_fields:
-            found[key] = (value, f"{key} in {path}")
-        elif not any(key in other.model_fields for other in known):
-            fail(program, f"{key} in {path} is no setting.")
+            settings[key] = (value, f"{key} in {path}")
+        elif not any(key in other.model_fields for other in shared_models):
+            fail(program, f"{key} in {path} is not a setting.")
     for key, value in own.items():
         if key not in model.model_fields:
-            fail(program, f"{key} in [{program}] of {path} is no setting of this program.")
-        found[key] = (value, f"{key} in [{program}] of {path}")
-    return found
+            fail(program, f"{key} in [{program}] of {path} is not a setting of this program.")
+        settings[key] = (value, f"{key} in [{program}] of {path}")
+    return settings
 
 
-def _sentences(error: ValidationError, places: Mapping[str, str]) -> list[str]:
+def _sentences(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
+    """Return one sentence for each setting that is wrong."""
     sentences = []
     for each in error.errors(include_url=False):
         name = str(each["loc"][0]) if each["loc"] else ""
-        place = places.get(name, f"--{name.replace('_', '-')}" if name else "settings")
+        source = sources.get(name, f"--{name.replace('_', '-')}" if name else "settings")
         problem = each["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         if each["type"] == "missing":
-            sentences.append(f"{place} must be given.")
+            sentences.append(f"{source} must be given.")
         else:
-            sentences.append(f"{place}: {problem}, not {str(each['input'])!r}.")
+            sentences.append(f"{source}: {problem}, not {str(each['input'])!r}.")
     return sentences

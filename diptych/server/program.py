@@ -1,0 +1,66 @@
+"""Programs: the frame in which every `diptych` command runs, from its arguments to its exit status."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+
+HELP = "Diptych: CQRS as a running pair of gRPC servers. `diptych up` starts it."
+
+Command = Callable[..., Any] | typer.Typer
+"""Function that typer makes a command of, or a group of commands."""
+
+
+def run_program(commands: Mapping[str, Command], arguments: Sequence[str]) -> int:
+    """Run the command that the arguments name, and return the exit status.
+
+    SIGTERM and SIGINT end the program with status 0 until the command handles them itself.
+
+    Args:
+        commands: Commands by their names, in the order of the help.
+        arguments: The name of a command and its own arguments; none prints the help, with status 2.
+    """
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.append(str(Path.cwd()))  # A domain in the working directory need not be installed.
+    previous = [(number, signal.signal(number, _exit)) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        _app(commands)(args=list(arguments), prog_name="diptych")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        for number, handler in previous:
+            signal.signal(number, handler)
+    return 0
+
+
+def _app(commands: Mapping[str, Command]) -> typer.Typer:
+    app = typer.Typer(
+        name="diptych",
+        help=HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(help=HELP)
+    def _() -> None:
+        """Make typer expect the name of a command even if there is only one."""
+
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
