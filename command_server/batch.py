@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from command_server.state_cache import StateCache
-from command_server.store.event_store import (
+from command_server.store.records import (
     Committed,
     Decided,
     Loaded,

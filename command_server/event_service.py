@@ -9,10 +9,12 @@ import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
 
-from command_server.event_tail import BATCH_BYTES_MAX, EventStream
+from command_server.event_tail import BATCH_BYTES_MAX, EventTail
+from command_server.head_reader import HeadReader
 from command_server.metrics import SUBSCRIPTIONS
 from command_server.presented import presented_token
-from command_server.store.event_store import EventStore, Page, StoreUnavailable
+from command_server.store.event_store import EventStore, StoreUnavailable
+from command_server.store.records import Page
 from diptych.contract.reasons import (
     InvalidRequest,
     LogUnavailable,
@@ -55,7 +57,8 @@ class EventService:
         self,
         domain: LoadedDomain,
         store: EventStore,
-        stream: EventStream,
+        stream: EventTail,
+        head: HeadReader,
         router: Router,
         settings: CommandServerSettings,
     ) -> None:
@@ -63,7 +66,8 @@ class EventService:
         self._event_types = domain.event_types
         self._store = store
         self._stream = stream
-        self._identity: LogIdentity = store.identity
+        self._identity: LogIdentity = stream.identity
+        self._head = head
         self._subscriptions = 0
         self._subscriptions_max = settings.subscriptions_max
         self._waits = 0
@@ -97,7 +101,7 @@ class EventService:
 
     async def _subscription(self, data: bytes) -> AsyncGenerator[bytes, None]:
         request = parse(SubscribeRequest, data)
-        position = self._start(request)
+        position = await self._start(request)
         types = self._types(request.event_types)
         if self._subscriptions >= self._subscriptions_max:
             raise Overloaded(what="subscriptions", limit=self._subscriptions_max).with_details(retry_seconds=1.0)
@@ -139,14 +143,19 @@ class EventService:
             progress=Progress(token=self._identity.token(position), position=position, head_position=self._stream.head)
         ).SerializeToString()
 
-    def _start(self, request: SubscribeRequest) -> int:
+    async def _start(self, request: SubscribeRequest) -> int:
         """The position after which a subscription starts."""
         if request.WhichOneof("after") == "token":
             position = self._identity.judge(Token.parse(request.token))
         else:
             position = request.position
         if position > self._stream.head:
-            raise TokenAheadOfStream(position=position, head_position=self._stream.head)
+            try:
+                head = (await self._head.read()).position
+            except StoreUnavailable as error:
+                raise LogUnavailable(cause=str(error)) from error
+            if position > head:
+                raise TokenAheadOfStream(position=position, head_position=head)
         return position
 
     def _types(self, names: Collection[str]) -> frozenset[str]:

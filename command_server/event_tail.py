@@ -1,119 +1,180 @@
-"""The event stream: the log as subscribers follow it, from the store to memory and back.
+"""The event tail: the newest events in memory, as subscribers follow them.
 
-The latest events are kept in memory, as one run of positions without gaps that ends at the head. A subscriber is no
-more than a position: what lies after it comes from memory if the run reaches that far back, else from the store, so
-that the seam between the two cannot lose, double or reorder anything, and a slow subscriber costs nothing.
+A subscriber is no more than a position. Events after it come from memory if the tail reaches that far back, else
+from the store. The seam between the two cannot lose, double or reorder events, and a slow subscriber costs nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import structlog
+
 from command_server.metrics import HEAD_POSITION
-from command_server.store.event_store import Committed, EventStore, Page, StoreUnavailable
+from command_server.store.event_store import EventStore, StoreUnavailable
+from command_server.store.records import Committed, LogHead, Page
+from diptych.contract.frames import recorded
 from diptych.server import failpoints
 from diptych.server.settings import CommandServerSettings
 
 BATCH_EVENTS_MAX = 1000
+"""Events in a page, at most."""
 BATCH_BYTES_MAX = 1 << 20
+"""Bytes of the events in a page, at most; one event may be larger."""
+
+_FOLLOW_SECONDS = 60.0
+"""Longest wait in the store for events of other writers."""
+_RETRY_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
 
 
-class StreamClosed(StoreUnavailable):
+class TailClosed(StoreUnavailable):
     """The server is stopping."""
 
 
-class EventStream:
-    """The log of one store, followed by any number of subscribers of this event loop."""
+class EventTail:
+    """One run of positions without gaps, which ends at the head that this server has followed so far.
 
-    def __init__(self, store: EventStore, settings: CommandServerSettings) -> None:
+    1. The writer publishes each of its commits (`publish`): if it continues the tail, it is appended at once.
+    2. `run` waits in the store for a head beyond the tail's: events of other writers, or a commit before which some
+       of theirs are missing. It reads them from the store and takes them (`take`).
+    3. `take` appends a page that continues the tail, skips events that the tail has, and reads a gap from the store.
+    4. Each append raises `head`, trims the oldest events and wakes the subscribers that wait for it.
+    5. `read` returns the next events after a position, from memory or from the store.
+    """
+
+    def __init__(self, store: EventStore, log: LogHead, settings: CommandServerSettings) -> None:
         self._store = store
         self._events_max = settings.tail_events_max
         self._bytes_max = settings.tail_bytes_max
         self._frames: list[bytes] = []
         self._types: list[str] = []
-        self._start = store.head + 1
+        self._start = log.position + 1
         self._bytes = 0
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._versions: dict[str, set[asyncio.Future[None]]] = {}
+        self._subscribers: set[asyncio.Future[None]] = set()
+        self._stream_waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._closed = False
-        self.head = store.head
+        self.identity = log.identity
+        """Log id and epochs, as of the last read of the head."""
+        self.head = log.position
+        """Position of the last event that was followed."""
         HEAD_POSITION.set(self.head)
 
     @property
     def memory_start(self) -> int:
-        """The first position that is in memory; the head's successor if none is."""
+        """Position of the oldest event in memory; `head` + 1 if there is none."""
         return self._start
 
-    def publish(self, committed: Committed, types: Sequence[str], versions: Mapping[str, int]) -> None:
-        """Takes what was just recorded, and wakes whoever waits for it."""
-        assert committed.first_position == self._start + len(self._frames), "a commit was published out of order"
-        self._frames.extend(committed.frames)
-        self._types.extend(types)
-        self._bytes += sum(map(len, committed.frames))
-        self.head = committed.first_position + len(committed.frames) - 1
-        HEAD_POSITION.set(self.head)
-        if len(self._frames) > self._events_max or self._bytes > self._bytes_max:
-            self._trim()
-        failpoints.hit("publish.kept")
-        waiting, self._waiting = self._waiting, set()
-        _wake(waiting)
-        if self._versions:
-            for stream in versions:
-                _wake(self._versions.pop(stream, set()))
+    async def run(self) -> None:
+        """Follow the log until cancelled. While the store is not available, the tail stays behind and retries."""
+        failing = False
+        while True:
+            try:
+                log = await self._store.beyond(self.head, _FOLLOW_SECONDS)
+                self.identity = log.identity
+                if log.position > self.head:
+                    await self.take(await self._read_store(self.head))
+                failing = False
+            except StoreUnavailable as error:
+                if not failing:
+                    _log.warning("log cannot be followed, retrying", cause=str(error), head=self.head)
+                failing = True
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def publish(self, committed: Committed, types: Sequence[str], streams: Iterable[str]) -> None:
+        """Append an own commit and wake its subscribers; a shortcut of `take`.
+
+        A commit that does not continue the tail is left to `run`.
+
+        Args:
+            committed: the commit.
+            types: type of each event.
+            streams: names of the streams of the events.
+        """
+        present = self.head + 1 - committed.first_position
+        if present == 0:
+            self._append(committed.frames, types, streams)
+        elif 0 < present < len(committed.frames):
+            self._append(committed.frames[present:], types[present:], streams)
+
+    async def take(self, page: Page) -> None:
+        """Append the events of an unfiltered page that the tail does not have; read a gap before them from the store.
+
+        Cancelling keeps the pages that were appended.
+
+        Raises:
+            StoreUnavailable: the gap cannot be read.
+        """
+        while (missing := page.position - len(page.frames)) > self.head:
+            gap = await self._read_store(self.head)
+            if gap.position <= self.head:
+                raise StoreUnavailable(f"positions {self.head + 1} to {missing} cannot be read")
+            self._append_page(gap)
+        self._append_page(page)
 
     def close(self) -> None:
-        """Ends every wait, now and later, with `StreamClosed`."""
+        """End every wait, now and later, with `TailClosed`."""
         self._closed = True
-        _wake(self._waiting)
-        for waiting in self._versions.values():
-            _wake(waiting)
+        _wake(self._subscribers)
+        for waiters in self._stream_waiters.values():
+            _wake(waiters)
 
     async def wait_beyond(self, position: int, seconds: float) -> bool:
-        """Waits until the head lies beyond a position, for so long at the most; returns whether it does.
+        """Wait until the tail's head is beyond a position; return False if the time was up first.
 
-        Raises `StreamClosed`.
+        Cancelling ends the wait.
+
+        Raises:
+            TailClosed: the server is stopping.
         """
         self._check_open()
         if self.head > position:
             return True
         future = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
+        self._subscribers.add(future)
         try:
             async with asyncio.timeout(seconds):
                 await future
         except TimeoutError:
             return self.head > position
         finally:
-            self._waiting.discard(future)
+            self._subscribers.discard(future)
         self._check_open()
         return True
 
     @contextmanager
     def changes_of(self, stream: str) -> Iterator[asyncio.Future[None]]:
-        """Gives a future that is done when the next events of one aggregate's stream are published.
+        """Yield a future that is done when the next events of one aggregate's stream are appended.
 
-        Raises `StreamClosed`.
+        Raises:
+            TailClosed: the server is stopping.
         """
         self._check_open()
         future = asyncio.get_running_loop().create_future()
-        waiting = self._versions.setdefault(stream, set())
-        waiting.add(future)
+        waiters = self._stream_waiters.setdefault(stream, set())
+        waiters.add(future)
         try:
             yield future
         finally:
-            waiting.discard(future)
-            if not waiting and self._versions.get(stream) is waiting:
-                del self._versions[stream]
+            waiters.discard(future)
+            if not waiters and self._stream_waiters.get(stream) is waiters:
+                del self._stream_waiters[stream]
 
     async def read(self, after: int, types: Collection[str] = ()) -> Page:
-        """The next events after a position: at most 1,000, or about 1 MiB, up to the head."""
+        """Return the next events after a position, up to the head: at most 1,000 events, or about 1 MiB.
+
+        Raises:
+            StoreUnavailable: the events are not in memory, and the store cannot read them.
+        """
         if after + 1 < self._start:
-            return await self._store.read_log(
-                after, types=types, events_max=BATCH_EVENTS_MAX, bytes_max=BATCH_BYTES_MAX
-            )
+            return await self._read_store(after, types)
         return self._read_memory(after, types)
+
+    async def _read_store(self, after: int, types: Collection[str] = ()) -> Page:
+        return await self._store.read_log(after, types=types, events_max=BATCH_EVENTS_MAX, bytes_max=BATCH_BYTES_MAX)
 
     def _read_memory(self, after: int, types: Collection[str]) -> Page:
         first = after + 1 - self._start
@@ -132,23 +193,46 @@ class EventStream:
             frames = [frame for frame, kind in zip(frames, self._types[first:end], strict=True) if kind in types]
         return Page(frames, after + end - first, last)
 
+    def _append_page(self, page: Page) -> None:
+        present = self.head - (page.position - len(page.frames))
+        frames = page.frames[present:]
+        if frames:
+            events = [recorded(frame) for frame in frames]
+            streams = {f"{event.aggregate.type}/{event.aggregate.id}" for event in events}
+            self._append(frames, [event.event.TypeName() for event in events], streams)
+
+    def _append(self, frames: Sequence[bytes], types: Sequence[str], streams: Iterable[str]) -> None:
+        self._frames.extend(frames)
+        self._types.extend(types)
+        self._bytes += sum(map(len, frames))
+        self.head += len(frames)
+        HEAD_POSITION.set(self.head)
+        if len(self._frames) > self._events_max or self._bytes > self._bytes_max:
+            self._trim()
+        failpoints.hit("publish.kept")
+        subscribers, self._subscribers = self._subscribers, set()
+        _wake(subscribers)
+        if self._stream_waiters:
+            for stream in streams:
+                _wake(self._stream_waiters.pop(stream, set()))
+
     def _check_open(self) -> None:
         if self._closed:
-            raise StreamClosed("the server is stopping")
+            raise TailClosed("the server is stopping")
 
     def _trim(self) -> None:
-        """Forgets the older half, or more if that is still too many bytes: in large steps, as each step copies."""
+        """Drop the older half, or more if the rest has too many bytes. Large steps are rare; each one copies."""
         cut = len(self._frames) // 2
-        kept = sum(map(len, self._frames[cut:]))
-        while kept > self._bytes_max and cut < len(self._frames):
-            kept -= len(self._frames[cut])
+        size = sum(map(len, self._frames[cut:]))
+        while size > self._bytes_max and cut < len(self._frames):
+            size -= len(self._frames[cut])
             cut += 1
         del self._frames[:cut], self._types[:cut]
         self._start += cut
-        self._bytes = kept
+        self._bytes = size
 
 
-def _wake(waiting: Iterable[asyncio.Future[None]]) -> None:
-    for future in waiting:
+def _wake(waiters: Iterable[asyncio.Future[None]]) -> None:
+    for future in waiters:
         if not future.done():
             future.set_result(None)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from command_server.event_tail import EventStream, StreamClosed
+from command_server.event_tail import EventTail, TailClosed
+from command_server.head_reader import HeadReader
 from command_server.metrics import SUBSCRIPTIONS
 from command_server.store.event_store import EventStore, StoreUnavailable
 from diptych.contract.frames import recorded
 from diptych.contract.reasons import LogUnavailable
+from diptych.contract.token import LogIdentity
 from diptych.contract.validation import parse
 from diptych.contract.wire import delimited, integer
 from diptych.internal.v1.log_pb2 import (
     FollowRequest,
     FollowResponse,
     GetHeadResponse,
-    LogIdentity,
     WatchHeadResponse,
 )
+from diptych.internal.v1.log_pb2 import LogIdentity as LogIdentityMessage
 from diptych.server import failpoints
 from diptych.server.request_context import RequestContext
 from diptych.server.router import Router
@@ -33,12 +35,10 @@ _COALESCE_SECONDS = 0.01
 class LogService:
     """Serves the log of one store to projectors and query servers."""
 
-    def __init__(self, store: EventStore, stream: EventStream, router: Router) -> None:
+    def __init__(self, store: EventStore, stream: EventTail, head: HeadReader, router: Router) -> None:
         self._store = store
         self._stream = stream
-        self._identity = LogIdentity(log_id=store.identity.log_id)
-        for epoch, first in store.identity.epochs:
-            self._identity.epochs.add(epoch=epoch, first_position=first)
+        self._head = head
         router.bind_stream(SERVICE, "Follow", self._follow)
         router.bind_stream(SERVICE, "WatchHead", self._watch_head)
         router.bind_unary(SERVICE, "GetHead", self._get_head)
@@ -58,7 +58,7 @@ class LogService:
         checkpoint = await self._store.frame_at(position) if position else None
         event_id = recorded(checkpoint).event_id if checkpoint is not None else ""
         yield FollowResponse(
-            identity=self._identity,
+            identity=_identity(self._stream.identity),
             checkpoint_event_id=event_id,
             position=position,
             event_id=event_id,
@@ -82,11 +82,11 @@ class LogService:
 
     async def _watch_head(self, data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
         told = self._stream.head
-        yield WatchHeadResponse(identity=self._identity, head_position=told).SerializeToString()
+        yield WatchHeadResponse(identity=_identity(self._stream.identity), head_position=told).SerializeToString()
         while True:
             try:
                 changed = await self._stream.wait_beyond(told, _IDLE_SECONDS)
-            except StreamClosed as error:
+            except TailClosed as error:
                 raise LogUnavailable(cause=str(error)) from error
             if changed:
                 await asyncio.sleep(_COALESCE_SECONDS)
@@ -94,4 +94,15 @@ class LogService:
             yield WatchHeadResponse(head_position=told).SerializeToString()
 
     async def _get_head(self, data: bytes, context: RequestContext) -> bytes:
-        return GetHeadResponse(identity=self._identity, head_position=self._stream.head).SerializeToString()
+        try:
+            log = await self._head.read()
+        except StoreUnavailable as error:
+            raise LogUnavailable(cause=str(error)) from error
+        return GetHeadResponse(identity=_identity(log.identity), head_position=log.position).SerializeToString()
+
+
+def _identity(identity: LogIdentity) -> LogIdentityMessage:
+    message = LogIdentityMessage(log_id=identity.log_id)
+    for epoch, first in identity.epochs:
+        message.epochs.add(epoch=epoch, first_position=first)
+    return message

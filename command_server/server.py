@@ -6,7 +6,8 @@ import asyncio
 
 from command_server.command_service import CommandServices
 from command_server.event_service import EventService
-from command_server.event_tail import EventStream
+from command_server.event_tail import EventTail
+from command_server.head_reader import HeadReader
 from command_server.log_service import LogService
 from command_server.processes.host import ProcessHost
 from command_server.processes.service import ProcessService
@@ -43,16 +44,18 @@ async def bootstrap(settings: CommandServerSettings, health: Health) -> Served:
     store = SqliteEventStore(sqlite_path(settings.log), health.address)
     try:
         await store.open()
+        tail = EventTail(store, await store.head(), settings)
     except StoreUnavailable as error:
         raise StartError(f"The log {settings.log} cannot be opened: {error}.") from error
-    stream = EventStream(store, settings)
-    writer = Writer(domain, store, settings, stream.publish)
+    head = HeadReader(store)
+    writer = Writer(domain, store, settings, tail.publish)
+    following = asyncio.create_task(tail.run(), name="event-tail")
     writing = asyncio.create_task(writer.run(), name="writer")
     router = Router(domain.domain.package)
-    commands = CommandServices(domain, writer, store.identity, router, settings)
-    EventService(domain, store, stream, router, settings)
-    LogService(store, stream, router)
-    host = ProcessHost(domain, store, stream, writer, health.set)
+    commands = CommandServices(domain, writer, tail.identity, router, settings)
+    EventService(domain, store, tail, head, router, settings)
+    LogService(store, tail, head, router)
+    host = ProcessHost(domain, store, tail, writer, health.set)
     try:
         await host.start()
     except StoreUnavailable as error:
@@ -64,11 +67,12 @@ async def bootstrap(settings: CommandServerSettings, health: Health) -> Served:
         await host.close()
         writer.close()
         await ended
+        following.cancel()
         await store.close()
 
     async def drain() -> None:
         commands.close()
-        stream.close()
+        tail.close()
         # A little before calls are cut: who waits for a log that hangs is told so.
         patience = settings.stop_seconds - min(_ANSWER_SECONDS, settings.stop_seconds / 2)
         asyncio.get_running_loop().call_later(patience, writer.give_up)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import Message
 
-from command_server.store.event_store import WorkKey
+from command_server.store.records import WorkKey
 from diptych.domain.aggregate import AggregateRef, DeciderBinding
 from diptych.domain.refusal import Refusal
 

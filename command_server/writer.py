@@ -16,7 +16,8 @@ import structlog
 from command_server.batch import Batch, Catalogue
 from command_server.metrics import BATCH_COMMANDS, COMMANDS
 from command_server.state_cache import StateCache
-from command_server.store.event_store import CommitNotKnown, Committed, EventStore, StoreUnavailable
+from command_server.store.event_store import CommitNotKnown, EventStore, StoreUnavailable
+from command_server.store.records import Committed
 from command_server.submission import Submission, nobody
 from diptych.contract.reasons import CommandNotInTime, LogUnavailable, OutcomeUnknown, Overloaded
 from diptych.domain.loading import LoadedDomain

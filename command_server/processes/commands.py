@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from command_server.dispatch import Caller, Dispatcher
 from command_server.processes.inputs import ACCEPTED, REFUSED
 from command_server.processes.outputs import Content, OpenOutputs, Output, OutputQueue
-from command_server.store.event_store import WorkKind
+from command_server.store.records import WorkKind
 from command_server.submission import Submission, actor_of
 from command_server.writer import Writer
 from diptych.contract.reasons import CommandUnknown, MalformedMessage

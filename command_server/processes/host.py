@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from command_server.event_tail import EventStream, StreamClosed
+from command_server.event_tail import EventTail, TailClosed
 from command_server.processes import metrics
 from command_server.processes.commands import Commands
 from command_server.processes.effects import Effects
@@ -23,7 +23,8 @@ from command_server.processes.inputs import EVENT, Input, came_of, heard, unknow
 from command_server.processes.instance_queues import Lanes
 from command_server.processes.outputs import Content, OpenOutputs, Output, OutputQueue, backoff, contents
 from command_server.processes.timers import Timers
-from command_server.store.event_store import EventStore, ParkedInput, StoreUnavailable, Work, WorkKind
+from command_server.store.event_store import EventStore, StoreUnavailable
+from command_server.store.records import ParkedInput, Work, WorkKind
 from command_server.writer import Writer
 from diptych.contract.frames import recorded
 from diptych.contract.reasons import ProcessNotFound
@@ -78,7 +79,7 @@ class ProcessHost:
         self,
         domain: LoadedDomain,
         store: EventStore,
-        stream: EventStream,
+        stream: EventTail,
         writer: Writer,
         health: Callable[[str, bool], Awaitable[None]],
     ) -> None:
@@ -115,9 +116,10 @@ class ProcessHost:
         """
         if not self._processes:
             return
-        self._opened_until = self._store.head
+        head = (await self._store.head()).position
+        self._opened_until = head
         self._written = dict(await self._store.process_marks())
-        new = {name: self._store.head for name in self._processes if name not in self._written}
+        new = {name: head for name in self._processes if name not in self._written}
         if new:
             await self._store.put_process_marks(new)
             self._written.update(new)
@@ -240,7 +242,7 @@ class ProcessHost:
                 if page.position == position:
                     await self._stream.wait_beyond(position, 60)
                     continue
-            except StreamClosed:
+            except TailClosed:
                 return
             except StoreUnavailable as error:
                 attempts += 1

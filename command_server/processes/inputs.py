@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from command_server.processes.outputs import Content
-from command_server.store.event_store import ParkedInput, WorkKey
+from command_server.store.records import ParkedInput, WorkKey
 from command_server.submission import Submission, actor_of, engine_request_key
 from diptych.contract.wire import delimited
 from diptych.domain.aggregate import AggregateRef, DeciderBinding, Deciding

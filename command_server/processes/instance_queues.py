@@ -16,7 +16,8 @@ import structlog
 
 from command_server.processes.inputs import EVENT, Input
 from command_server.processes.outputs import backoff
-from command_server.store.event_store import EventStore, ParkedInput, StoreUnavailable
+from command_server.store.event_store import EventStore, StoreUnavailable
+from command_server.store.records import ParkedInput
 from command_server.submission import Submission
 from command_server.writer import Writer
 from diptych.contract.reasons import InternalError, LogUnavailable
@@ -307,7 +308,7 @@ class _Parking:
                 await self._arrived.wait()
             put, parked, written = self._waiting[0]
             try:
-                await (self._store.put_parked if put else self._store.delete_parked)([parked])
+                await (self._store.put_parked([parked]) if put else self._store.delete_parked([parked.key]))
             except StoreUnavailable as error:
                 _log.warning("a parked input cannot be written now", cause=str(error))
                 attempts += 1

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import structlog
 from google.protobuf.any_pb2 import Any
 
-from command_server.store.event_store import EventStore, StoreUnavailable, Work, WorkKey, WorkKind
+from command_server.store.event_store import EventStore, StoreUnavailable
+from command_server.store.records import Work, WorkKey, WorkKind
 from diptych.contract.frames import recorded
 from diptych.v1.events_pb2 import RecordedEvent
 from diptych.v1.processes_pb2 import ProcessStepped

@@ -7,7 +7,8 @@ import time
 from command_server.processes.host import ProcessHost
 from command_server.processes.instance_queues import Lane
 from command_server.processes.outputs import Output
-from command_server.store.event_store import EventStore, StoreUnavailable, WorkKind
+from command_server.store.event_store import EventStore, StoreUnavailable
+from command_server.store.records import WorkKind
 from diptych.contract.frames import recorded
 from diptych.contract.reasons import LogUnavailable
 from diptych.contract.validation import parse

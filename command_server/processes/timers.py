@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from command_server.processes.commands import Told
 from command_server.processes.inputs import TIMED_OUT
 from command_server.processes.outputs import OpenOutputs, Output
-from command_server.store.event_store import WorkKey
+from command_server.store.records import WorkKey
 from diptych.internal.v1.parking_pb2 import Outcome
 
 _LOOK_SECONDS = 1.0

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from command_server.store.event_store import (
+from command_server.store.event_store import EventStore
+from command_server.store.records import (
     Committed,
     Decided,
-    EventStore,
     Loaded,
     NewEvent,
     ParkedInput,
@@ -42,8 +42,8 @@ class Backend:
         self._folder = folder
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[EventStore]:
-        store = SqliteEventStore(self._folder / "log.db", "test")
+    async def open(self, *, exclusive: bool = True) -> AsyncIterator[EventStore]:
+        store = SqliteEventStore(self._folder / "log.db", "test", exclusive=exclusive)
         await store.open()
         try:
             yield store
@@ -60,6 +60,13 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
 async def store(backend: Backend) -> AsyncIterator[EventStore]:
     async with backend.open() as opened:
         yield opened
+
+
+@pytest.fixture
+async def writers(backend: Backend) -> AsyncIterator[tuple[EventStore, EventStore]]:
+    """Two stores of one log, as two command servers have them."""
+    async with backend.open(exclusive=False) as one, backend.open(exclusive=False) as other:
+        yield one, other
 
 
 def event(stream: str, version: int, kind: str = "test.Happened") -> NewEvent:
@@ -91,6 +98,10 @@ async def load(store: EventStore, what: Reads, wanted: Sequence[str] = ()) -> Lo
     return seen[-1]
 
 
+async def position(store: EventStore) -> int:
+    return (await store.head()).position
+
+
 async def all_events(store: EventStore, *types: str) -> list[RecordedEvent]:
     found: list[RecordedEvent] = []
     position = 0
@@ -105,7 +116,7 @@ async def all_events(store: EventStore, *types: str) -> list[RecordedEvent]:
 async def test_positions_follow_each_other_from_one(store: EventStore) -> None:
     first = await append(store, event("test/a", 1), event("test/b", 1))
     second = await append(store, event("test/a", 2))
-    assert (first.first_position, second.first_position, store.head) == (1, 3, 3)
+    assert (first.first_position, second.first_position, await position(store)) == (1, 3, 3)
     assert [one.position for one in await all_events(store)] == [1, 2, 3]
     assert [recorded(one).position for one in (*first.frames, *second.frames)] == [1, 2, 3]
 
@@ -120,7 +131,7 @@ async def test_what_was_committed_is_read_as_the_same_bytes(store: EventStore) -
 
 async def test_everything_is_there_after_reopening(backend: Backend) -> None:
     async with backend.open() as store:
-        identity = store.identity
+        identity = (await store.head()).identity
         await append(
             store,
             event("test/a", 1),
@@ -129,7 +140,7 @@ async def test_everything_is_there_after_reopening(backend: Backend) -> None:
             snapshots={"test/a": Snapshot(1, SHAPE, b"state")},
         )
     async with backend.open() as store:
-        assert (store.identity, store.head) == (identity, 1)
+        assert await store.head() == (identity, 1)
         loaded = await load(store, reads("test/a", requests=["k"]), ["test.email:x"])
         assert loaded.streams["test/a"] == (1, 1)
         assert loaded.requests == {"k": Request(b"d", "test/a", 1, 1)}
@@ -150,14 +161,14 @@ async def test_an_exception_in_the_decision_records_nothing(store: EventStore) -
 
     with pytest.raises(RuntimeError, match="planted"):
         await store.commit(reads("test/a"), decide)
-    assert store.head == 0
+    assert await position(store) == 0
     assert (await append(store, event("test/a", 1))).first_position == 1
 
 
 async def test_a_batch_without_events_takes_no_position(store: EventStore) -> None:
     await append(store, event("test/a", 1))
     committed = await store.commit(reads(), lambda loaded: Decided(requests={"k": Request(b"d", "test/a", 1, 1)}))
-    assert (committed.frames, store.head) == ([], 1)
+    assert (committed.frames, await position(store)) == ([], 1)
     assert (await load(store, reads(requests=["k"]))).requests["k"].position == 1
 
 
@@ -317,7 +328,7 @@ async def test_parked_inputs_are_kept(backend: Backend) -> None:
         await store.put_parked([first._replace(attempts=2)])
     async with backend.open() as store:
         assert await store.parked_inputs() == [first._replace(attempts=2), second]
-        await store.delete_parked([first, first])
+        await store.delete_parked([first.key, first.key])
         assert await store.parked_inputs() == [second]
 
 
@@ -334,3 +345,135 @@ async def test_a_log_of_before_processes_is_opened(tmp_path: Path) -> None:
         await append(store, event("test/p", 1), opened=[work(-1)])
         assert await store.read_work((0, 0), 10) == [work(2)]
         assert [one.event_id for one in await all_events(store)] == ["test/a@1", "test/p@1"]
+
+
+# Two stores write one log.
+
+
+async def test_head_includes_events_of_another_writer(writers: tuple[EventStore, EventStore]) -> None:
+    one, other = writers
+    assert (await one.head()).identity == (await other.head()).identity
+    await append(other, event("test/b", 1), event("test/b", 2))
+    assert (await position(one), await position(other)) == (2, 2)
+
+
+async def test_beyond_returns_when_another_writer_commits(writers: tuple[EventStore, EventStore]) -> None:
+    one, other = writers
+    waiting = asyncio.create_task(one.beyond(0, 30))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await append(other, event("test/b", 1))
+    async with asyncio.timeout(20):
+        assert (await waiting).position == 1
+
+
+async def test_beyond_returns_the_head_at_once_when_it_is_beyond(store: EventStore) -> None:
+    await append(store, event("test/a", 1), event("test/a", 2))
+    async with asyncio.timeout(20):
+        assert (await store.beyond(1, 1000)).position == 2
+
+
+async def test_beyond_returns_the_head_when_the_time_is_up(store: EventStore) -> None:
+    await append(store, event("test/a", 1))
+    assert (await store.beyond(1, 0)).position == 1
+    assert (await store.beyond(1, 0.01)).position == 1
+
+
+async def test_positions_stay_gapless_when_two_writers_commit_in_turns(writers: tuple[EventStore, EventStore]) -> None:
+    for number in range(1, 11):
+        committed = await append(writers[number % 2], event("test/a", number))
+        assert committed.first_position == number
+    for store in writers:
+        assert [(one.position, one.version) for one in await all_events(store)] == [(n, n) for n in range(1, 11)]
+
+
+async def test_positions_stay_gapless_when_two_writers_commit_at_once(writers: tuple[EventStore, EventStore]) -> None:
+    await asyncio.gather(*(append(writers[number % 2], event(f"test/{number}", 1)) for number in range(20)))
+    assert [one.position for one in await all_events(writers[0])] == list(range(1, 21))
+
+
+async def test_first_position_without_events_follows_the_head_of_all_writers(
+    writers: tuple[EventStore, EventStore],
+) -> None:
+    one, other = writers
+    await append(other, event("test/b", 1))
+    assert (await one.commit(reads(), lambda loaded: Decided())).first_position == 2
+
+
+async def test_a_cached_version_is_stale_when_another_writer_has_appended(
+    writers: tuple[EventStore, EventStore],
+) -> None:
+    one, other = writers
+    await append(one, event("test/a", 1))
+    await append(other, event("test/a", 2))
+    loaded = await load(one, reads("test/a", cached={"test/a": 1}))
+    assert loaded.streams["test/a"] == (2, 2)
+    assert [recorded(frame).version for frame in loaded.histories["test/a"].frames] == [1, 2]
+
+
+async def test_a_commit_loads_what_another_writer_took(writers: tuple[EventStore, EventStore]) -> None:
+    one, other = writers
+    first = Request(b"d", "test/b", 1, -1)
+    await append(other, event("test/b", 1), requests={"k": first}, claims={"u:1": "test/b"})
+    loaded = await load(one, reads("test/a", requests=["k"]), ["u:1"])
+    assert loaded.requests == {"k": first._replace(position=1)}
+    assert loaded.holders == {"u:1": "test/b"}
+
+
+async def test_a_decision_on_values_that_were_not_read_is_made_again_with_them(
+    writers: tuple[EventStore, EventStore],
+) -> None:
+    """The decision loses a race, as one does that was made before the write lock was held."""
+    one, other = writers
+    await append(other, event("test/b", 1), requests={"k": Request(b"d", "test/b", 1, -1)}, claims={"u:1": "test/b"})
+    calls: list[Loaded] = []
+
+    def decide(loaded: Loaded) -> Decided:
+        calls.append(loaded)
+        free = not loaded.requests.get("k") and not loaded.holders.get("u:1") and "test/b" not in loaded.streams
+        if free:
+            return Decided(
+                events=[event("test/b", 1), event("test/a", 1)],
+                requests={"k": Request(b"e", "test/b", 1, -1)},
+                claims={"u:1": "test/a"},
+            )
+        return Decided(events=[event("test/a", 1)])
+
+    committed = await one.commit(reads("test/a"), decide)
+    assert committed.first_position == 2
+    assert len(calls) == 2
+    assert calls[1].streams is not calls[0].streams
+    assert calls[1].streams == {"test/b": (1, 1)}
+    assert set(calls[1].requests) == {"k"}
+    assert calls[1].holders == {"u:1": "test/b"}
+    assert [one.event_id for one in await all_events(other)] == ["test/b@1", "test/a@1"]
+    assert (await load(other, reads(requests=["k"]), ["u:1"])).holders == {"u:1": "test/b"}
+
+
+async def test_a_request_id_is_never_recorded_twice(store: EventStore) -> None:
+    request = Request(b"d", "test/a", 1, 0)
+    await store.commit(reads(), lambda loaded: Decided(requests={"k": request}))
+    with pytest.raises(Exception, match="UNIQUE"):
+        await store.commit(reads(), lambda loaded: Decided(requests={"k": request._replace(digest=b"e")}))
+    assert (await load(store, reads(requests=["k"]))).requests == {"k": request}
+
+
+# Parked inputs.
+
+
+async def test_a_commit_unparks_an_input_with_its_step(backend: Backend) -> None:
+    first = ParkedInput("process", "p1", 9, -1, "ValueError: no", 1, 1234, b"")
+    second = ParkedInput("process", "p1", 12, 1, "", 0, 1235, b"outcome")
+    async with backend.open() as store:
+        await store.put_parked([first, second])
+        await append(store, event("test/p", 1), unparked=[first.key, ("process", "p2", 1, -1)])
+    async with backend.open() as store:
+        assert await store.parked_inputs() == [second]
+
+
+async def test_a_commit_that_fails_unparks_nothing(store: EventStore) -> None:
+    first = ParkedInput("process", "p1", 9, -1, "ValueError: no", 1, 1234, b"")
+    await store.put_parked([first])
+    with pytest.raises(Exception, match="UNIQUE"):
+        await append(store, event("test/p", 1), event("test/p", 1), unparked=[first.key])
+    assert await store.parked_inputs() == [first]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from command_server.store.event_store import Decided, Loaded, NewEvent, Reads, Request, Snapshot, StreamHead
+from command_server.store.records import Decided, Loaded, NewEvent, Reads, Request, Snapshot, StreamHead
 from command_server.store.sqlite_store import SqliteEventStore
 from diptych.contract.frames import recorded
 from diptych.server.errors import StartError
@@ -208,7 +208,7 @@ class StoreModel(RuleBasedStateMachine):
     @invariant()
     def knows_its_head(self) -> None:
         if hasattr(self, "store"):
-            assert self.store.head == len(self.log)
+            assert self.run_async(self.store.head()).position == len(self.log)
 
     def teardown(self) -> None:
         if hasattr(self, "store"):

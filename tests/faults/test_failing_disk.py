@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from command_server.dispatch import Caller, Dispatcher
-from command_server.event_tail import EventStream
+from command_server.event_tail import EventTail
 from command_server.store.sqlite_store import SqliteEventStore
 from command_server.submission import Submission
 from command_server.writer import Writer
@@ -63,7 +63,7 @@ async def test_what_is_told_is_what_is_known(tmp_path: Path, error: str, refusal
     store = SqliteEventStore(tmp_path / "log.db")
     await store.open()
     settings = CommandServerSettings.model_validate({})
-    writer = Writer(shop, store, settings, EventStream(store, settings).publish)
+    writer = Writer(shop, store, settings, EventTail(store, await store.head(), settings).publish)
 
     async def send(user_id: str) -> Submission:
         method = shop.commands["shop.v1.RegisterUserRequest"]
@@ -71,7 +71,8 @@ async def test_what_is_told_is_what_is_known(tmp_path: Path, error: str, refusal
         await writer._commit([submission])
         return submission
 
-    store._write = Failing(store._write, error)  # type: ignore[assignment,arg-type]
+    database = store._database
+    database._writer = Failing(database._writer, error)  # type: ignore[assignment,arg-type]
     failed = await send("ada")
     assert isinstance(failed.refusal, refusal)
     assert failed.refusal.status == StatusCode.UNAVAILABLE

@@ -17,7 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from command_server import submission
 from command_server.batch import Batch
 from command_server.state_cache import StateCache
-from command_server.store.event_store import Page
+from command_server.store import sqlite_reads
+from command_server.store.records import Page
+from command_server.store.sqlite_commit import BatchLoader, BatchRecorder
 from command_server.store.sqlite_store import SqliteEventStore
 from diptych.domain.refusal import Refusal
 from tests.faults.test_event_store_model import StoreModel
@@ -37,33 +39,31 @@ def plant(machine: type[RuleBasedStateMachine], owner: Any, name: str) -> Callab
     return register
 
 
-@plant(StoreModel, SqliteEventStore, "_record")
+@plant(StoreModel, BatchRecorder, "record")
 def requests_are_not_recorded(original: Original) -> Original:
-    return lambda self, connection, decided, ids: original(self, connection, decided._replace(requests={}), ids)
+    return lambda self, decided: original(self, decided._replace(requests={}))
 
 
-@plant(StoreModel, SqliteEventStore, "_record")
+@plant(StoreModel, BatchRecorder, "record")
 def the_last_event_is_not_recorded(original: Original) -> Original:
-    return lambda self, connection, decided, ids: original(
-        self, connection, decided._replace(events=list(decided.events)[:-1]), ids
-    )
+    return lambda self, decided: original(self, decided._replace(events=list(decided.events)[:-1]))
 
 
-@plant(StoreModel, SqliteEventStore, "_record")
+@plant(StoreModel, BatchRecorder, "record")
 def snapshots_are_a_version_too_high(original: Original) -> Original:
-    def record(self: Any, connection: Any, decided: Any, ids: Any) -> Any:
+    def record(self: Any, decided: Any) -> Any:
         kept = {name: one._replace(version=one.version + 1) for name, one in decided.snapshots.items()}
-        return original(self, connection, decided._replace(snapshots=kept), ids)
+        return original(self, decided._replace(snapshots=kept))
 
     return record
 
 
-@plant(StoreModel, SqliteEventStore, "_claim")
+@plant(StoreModel, BatchRecorder, "_claim")
 def unique_values_are_never_released(original: Original) -> Original:
-    return lambda self, connection, claims: original(self, connection, {k: v for k, v in claims.items() if v})
+    return lambda self, claims: original(self, {k: v for k, v in claims.items() if v})
 
 
-@plant(StoreModel, SqliteEventStore, "_history")
+@plant(StoreModel, BatchLoader, "_history")
 def snapshots_of_any_shape_are_taken(original: Original) -> Original:
     class AnyShape(dict[str, bytes]):
         def get(self, key: str, default: Any = None) -> Any:
@@ -71,15 +71,17 @@ def snapshots_of_any_shape_are_taken(original: Original) -> Original:
 
         seen: list[bytes]
 
-    def history(self: Any, connection: Any, name: str, stream: int, reads: Any) -> Any:
+    def history(self: Any, name: str) -> Any:
         shapes = AnyShape()
-        shapes.seen = [row[0] for row in connection.execute("SELECT shape FROM snapshots WHERE stream = ?", (name,))]
-        return original(self, connection, name, stream, reads._replace(shapes=shapes))
+        rows = self._connection.execute("SELECT shape FROM snapshots WHERE stream = ?", (name,))
+        shapes.seen = [row[0] for row in rows]
+        self._reads = self._reads._replace(shapes=shapes)
+        return original(self, name)
 
     return history
 
 
-@plant(StoreModel, SqliteEventStore, "_history")
+@plant(StoreModel, BatchLoader, "_history")
 def histories_miss_their_last_event(original: Original) -> Original:
     def history(self: Any, *arguments: Any) -> Any:
         found = original(self, *arguments)
@@ -95,8 +97,8 @@ def a_failed_decision_is_committed(original: Original) -> Original:
             try:
                 return decide(loaded)
             except Exception:
-                self._write.execute("UPDATE log SET head = head + 1")
-                self._write.execute("COMMIT")
+                self._database._writer.execute("UPDATE log SET head = head + 1")
+                self._database._writer.execute("COMMIT")
                 raise
 
         return original(self, reads, decided)
@@ -104,27 +106,27 @@ def a_failed_decision_is_committed(original: Original) -> Original:
     return commit
 
 
-@plant(StoreModel, SqliteEventStore, "_read_log")
+@plant(StoreModel, sqlite_reads, "read_log")
 def pages_skip_an_event_where_they_meet(original: Original) -> Original:
-    def read(self: Any, after: int, types: Any, events_max: int, bytes_max: int) -> Page:
-        page: Page = original(self, after, types, events_max, bytes_max)
+    def read(connection: Any, after: int, types: Any, events_max: int, bytes_max: int) -> Page:
+        page: Page = original(connection, after, types, events_max, bytes_max)
         return page._replace(position=page.position + 1) if len(page.frames) == events_max else page
 
     return read
 
 
-@plant(StoreModel, SqliteEventStore, "_read_log")
+@plant(StoreModel, sqlite_reads, "read_log")
 def filtered_pages_stand_still(original: Original) -> Original:
-    def read(self: Any, after: int, types: Any, *limits: int) -> Page:
-        page: Page = original(self, after, types, *limits)
+    def read(connection: Any, after: int, types: Any, *limits: int) -> Page:
+        page: Page = original(connection, after, types, *limits)
         return Page((), after, b"") if types and not page.frames else page
 
     return read
 
 
-@plant(StoreModel, SqliteEventStore, "_read_stream")
+@plant(StoreModel, sqlite_reads, "read_stream")
 def streams_are_read_from_the_next_version(original: Original) -> Original:
-    return lambda self, stream, version, *limits: original(self, stream, version + 1, *limits)
+    return lambda connection, stream, version, *limits: original(connection, stream, version + 1, *limits)
 
 
 @plant(RequestIds, Batch, "_repeat")

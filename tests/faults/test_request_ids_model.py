@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from command_server.dispatch import Caller, Dispatcher
-from command_server.event_tail import EventStream
+from command_server.event_tail import EventTail
 from command_server.store.sqlite_store import SqliteEventStore
 from command_server.submission import Submission
 from command_server.writer import Writer
@@ -100,8 +100,8 @@ class RequestIds(RuleBasedStateMachine):
     async def _start(self) -> None:
         self.store = SqliteEventStore(self.folder / "log.db", "model")
         await self.store.open()
-        stream = EventStream(self.store, self.settings)
-        self.writer = Writer(SHOP, self.store, self.settings, stream.publish)
+        tail = EventTail(self.store, await self.store.head(), self.settings)
+        self.writer = Writer(SHOP, self.store, self.settings, tail.publish)
         self.writing = asyncio.create_task(self.writer.run())
 
     async def _stop(self) -> None:

@@ -316,6 +316,7 @@ def timed_out_early(_: int) -> None:
 @plant
 def lose_acknowledged(number: int) -> None:
     """From a commit on they are acknowledged and not kept, and the server dies soon, as if the disk had lied."""
+    from command_server.store import sqlite_commit
     from command_server.store.sqlite_store import SqliteEventStore
 
     commits = 0
@@ -326,9 +327,9 @@ def lose_acknowledged(number: int) -> None:
             commits += 1
             if commits < number:
                 return original(self, reads, decide)
-            connection = self._write
+            connection = self._database._writer
             connection.execute("BEGIN IMMEDIATE")
-            committed = self._commit_in_transaction(connection, reads, decide)
+            committed = sqlite_commit.commit(connection, self._epoch, reads, decide)
             if not committed.frames:
                 connection.execute("COMMIT")
                 return committed
@@ -344,12 +345,12 @@ def lose_acknowledged(number: int) -> None:
 @plant
 def forget_requests(_: int) -> None:
     """Request ids are not remembered."""
-    from command_server.store.sqlite_store import SqliteEventStore
+    from command_server.store.sqlite_commit import BatchRecorder
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda self, connection, decided, ids: original(self, connection, decided._replace(requests={}), ids)
+        return lambda self, decided: original(self, decided._replace(requests={}))
 
-    wrap(SqliteEventStore, "_record", around)
+    wrap(BatchRecorder, "record", around)
 
 
 @plant

@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from command_server.dispatch import Caller, Dispatcher
-from command_server.event_tail import EventStream
+from command_server.event_tail import EventTail
 from command_server.processes.host import ProcessHost
 from command_server.store.sqlite_store import SqliteEventStore
 from command_server.submission import Submission
@@ -150,20 +150,20 @@ async def stage(folder: Path, domain: LoadedDomain) -> AsyncIterator[Stage]:
     settings = CommandServerSettings.model_validate({})
     store = SqliteEventStore(folder / "log.db", "test")
     await store.open()
-    stream = EventStream(store, settings)
-    writer = Writer(domain, store, settings, stream.publish)
+    tail = EventTail(store, await store.head(), settings)
+    writer = Writer(domain, store, settings, tail.publish)
     writing = asyncio.create_task(writer.run())
     health: dict[str, bool] = {}
 
     async def tell(service: str, serving: bool) -> None:
         health[service] = serving
 
-    host = ProcessHost(domain, store, stream, writer, tell)
+    host = ProcessHost(domain, store, tail, writer, tell)
     try:
         await host.start()
         yield Stage(domain, store, writer, host, health)
     finally:
-        stream.close()
+        tail.close()
         await host.close()
         writer.close()
         await writing

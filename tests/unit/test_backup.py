@@ -12,7 +12,7 @@ import pytest
 
 from command_server.maintenance.backup import back_up, restore
 from command_server.maintenance.log_file import LogFileError
-from command_server.store.event_store import Decided, NewEvent, Reads
+from command_server.store.records import Decided, LogHead, NewEvent, Reads
 from command_server.store.sqlite_store import SqliteEventStore
 from diptych.contract.token import Epoch
 from diptych.storage import copy as sqlite_copy
@@ -23,11 +23,11 @@ def silent(done: int, total: int) -> None:
     return None
 
 
-async def record(path: Path, count: int, *, stream: str = "note/1") -> SqliteEventStore:
-    """Records so many events after those that are there; gives the log, closed."""
+async def record(path: Path, count: int, *, stream: str = "note/1") -> LogHead:
+    """Append `count` events to the log, close it and return its head."""
     store = SqliteEventStore(path)
     await store.open()
-    first = store.head + 1
+    first = (await store.head()).position + 1
     events = [
         NewEvent(
             f"{stream}-{at}",
@@ -38,16 +38,18 @@ async def record(path: Path, count: int, *, stream: str = "note/1") -> SqliteEve
         for at in range(first, first + count)
     ]
     await store.commit(Reads({one.stream: -1 for one in events}, {}, ()), lambda loaded: Decided(events=events))
+    head = await store.head()
     await store.close()
-    return store
+    return head
 
 
-async def opened(path: Path) -> SqliteEventStore:
-    """The log as a server would find it, closed again."""
+async def opened(path: Path) -> LogHead:
+    """Open the log as a server does, close it and return its head."""
     store = SqliteEventStore(path)
     await store.open()
+    head = await store.head()
     await store.close()
-    return store
+    return head
 
 
 def rows(path: Path, statement: str) -> list[tuple[object, ...]]:
@@ -97,7 +99,7 @@ async def test_a_restored_log_begins_an_epoch_after_all_that_were(tmp_path: Path
     second = await opened(log)
     assert second.identity.log_id == first.log_id
     assert second.identity.epochs == (Epoch(1, 1), Epoch(2, 4))
-    assert second.head == 3
+    assert second.position == 3
 
     await record(log, 2)
     restored = restore(backup, log, silent, force=True)

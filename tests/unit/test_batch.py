@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from command_server.batch import Batch, Catalogue
 from command_server.dispatch import Caller, Dispatcher
 from command_server.state_cache import StateCache
-from command_server.store.event_store import Decided, NewEvent, Reads, Snapshot
+from command_server.store.records import Decided, NewEvent, Reads, Snapshot
 from command_server.store.sqlite_store import SqliteEventStore
 from command_server.submission import Accepted, Submission
 from diptych import Aggregate, Deciding, Domain
@@ -83,7 +83,7 @@ class Desk:
         for one in submissions:
             assert (one.accepted is None) != (one.refusal is None), "a command has one outcome"
             position = one.accepted.position if one.accepted is not None else one.position
-            assert 0 <= position <= self.store.head
+            assert 0 <= position <= (await self.store.head()).position
 
     async def events(self) -> list[RecordedEvent]:
         page = await self.store.read_log(0, events_max=100_000, bytes_max=1 << 30)
@@ -252,7 +252,7 @@ async def test_a_repeat_with_a_stale_expected_version_gets_its_first_answer(desk
         outcomes = [outcome for command in commands for outcome in await desk.batch(command)]
     assert outcomes[2] == accepted(outcomes[0])._replace(duplicate=True)
     assert accepted(outcomes[0]).version == 2
-    assert desk.store.head == 3
+    assert (await desk.store.head()).position == 3
 
 
 # Commands without events.

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from command_server.event_tail import EventStream, StreamClosed
-from command_server.store.event_store import Decided, NewEvent, Reads
+from command_server.event_tail import EventTail, TailClosed
+from command_server.store.records import Decided, NewEvent, Reads
 from command_server.store.sqlite_store import SqliteEventStore
 from diptych.contract.frames import recorded
 from diptych.server.settings import CommandServerSettings
@@ -31,7 +31,7 @@ class Log:
 
     async def __aenter__(self) -> Log:
         await self.store.open()
-        self.stream = EventStream(self.store, self.settings)
+        self.stream = EventTail(self.store, await self.store.head(), self.settings)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -129,7 +129,7 @@ async def test_a_stopping_server_ends_every_wait(tmp_path: Path) -> None:
         waiting = asyncio.create_task(log.stream.wait_beyond(0, 30))
         await asyncio.sleep(0)
         log.stream.close()
-        with pytest.raises(StreamClosed):
+        with pytest.raises(TailClosed):
             await waiting
-        with pytest.raises(StreamClosed):
+        with pytest.raises(TailClosed):
             await log.stream.wait_beyond(0, 30)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from command_server.store.event_store import Decided, Reads, WorkKind
+from command_server.store.records import Decided, Reads, WorkKind
 from command_server.store.sqlite_store import SqliteEventStore
 from diptych import Calling, Deciding, EffectFailed, Process, Refused, Send, send
 from diptych.contract.reasons import ProcessNotFound
@@ -363,7 +363,7 @@ async def test_what_waited_behind_an_input_that_was_taken_goes_on_after_a_start(
 
         await eventually(kept)
         # As if it had been killed when the first was taken, and the second not yet.
-        await on.store.delete_parked([one for one in await on.store.parked_inputs() if one.error])
+        await on.store.delete_parked([one.key for one in await on.store.parked_inputs() if one.error])
         await on.store.commit(Reads({}, {}, ()), lambda loaded: Decided(settled=[(4, 0)]))
     async with stage(tmp_path, library(Mail())) as on:
 

@@ -53,7 +53,7 @@ async def test_giving_up_tells_everybody_at_once_and_nobody_twice(tmp_path: Path
     assert taken.lost is not None
     assert (taken.lost.reason, queued.refusal and queued.refusal.reason) == ("OUTCOME_UNKNOWN", "LOG_UNAVAILABLE")
     await running
-    assert (commands.told, store.head) == (["queued", "taken"], 1)
+    assert (commands.told, (await store.head()).position) == (["queued", "taken"], 1)
 
     writer = Writer(commands.domain, store, CommandServerSettings.model_validate({}), lambda *_: None)
     gone.abandoned = True
@@ -62,7 +62,7 @@ async def test_giving_up_tells_everybody_at_once_and_nobody_twice(tmp_path: Path
         writer.submit(one)
     writer.close()
     await writer.run()
-    assert store.head == 1, "nothing was decided for nobody"
+    assert (await store.head()).position == 1, "nothing was decided for nobody"
     assert late.refusal is not None
     assert late.refusal.reason == "COMMAND_NOT_IN_TIME"
     await store.close()

@@ -1,0 +1,210 @@
+"""The log's SQLite file: its connections, each with a thread of its own, and its transactions.
+
+WAL with `synchronous=FULL`: a commit that returned is on the disk. A lock beside the file excludes a second server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from command_server.store import schema, statements
+from command_server.store.event_store import CommitNotKnown, StoreUnavailable
+from diptych.contract.token import Epoch, LogIdentity
+from diptych.server.errors import StartError
+from diptych.storage.database_thread import DatabaseThread
+from diptych.storage.file_lock import FileLock
+from diptych.storage.read_store_schema import Compiled
+from diptych.storage.wal_checkpoints import AUTOCHECKPOINT_PAGES, WalCheckpoints
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NOT_SYNCED = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC")
+"""Errors of a commit that has been written, and that may or may not outlive a crash."""
+
+_CHECKPOINT_PAGES = 1000
+"""Pages to a checkpoint. Commits wait while its pages are synced to the disk: 40 ms for 4,000 pages."""
+
+
+class SqliteDatabase:
+    """Connections to the log's file: one writes, one reads events, and one reads the head.
+
+    Reads never wait for the writer, and a read of the head never waits for a read of many events.
+    """
+
+    def __init__(self, path: Path, owner: str, *, exclusive: bool) -> None:
+        self._path = path
+        self._lock = FileLock(path.with_name(path.name + ".lock"), owner) if exclusive else None
+        self._threads = {name: DatabaseThread(f"log-{name}") for name in ("writer", "reader", "head")}
+        self._writer_thread, self._reader_thread, self._head_thread = self._threads.values()
+        self._checkpoints = WalCheckpoints(path, "log-checkpoints", _CHECKPOINT_PAGES)
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._head_reader: sqlite3.Connection | None = None
+
+    async def open(self) -> LogIdentity:
+        """Open all connections, create or upgrade the tables, and return the log's identity.
+
+        Raises:
+            StoreUnavailable: the file cannot be opened.
+            StartError: the file is in use, no log, or of another schema version.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._lock is not None:
+                self._lock.acquire()
+        except OSError as error:
+            raise StoreUnavailable(str(error)) from error
+        try:
+            self._writer = await _on(self._writer_thread, _open_for_writing, self._path)
+            self._reader = await _on(self._reader_thread, _open_for_reading, self._path)
+            self._head_reader = await _on(self._head_thread, _open_for_reading, self._path)
+            return await self.read(read_identity)
+        except BaseException:
+            if self._lock is not None:
+                self._lock.release()
+            raise
+
+    async def close(self) -> None:
+        """Close all connections and release the lock. A second call does nothing."""
+        await asyncio.to_thread(self._checkpoints.close)
+        connections = (self._writer, self._reader, self._head_reader)
+        for thread, connection in reversed(list(zip(self._threads.values(), connections, strict=True))):
+            if connection is not None:
+                await thread.run(connection.close)
+            await thread.close()
+        self._writer = self._reader = self._head_reader = None
+        if self._lock is not None:
+            self._lock.release()
+
+    async def write(self, call: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **_: P.kwargs) -> T:
+        """Run a function of the writing connection in a transaction, and commit it.
+
+        Raises:
+            CommitNotKnown: the disk failed while it synced the commit.
+            StoreUnavailable: nothing was written.
+        """
+        return await self.on_writer_thread(self.in_transaction, call, *args)
+
+    async def on_writer_thread(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Run a function that calls `in_transaction` on the writer's thread. Raises as `write`."""
+        return await _on(self._writer_thread, call, *arguments)
+
+    async def write_rows(self, statement: Compiled, rows: Collection[Any]) -> None:
+        """Run a statement for each row, in one transaction. Raises as `write`."""
+        await self.write(_execute_many, statement, list(rows))
+
+    async def read(self, call: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **_: P.kwargs) -> T:
+        """Run a function of the reading connection. Raises `StoreUnavailable`."""
+        return await _on(self._reader_thread, call, self._reader, *args)
+
+    async def read_head(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a function of the connection that reads the head. Raises `StoreUnavailable`."""
+        return await _on(self._head_thread, call, self._head_reader)
+
+    async def rows(self, statement: Compiled, **values: Any) -> list[Any]:
+        """Run a statement and return all its rows. Raises `StoreUnavailable`."""
+        return await self.read(_fetch_all, statement, statement.bind(**values))
+
+    def in_transaction(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Run a function of the writing connection in a transaction, and commit it. On the writer's thread only."""
+        assert self._writer is not None
+        connection = self._writer
+        if connection.in_transaction:  # A failing disk may fail the rollback, too.
+            connection.execute("ROLLBACK")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = call(connection, *arguments)
+            _commit(connection)
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        self._checkpoints.written(connection)
+        return result
+
+
+async def _on(thread: DatabaseThread, call: Callable[..., T], *arguments: Any) -> T:
+    try:
+        return await thread.run(call, *arguments)
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"{getattr(error, 'sqlite_errorname', 'SQLITE_ERROR')}: {error}") from error
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        # Everything is written, and the disk may have lost a part: undone here, but perhaps there after a crash.
+        if getattr(error, "sqlite_errorname", "") in _NOT_SYNCED:
+            raise CommitNotKnown(f"{error.sqlite_errorname}: {error}") from error
+        raise
+
+
+def _execute_many(connection: sqlite3.Connection, statement: Compiled, rows: list[Any]) -> None:
+    connection.executemany(statement.sql, rows)
+
+
+def _fetch_all(connection: sqlite3.Connection, statement: Compiled, values: tuple[Any, ...]) -> list[Any]:
+    return connection.execute(statement.sql, values).fetchall()
+
+
+def read_identity(connection: sqlite3.Connection) -> LogIdentity:
+    """Read the log's id and epochs."""
+    _, log_id = connection.execute(statements.IDENTITY.sql).fetchone()
+    return LogIdentity(log_id, [Epoch(*row) for row in connection.execute(statements.EPOCHS.sql)])
+
+
+def _open_for_reading(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=64)
+    connection.execute("PRAGMA query_only=ON")
+    connection.execute("PRAGMA busy_timeout=5000")
+    return connection
+
+
+def _open_for_writing(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA cache_size=-32768")
+    connection.execute(f"PRAGMA wal_autocheckpoint={AUTOCHECKPOINT_PAGES}")
+    connection.execute("BEGIN IMMEDIATE")
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables:
+        _create_log(connection)
+    elif not tables >= set(schema.metadata.tables) - schema.TABLES_SINCE_2:
+        raise StartError(f"{path} is an SQLite file of something else, and no log.")
+    elif not tables & schema.TABLES_SINCE_2:
+        _create_tables(connection, schema.TABLES_SINCE_2)
+        connection.execute("UPDATE log SET schema_version = 2 WHERE schema_version = 1")
+    connection.execute("COMMIT")
+    version, _ = connection.execute(statements.IDENTITY.sql).fetchone()
+    if version != schema.SCHEMA_VERSION:
+        raise StartError(f"The log {path} has schema version {version}, and this program has {schema.SCHEMA_VERSION}.")
+    return connection
+
+
+def _create_log(connection: sqlite3.Connection) -> None:
+    _create_tables(connection, schema.metadata.tables)
+    identity = LogIdentity.new()
+    connection.execute(
+        "INSERT INTO log (singleton, schema_version, log_id, epoch, head) VALUES (1, ?, ?, ?, 0)",
+        (schema.SCHEMA_VERSION, identity.log_id, identity.epoch),
+    )
+    connection.executemany("INSERT INTO epochs (epoch, first_position) VALUES (?, ?)", identity.epochs)
+
+
+def _create_tables(connection: sqlite3.Connection, names: Collection[str]) -> None:
+    dialect = sqlite.dialect()
+    for name in names:
+        table = schema.metadata.tables[name]
+        connection.execute(str(CreateTable(table).compile(dialect=dialect)))
+        for index in table.indexes:
+            connection.execute(str(CreateIndex(index).compile(dialect=dialect)))
