@@ -21,6 +21,7 @@ from benchmarks.measure import percentile
 from diptych.client import method_of
 from diptych.contract.token import METADATA_KEY, Token
 from diptych.internal.v1.log_pb2 import GetHeadResponse
+from diptych.server.channels import open_client_channel
 from diptych.v1.commands_pb2 import ExecuteResponse
 from diptych.v1.events_pb2 import SubscribeRequest, SubscribeResponse
 from diptych.v1.processes_pb2 import ListProcessesResponse
@@ -41,7 +42,6 @@ from shop.v1.product_commands_pb2 import (
 from shop.v1.product_queries_pb2 import GetProductRequest, SearchProductsRequest, SearchProductsResponse
 
 EXECUTE = "/diptych.v1.CommandStreamService/Execute"
-_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 _RATE_MAX = 15_000
 """Requests a second that are made ready for a closed loop; no Python client sends more."""
 _SECONDS_MAX = 120.0
@@ -396,8 +396,8 @@ async def changes(address: str, *, first: int, rate: float, seconds: float, prod
 def _channel(address: str, number: int = 0) -> grpc.aio.Channel:
     key = (address, number)
     if key not in _channels:
-        own = (*_OPTIONS, ("benchmarks.number", number))  # Channels with the same options share a connection.
-        _channels[key] = grpc.aio.insecure_channel(address, options=own)
+        # Channels with the same options share a connection.
+        _channels[key] = open_client_channel(address, options=(("benchmarks.number", number),))
     return _channels[key]
 
 

@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import grpc.aio
 import structlog
 
 from diptych.internal.v1 import log_pb2, log_pb2_grpc
+from diptych.server.channels import CallError, Channel
 
 _SILENCE_SECONDS = 3.0
 """After this long without a word from the log, which speaks every 250 ms, nobody is known to be at its head."""
@@ -76,7 +76,7 @@ class Lag:
 class HeadFollower:
     """Follows the head for as long as the projector runs, also for projections that are stalled."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str, head: Head, heard: Callable[[], None]) -> None:
+    def __init__(self, channel: Channel, address: str, head: Head, heard: Callable[[], None]) -> None:
         self._stub = log_pb2_grpc.LogServiceStub(channel)
         self._address = address
         self._head = head
@@ -94,7 +94,7 @@ class HeadFollower:
                     self._head.hear(frame.head_position)
                     self._heard()
                 error = "it ended the stream"
-            except grpc.aio.AioRpcError as failed:
+            except CallError as failed:
                 error = f"{failed.code().name}: {failed.details()}"
             if not told:
                 _log.warning("the log is not heard, and asked again", address=self._address, error=error)

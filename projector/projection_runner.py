@@ -19,7 +19,6 @@ import time
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
-import grpc.aio
 import structlog
 
 from diptych.contract.reasons import (
@@ -32,6 +31,7 @@ from diptych.contract.reasons import (
 )
 from diptych.domain.aggregate import AggregateRef
 from diptych.domain.projection import Projection
+from diptych.server.channels import Channel
 from diptych.server.health import Health
 from diptych.server.settings import ProjectorSettings
 from diptych.storage.errors import ReadStoreError, StoreError
@@ -68,7 +68,7 @@ class Parts(NamedTuple):
     """What all lines of a projector share."""
 
     file: ReadStoreFile
-    channel: grpc.aio.Channel
+    channel: Channel
     head: Head
     feed: Feed
     health: Health

@@ -6,13 +6,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-import grpc.aio
 import structlog
 
 from diptych.domain.loading import DomainError, load
 from diptych.domain.projection import Projection
 from diptych.server import lifecycle
-from diptych.server.channels import CHANNEL_OPTIONS
+from diptych.server.channels import open_server_channel
 from diptych.server.errors import StartError
 from diptych.server.health import Health
 from diptych.server.lifecycle import Served
@@ -57,7 +56,7 @@ async def bootstrap(
     file = ReadStoreFile(sqlite_path(settings.read_store), health.address)
     ordered = sorted(projections, key=lambda projection: projection.name)
     await file.open(ordered)
-    channel = grpc.aio.insecure_channel(settings.commands, options=CHANNEL_OPTIONS)
+    channel = open_server_channel(settings.commands)
     head, feed = Head(), Feed(settings.feeds_max)
     lines: dict[str, Line | Standby] = {}
 

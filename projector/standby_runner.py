@@ -11,7 +11,6 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 
-import grpc.aio
 import structlog
 from google.protobuf.duration_pb2 import Duration
 
@@ -20,7 +19,7 @@ from diptych.contract.token import LogIdentity
 from diptych.domain.aggregate import AggregateRef
 from diptych.domain.projection import Projection
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc
-from diptych.server.channels import CHANNEL_OPTIONS
+from diptych.server.channels import CallError, open_server_channel
 from diptych.storage.errors import ReadStoreError
 from diptych.storage.read_store_schema import decode_epochs, shape
 from diptych.v1 import projections_pb2 as states
@@ -86,11 +85,11 @@ class Standby:
         """Has the other projector write its checkpoint, if it can be reached; returns the position on disk."""
         address = re.search(r"address=(\S+)", self._owner)
         if address is not None:
-            async with grpc.aio.insecure_channel(address[1], options=CHANNEL_OPTIONS) as channel:
+            async with open_server_channel(address[1]) as channel:
                 wanted = feed_pb2.WriteCheckpointRequest(projection=self.projection.name)
                 try:
                     await feed_pb2_grpc.FeedServiceStub(channel).WriteCheckpoint(wanted, timeout=_ASK_SECONDS)
-                except grpc.aio.AioRpcError as error:
+                except CallError as error:
                     self._log.debug("no checkpoint was written", error=error.details())
         await self._look()
         return self._position

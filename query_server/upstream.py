@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 import grpc
-import grpc.aio
 import structlog
 
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc, log_pb2, log_pb2_grpc
 from diptych.server import failpoints
-from diptych.server.channels import CHANNEL_OPTIONS
+from diptych.server.channels import END, CallError, StreamCall, open_server_channel
 from diptych.v1 import commands_pb2, events_pb2, events_pb2_grpc
 from query_server.freshness.tracker import GONE_SECONDS, Freshness, HeadHeard, identity_from
 
@@ -46,14 +45,14 @@ class Upstreams:
     """The channels to the command server and to the projector, and the streams that are followed on them."""
 
     def __init__(self, commands: str, projector: str) -> None:
-        self._commands = grpc.aio.insecure_channel(commands, options=CHANNEL_OPTIONS)
-        self._projector = grpc.aio.insecure_channel(projector, options=CHANNEL_OPTIONS)
+        self._commands = open_server_channel(commands)
+        self._projector = open_server_channel(projector)
         self._log = log_pb2_grpc.LogServiceStub(self._commands)
         self._events = events_pb2_grpc.EventServiceStub(self._commands)
         self._feed = feed_pb2_grpc.FeedServiceStub(self._projector)
         self._tasks: list[asyncio.Task[None]] = []
         self._checkpoints: dict[str, asyncio.Future[None]] = {}
-        self._feed_call: grpc.aio.UnaryStreamCall[object, object] | None = None
+        self._feed_call: StreamCall[object, object] | None = None
 
     def follow(self, freshness: Freshness) -> list[asyncio.Task[None]]:
         """Starts to follow both; returns the tasks that do, and that end only by `close` or by a defect."""
@@ -100,7 +99,7 @@ class Upstreams:
         """The head now; None: the command server cannot be reached."""
         try:
             told = await self._log.GetHead(log_pb2.GetHeadRequest(), timeout=ASK_SECONDS)
-        except grpc.aio.AioRpcError:
+        except CallError:
             return None
         identity = identity_from(told.identity)
         return None if identity is None else HeadHeard(identity, told.head_position)
@@ -116,7 +115,7 @@ class Upstreams:
             await self._feed.WriteCheckpoint(
                 feed_pb2.WriteCheckpointRequest(projection=projection), timeout=ASK_SECONDS
             )
-        except grpc.aio.AioRpcError as error:
+        except CallError as error:
             _log.debug("no checkpoint was written", projection=projection, error=error.details())
 
     async def position_of(self, aggregate: commands_pb2.AggregateRef, version: int, seconds: float) -> int:
@@ -131,7 +130,7 @@ class Upstreams:
                 found = await self._events.GetPosition(request, timeout=seconds + _LATER_SECONDS)
         except TimeoutError:
             raise NotInTime from None
-        except grpc.aio.AioRpcError as error:
+        except CallError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise NotInTime from None
             if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
@@ -140,12 +139,12 @@ class Upstreams:
         return int(found.position)
 
 
-async def _with_life(call: grpc.aio.UnaryStreamCall[object, F]) -> AsyncIterator[F]:
+async def _with_life(call: StreamCall[object, F]) -> AsyncIterator[F]:
     """The frames of a stream, which ends when it gave no sign of life for too long."""
     while True:
         async with asyncio.timeout(GONE_SECONDS):
             frame = await call.read()
-        if frame is grpc.aio.EOF:
+        if frame is END:
             return
         yield frame  # type: ignore[misc]
 
@@ -161,7 +160,7 @@ async def _for_ever(what: str, follow: Callable[[], AsyncIterator[None]]) -> Non
                 if lost or attempt == 0:
                     _log.info("following", what=what)
                 attempt, lost = 1, False
-        except grpc.aio.AioRpcError as error:
+        except CallError as error:
             cause = error.details() or error.code().name
         except TimeoutError:
             cause = "it fell silent"

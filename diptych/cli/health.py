@@ -8,11 +8,10 @@ import grpc
 import typer
 from grpc_health.v1 import health_pb2
 
+from diptych.server.channels import open_blocking_channel
 from diptych.server.options import fail
 
 _ANSWER_SECONDS = 5.0
-# A proxy that the environment names is for other machines; the server that is asked here is this one or near it.
-_CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
 
 
 def health(
@@ -27,7 +26,7 @@ def health(
 ) -> None:
     """Ends with status 0 if a server answers that it serves, else with 1."""
     asked = f"{service} at {address}" if service else f"the server at {address}"
-    with grpc.insecure_channel(address, options=_CHANNEL_OPTIONS) as channel:
+    with open_blocking_channel(address) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

@@ -9,10 +9,10 @@ from diptych.client.connection import (
     Violation,
     import_contracts,
     method_of,
-    open_channel,
     with_context,
 )
 from diptych.client.watch import Watching
+from diptych.server.channels import open_client_channel as open_channel
 
 __all__ = [
     "CallRefused",

@@ -36,6 +36,7 @@ from diptych.client import watch as watching
 from diptych.contract.reasons import TokenOfOlderEpoch
 from diptych.contract.token import METADATA_KEY
 from diptych.domain.aggregate import AggregateRef, new_id
+from diptych.server.channels import open_client_channel
 from diptych.v1 import commands_pb2, read_model_pb2
 
 Outcome: TypeAlias = "commands_pb2.CommandResult | CallRefused"
@@ -49,15 +50,6 @@ _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.St
 _ENDINGS = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
 """What else a stream of commands has for its status when its server stops: INTERNAL, without a reason of ours, is
 gRPC's word for a write that came when the stream had ended, whatever it had ended with."""
-
-_CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # A server that was restarted is back within a second or two; gRPC's own pace would be a minute.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 5000),  # How long one attempt to connect may take.
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
 
 
 class Violation(NamedTuple):
@@ -142,8 +134,8 @@ class Connection:
         retry_seconds: float = 0.0,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self._commands = None if commands is None else open_channel(commands, credentials)
-        self._queries = None if queries is None else open_channel(queries, credentials)
+        self._commands = None if commands is None else open_client_channel(commands, credentials)
+        self._queries = None if queries is None else open_client_channel(queries, credentials)
         self._read_your_writes = read_your_writes
         self._metadata = tuple((metadata or {}).items())
         self._timeout_seconds = timeout_seconds
@@ -567,13 +559,6 @@ def _envelope(command: Message | commands_pb2.CommandEnvelope) -> commands_pb2.C
     if not envelope.context.request_id:
         envelope.context.request_id = new_id()
     return envelope
-
-
-def open_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
-    """A channel to one of the servers, which is there again soon after the server is."""
-    if credentials is not None:
-        return grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
-    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
 
 def _retrying(seconds: float) -> AsyncRetrying:

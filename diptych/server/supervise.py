@@ -2,7 +2,7 @@
 
 ::
 
-    async with Supervisor() as tasks:
+    async with TaskSupervisor() as tasks:
         tasks.start(follower.run(), name="follower notes")
         await tasks.wait()  # Raises TaskFailedError if the follower fails.
 
@@ -23,7 +23,7 @@ class TaskFailedError(Exception):
     """A supervised task failed. The message names the task; the cause is its exception."""
 
 
-class Supervisor:
+class TaskSupervisor:
     """Owns background tasks from its opening to its closing.
 
     The task group runs in a task of its own. A failure therefore does not cancel the code inside `async with`:

@@ -80,7 +80,7 @@ class EventBatches:
 
         Raises:
             StreamEndedError: The log ended the stream, and every batch before the end was returned.
-            grpc.aio.AioRpcError: The stream failed, and every batch before that was returned.
+            CallError: The stream failed, and every batch before that was returned.
         """
         if self._frame is None:
             ahead = await self._wait(timeout_seconds)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 
 import grpc
-import grpc.aio
 import structlog
 from google.protobuf.duration_pb2 import Duration
 
@@ -26,6 +25,7 @@ from diptych.domain.projection import Projection
 from diptych.internal.v1 import log_pb2, log_pb2_grpc
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
 from diptych.server import failpoints
+from diptych.server.channels import CallError, Channel
 from diptych.storage.errors import LeaseLostError, ReadStoreError
 from diptych.storage.read_store_schema import Checkpoint, shape
 from diptych.v1 import projections_pb2 as states
@@ -81,7 +81,7 @@ class Follower:
         self,
         file: ReadStoreFile,
         writer: RowWriter,
-        channel: grpc.aio.Channel,
+        channel: Channel,
         head: Head,
         outlet: Outlet,
         pace: Throttle,
@@ -269,7 +269,7 @@ class Follower:
                 break
             except ReadStoreError as error:
                 self._stall(f"READ_STORE_UNAVAILABLE: {error}; it is tried again.")
-            except grpc.aio.AioRpcError as error:
+            except CallError as error:
                 code = error.code()
                 if code in _REFUSED:
                     self._stall(f"LOG_REFUSED: the log will not be followed ({error.details()}); it is tried again.")
@@ -375,7 +375,7 @@ class Follower:
             return
         try:
             await self._reread_through(refold, through)
-        except grpc.aio.AioRpcError as error:
+        except CallError as error:
             raise LogUnavailable(cause=f"{error.code().name}: {error.details()}") from error
         except (StreamEndedError, TimeoutError, _StalledError) as error:
             raise LogUnavailable(cause=str(error)) from error

@@ -7,7 +7,7 @@ from typing import Never
 
 import pytest
 
-from diptych.server.supervise import Supervisor, TaskFailedError
+from diptych.server.supervise import TaskFailedError, TaskSupervisor
 
 
 async def forever() -> None:
@@ -19,7 +19,7 @@ async def fail(text: str) -> None:
 
 
 async def test_failure_ends_the_other_tasks_and_names_its_task() -> None:
-    async with Supervisor() as tasks:
+    async with TaskSupervisor() as tasks:
         other = tasks.start(forever(), name="other")
         tasks.start(fail("broken"), name="the one")
         with pytest.raises(TaskFailedError, match="'the one'") as failed:
@@ -35,7 +35,7 @@ async def test_first_of_several_failures_is_named() -> None:
         finally:
             raise KeyError("second")
 
-    async with Supervisor() as tasks:
+    async with TaskSupervisor() as tasks:
         tasks.start(fail_when_cancelled(), name="second")
         tasks.start(fail("first"), name="first")
         with pytest.raises(TaskFailedError, match="'first'") as failed:
@@ -44,7 +44,7 @@ async def test_first_of_several_failures_is_named() -> None:
 
 
 async def test_closing_cancels_the_tasks_and_ends_the_wait() -> None:
-    tasks = Supervisor()
+    tasks = TaskSupervisor()
     async with tasks:
         task = tasks.start(forever(), name="one")
         waiting = asyncio.create_task(tasks.wait())
@@ -63,14 +63,14 @@ async def test_closing_waits_for_the_cleanup_of_a_task() -> None:
             await asyncio.sleep(0.01)
             cleaned.append(True)
 
-    async with Supervisor() as tasks:
+    async with TaskSupervisor() as tasks:
         tasks.start(work(), name="one")
         await asyncio.sleep(0)
     assert cleaned == [True]
 
 
 async def test_tasks_that_return_leave_the_others_running() -> None:
-    async with Supervisor() as tasks:
+    async with TaskSupervisor() as tasks:
         running = tasks.start(forever(), name="running")
         ended = tasks.start(asyncio.sleep(0, "result"), name="ended")
         assert await ended == "result"
@@ -78,7 +78,7 @@ async def test_tasks_that_return_leave_the_others_running() -> None:
 
 
 async def test_cancelled_wait_leaves_the_tasks_running() -> None:
-    async with Supervisor() as tasks:
+    async with TaskSupervisor() as tasks:
         task = tasks.start(forever(), name="one")
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(tasks.wait(), 0.01)
@@ -89,7 +89,7 @@ async def test_exception_of_the_block_is_raised_as_it_is() -> None:
     started: list[asyncio.Task[None]] = []
 
     async def block() -> None:
-        async with Supervisor() as tasks:
+        async with TaskSupervisor() as tasks:
             started.append(tasks.start(forever(), name="one"))
             raise LookupError
 
@@ -100,7 +100,7 @@ async def test_exception_of_the_block_is_raised_as_it_is() -> None:
 
 @pytest.mark.parametrize("failed", [False, True])
 async def test_start_is_refused_when_the_tasks_have_ended(*, failed: bool) -> None:
-    async with Supervisor() as tasks:
+    async with TaskSupervisor() as tasks:
         if failed:
             tasks.start(fail("broken"), name="the one")
             with pytest.raises(TaskFailedError):
