@@ -239,7 +239,8 @@ async def test_a_poison_input_is_seen_and_mended_by_an_operator(tmp_path: Path, 
             assert (await status_of(client)).parked_instances == 0
             status, said = await diptych("processes", "retry", "reservation", poison, f"--commands={server.address}")
             assert status == 1
-            assert "PROCESS_NOT_FOUND" in said or "waits for an operator" in said
+            assert "PROCESS_NOT_FOUND: " in said
+            assert poison in said
 
 
 async def parked_again(client: Client) -> list[tuple[str, int]]:

@@ -466,11 +466,21 @@ async def test_a_deleted_row_is_not_there(server: QueryServer, store: StoreFile)
     assert refused.value.reason == "MEMBER_NOT_FOUND"
 
 
-async def test_what_the_contract_forbids_and_what_is_no_message(server: QueryServer) -> None:
+async def test_a_query_is_refused_when_it_breaks_the_contract(server: QueryServer) -> None:
     with pytest.raises(Refused) as refused:
         await server.ask(server.library.GetMember, GetMemberRequest())
     assert refused.value.reason == "INVALID_REQUEST"
     assert refused.value.fields == ["member_id"]
+    assert refused.value.token == server.identity.token(10)
+
+
+async def test_a_query_is_refused_when_its_bytes_are_no_message(server: QueryServer) -> None:
+    get_member: Any = server.channel.unary_unary("/library.v1.QueryService/GetMember")
+    with pytest.raises(Refused) as refused:
+        await server.ask(get_member, b"\xff\xff")
+    assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.reason == "MALFORMED_MESSAGE"
+    assert refused.value.info.metadata["type"] == "library.v1.GetMemberRequest"
     assert refused.value.token == server.identity.token(10)
 
 

@@ -394,48 +394,66 @@ async def test_old_tombstones_go_and_old_tokens_with_them(tmp_path: Path) -> Non
             assert int(error.metadata["oldest_position"]) > int(error.metadata["position"]) > 0
 
 
-async def test_a_version_is_watched_until_it_is_there(fresh: Pair) -> None:
+async def progress_before(call: Any, required: int) -> list[Any]:
+    """Return the frames of a WatchVersion call up to the first one whose head is not below `required`."""
+    frames = [await call.read()]
+    async with asyncio.timeout(SECONDS):
+        while frames[-1].progress.head_position < required:  # The query server learns the head a moment later.
+            frames.append(await call.read())
+    return frames
+
+
+async def check_watched_until_applied(pair: Pair, call: Any, token: str) -> None:
+    """Check a WatchVersion call of a projector that is frozen until the head has passed the version's token."""
+    required = Token.parse(token).position
+    waiting = await progress_before(call, required)
+    assert waiting[-1].progress.applied_position < required, "the projector is frozen"
+    pair.projector.thaw()
+    *more, last = [answer async for answer in read_on(call)]
+    waiting += more
+    assert [answer.outcome for answer in waiting] == [WaitOutcome.WAIT_OUTCOME_UNSPECIFIED] * len(waiting)
+    assert {answer.projection for answer in waiting} == {"lending"}
+    assert last.outcome == WaitOutcome.WAIT_OUTCOME_REACHED
+    assert last.progress.applied_position >= required
+    assert Token.parse(last.progress.token).position >= required
+
+
+async def test_watch_version_sends_progress_until_the_version_is_applied(fresh: Pair) -> None:
     async with fresh.connect() as client:
         await member(client, "m1")
         await client.wait_for()
+        stub = read_model_pb2_grpc.ReadModelServiceStub(client.queries)
+
         fresh.projector.freeze()
         token = await member(client, "m2")
+        by_token = read_model_pb2.WatchVersionRequest(view="members", token=token)
+        await check_watched_until_applied(fresh, stub.WatchVersion(by_token, timeout=SECONDS), token)
+
+        fresh.projector.freeze()
+        call = stub.WatchVersion(version_of_member("m3", view="members"), timeout=SECONDS)
+        first = await call.read()
+        assert first.outcome == WaitOutcome.WAIT_OUTCOME_UNSPECIFIED
+        await check_watched_until_applied(fresh, call, await member(client, "m3"))
+
+
+async def test_watch_version_ends_at_once_when_applied_and_at_its_deadline_when_absent(library: Pair) -> None:
+    async with library.connect() as client:
+        token = await member(client, "version-1")
+        await client.wait_for()
         stub = read_model_pb2_grpc.ReadModelServiceStub(client.queries)
-        for request in (
-            read_model_pb2.WatchVersionRequest(view="members", token=token),
-            read_model_pb2.WatchVersionRequest(
-                view="members",
-                aggregate_version=read_model_pb2.AggregateVersion(aggregate={"type": "member", "id": "m3"}, version=1),
-            ),
-        ):
-            call = stub.WatchVersion(request, timeout=SECONDS)
-            first = await call.read()
-            assert first.outcome == WaitOutcome.WAIT_OUTCOME_UNSPECIFIED
-            assert first.projection == "lending"
-            while first.progress.head_position < Token.parse(token).position:  # The head is heard a moment later.
-                first = await call.read()
-                assert first.outcome == WaitOutcome.WAIT_OUTCOME_UNSPECIFIED
-            assert first.progress.applied_position < first.progress.head_position or request.HasField(
-                "aggregate_version"
-            )
-            await member(client, "m3") if request.HasField("aggregate_version") else None
-            fresh.projector.thaw()
-            answers = [answer async for answer in read_on(call)]
-            assert [answer.outcome for answer in answers][-1] == WaitOutcome.WAIT_OUTCOME_REACHED
-            assert all(answer.outcome == WaitOutcome.WAIT_OUTCOME_UNSPECIFIED for answer in answers[:-1])
-            assert answers[-1].progress.token >= token
         call = stub.WatchVersion(read_model_pb2.WatchVersionRequest(token=token), timeout=SECONDS)
         assert [answer.outcome async for answer in call] == [WaitOutcome.WAIT_OUTCOME_REACHED]
-        call = stub.WatchVersion(
-            read_model_pb2.WatchVersionRequest(
-                aggregate_version=read_model_pb2.AggregateVersion(aggregate={"type": "member", "id": "none"}, version=1)
-            ),
-            timeout=0.5,
-        )
+        call = stub.WatchVersion(version_of_member("none"), timeout=0.5)
         assert [answer.outcome async for answer in call][-1] == WaitOutcome.WAIT_OUTCOME_TIMED_OUT
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.WatchVersion(read_model_pb2.WatchVersionRequest(token="nonsense")).read()
         assert CallRefused.of(refused.value).reason == "TOKEN_MALFORMED"
+
+
+def version_of_member(member_id: str, *, view: str = "") -> read_model_pb2.WatchVersionRequest:
+    """Return a request for version 1 of a member."""
+    version = read_model_pb2.AggregateVersion(aggregate={"type": "member", "id": member_id}, version=1)
+    return read_model_pb2.WatchVersionRequest(view=view, aggregate_version=version)
 
 
 async def test_the_command_line_shows_a_view(library: Pair, tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ class QueryServer:
     """The server, and stubs of its services."""
 
     def __init__(self, channel: grpc.aio.Channel, upstreams: ScriptedUpstreams, identity: LogIdentity) -> None:
+        self.channel = channel
         self.upstreams = upstreams
         self.identity = identity
         self.library = query_service_pb2_grpc.QueryServiceStub(channel)

@@ -227,13 +227,15 @@ async def test_a_switch_between_two_reads(store: StoreFile, reader: RowReader) -
 
         got, page = await asyncio.gather(reader.get(rows, "a"), reader.find(rows, Find(number.eq(generation)), limit=5))
         assert (got.generation, page.generation, len(page.rows)) == (generation, generation, 1)
-    assert not any(shape.generation < 3 for shape in reader._statements._finds) or await forgotten(reader)
 
 
-async def forgotten(reader: RowReader) -> bool:
-    """A look at the store makes the reader forget statements of generations that are no more."""
+async def test_statements_are_forgotten_when_their_generation_is_dropped(store: StoreFile, reader: RowReader) -> None:
+    await reader.find(rows, Find(number.eq(1)), limit=5)
+    store.begin(things, 2, active=False)
+    store.switch(things, 2, drop=1)
+    assert {shape.generation for shape in reader._statements._finds} == {1}
     await reader.generations()
-    return True
+    assert reader._statements._finds == {}
 
 
 async def test_reads_use_the_indexes(store: StoreFile, reader: RowReader) -> None:
