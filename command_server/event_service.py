@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
 
@@ -15,6 +12,7 @@ from command_server.metrics import SUBSCRIPTIONS
 from command_server.presented import presented_token
 from command_server.store.event_store import EventStore, StoreUnavailable
 from command_server.store.records import Page
+from diptych.contract.page_token import PageTokens
 from diptych.contract.reasons import (
     InvalidRequest,
     LogUnavailable,
@@ -178,10 +176,10 @@ class EventService:
     async def _read_stream(self, data: bytes, context: RequestContext) -> tuple[bytes, int]:
         request = parse(ReadStreamRequest, data)
         stream = str(self._aggregate(request.aggregate))
-        query = hashlib.blake2b(f"{stream}\n{request.from_version}".encode(), digest_size=8).digest()
+        tokens = PageTokens(f"{SERVICE}/ReadStream", request)
         first = max(1, request.from_version)
         if request.page_token:
-            first = _read_page_token(request.page_token, query)
+            first = _first_version(tokens, request.page_token)
         size = min(request.page_size or 50, 1000)
         head = self._stream.head
         try:
@@ -192,7 +190,7 @@ class EventService:
             raise LogUnavailable(cause=str(error)) from error
         response = b"".join(frames)
         if more:
-            response += delimited(2, _page_token(query, following).encode())
+            response += delimited(2, tokens.encode((following,)).encode())
         return response, head
 
     async def _get_position(self, data: bytes, context: RequestContext) -> tuple[bytes, int]:
@@ -224,16 +222,10 @@ class EventService:
                     await changed
 
 
-def _page_token(query: bytes, version: int) -> str:
-    return base64.urlsafe_b64encode(query + struct.pack(">q", version)).decode()
-
-
-def _read_page_token(token: str, query: bytes) -> int:
-    try:
-        raw = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
-        version: int = struct.unpack(">q", raw[8:])[0]
-    except (ValueError, struct.error):
-        raise PageTokenInvalid from None
-    if raw[:8] != query or version < 1:
+def _first_version(tokens: PageTokens, token: str) -> int:
+    """Return the version at which the page of a token begins. Raise `PageTokenInvalid`."""
+    (version,) = tokens.decode(token, (int,))
+    assert isinstance(version, int)
+    if version < 1:
         raise PageTokenInvalid
     return version

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import struct
 from collections.abc import Sequence
 
+from diptych.contract.page_token import PageTokens
 from diptych.contract.reasons import PageTokenInvalid
 from diptych.v1 import projections_pb2
 from diptych.v1.commands_pb2 import AggregateRef
@@ -16,12 +14,12 @@ from projector.store.parked_streams import ParkedStream
 PAGE_SIZE_UNSET = 50
 PAGE_SIZE_MAX = 1000
 
-_TOKEN = struct.Struct(">8sq")
+_METHOD = "diptych.v1.ProjectionService/ListParked"
 
 
 def asked(request: projections_pb2.ListParkedRequest) -> tuple[int, int]:
     """The position after which a page begins, and how many streams it may have; raises `PageTokenInvalid`."""
-    after = _read_page_token(request.page_token, _query(request)) if request.page_token else 0
+    after = _position(request) if request.page_token else 0
     return after, min(request.page_size or PAGE_SIZE_UNSET, PAGE_SIZE_MAX)
 
 
@@ -31,14 +29,8 @@ def told(
     """A page as the answer to the request."""
     return projections_pb2.ListParkedResponse(
         parked=[_message(request.projection, stream) for stream in page],
-        next_page_token=_page_token(_query(request), page[-1].first_position) if more else "",
+        next_page_token=PageTokens(_METHOD, request).encode((page[-1].first_position,)) if more else "",
     )
-
-
-def _query(request: projections_pb2.ListParkedRequest) -> bytes:
-    """A digest of what is listed, whatever the page."""
-    query = f"{request.projection}\n{request.include_discarded}".encode()
-    return hashlib.blake2b(query, digest_size=8, person=b"ListParked").digest()
 
 
 def _message(projection: str, stream: ParkedStream) -> projections_pb2.ParkedStream:
@@ -58,15 +50,10 @@ def _message(projection: str, stream: ParkedStream) -> projections_pb2.ParkedStr
     return message
 
 
-def _page_token(query: bytes, position: int) -> str:
-    return base64.urlsafe_b64encode(_TOKEN.pack(query, position)).decode()
-
-
-def _read_page_token(token: str, query: bytes) -> int:
-    try:
-        of, position = _TOKEN.unpack(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
-    except (ValueError, struct.error):
-        raise PageTokenInvalid from None
-    if of != query or position < 1:
+def _position(request: projections_pb2.ListParkedRequest) -> int:
+    """Return the position after which the requested page begins. Raise `PageTokenInvalid`."""
+    (position,) = PageTokens(_METHOD, request).decode(request.page_token, (int,))
+    assert isinstance(position, int)
+    if position < 1:
         raise PageTokenInvalid
-    return int(position)
+    return position

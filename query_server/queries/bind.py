@@ -25,7 +25,7 @@ from query_server.cache.cache import Cache, ListRead, ViewCache
 from query_server.freshness.tracker import Freshness, Read, Tracker
 from query_server.queries.consistency import Requirement, of_metadata, refuse, requirement
 from query_server.queries.order_by import order_of
-from query_server.queries.page_token import PageTokens
+from query_server.queries.page_token import KeysetTokens
 from query_server.rows.row_reader import RowRead, RowReader
 
 PAGE_SIZE_UNSET = 50
@@ -329,8 +329,8 @@ def _find(query: FindQuery, method: str, reading: Reading) -> UnaryHandler:
                 find = found
                 if fields.order_by and request.order_by:
                     find = _ordered(find, order_of(request.order_by, query.order_by))
-                tokens = PageTokens(method, view, request, find)
-                after = tokens.read() if fields.page_token and request.page_token else None
+                tokens = KeysetTokens(method, view, request, find)
+                after = tokens.decode() if fields.page_token and request.page_token else None
                 total = fields.include_total and bool(request.include_total)
 
                 async def read() -> ListRead:
@@ -338,7 +338,7 @@ def _find(query: FindQuery, method: str, reading: Reading) -> UnaryHandler:
                     more = len(got.rows) > size
                     if more and not fields.page_token:
                         raise Overloaded(what="rows in an answer without pages", limit=PAGE_SIZE_MAX)
-                    next_page = tokens.write(got.rows[size - 1], got.keys[size - 1]) if more else ""
+                    next_page = tokens.encode(got.rows[size - 1], got.keys[size - 1]) if more else ""
                     response = _list_response(fields, rows_tag, got.rows[:size], next_page, got.total)
                     return ListRead(response, got.generation, got.position)
 
