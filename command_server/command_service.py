@@ -75,8 +75,8 @@ class CommandServices:
                 except asyncio.CancelledError:
                     submission.abandoned = True
                     raise
-                if submission.lost is not None:
-                    raise submission.lost
+                if submission.early_refusal is not None:
+                    raise submission.early_refusal
                 if submission.refusal is not None:
                     context.token = max(presented, self._identity.token(submission.position))
                     raise submission.refusal
@@ -178,7 +178,7 @@ class CommandServices:
 
     def _outcome(self, submission: Submission | Refusal) -> bytes:
         """An element of `ExecuteResponse.outcomes`."""
-        refusal = submission if isinstance(submission, Refusal) else submission.lost or submission.refusal
+        refusal = submission if isinstance(submission, Refusal) else submission.early_refusal or submission.refusal
         if refusal is not None:
             return delimited(1, delimited(2, self._router.to_status(refusal).SerializeToString()))
         assert isinstance(submission, Submission)
@@ -209,7 +209,7 @@ class _Message:
             (
                 one.accepted.position
                 for one in self.submissions
-                if isinstance(one, Submission) and one.accepted and not one.lost
+                if isinstance(one, Submission) and one.accepted and not one.early_refusal
             ),
             default=0,
         )

@@ -1,4 +1,4 @@
-"""The state cache: aggregates that were decided lately, so that their events need not be read again."""
+"""The state cache: states of recently decided aggregates, so that their events are not read again."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 
 
 class StateCache:
-    """The states of the aggregates used last, by stream name, each with its version.
+    """States of the most recently used aggregates, by stream name, each with its version.
 
-    Whatever is taken from here is confirmed by the store's read before it is used.
+    A cached state is used only if the store confirms its version.
+
+    Args:
+        entries_max: greatest number of states; 0 caches nothing.
     """
 
     def __init__(self, entries_max: int) -> None:
@@ -17,14 +20,14 @@ class StateCache:
         self._entries: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 
     def get(self, stream: str) -> tuple[Any, int] | None:
-        """The state and version of a stream, if it is here."""
-        found = self._entries.get(stream)
-        if found is not None:
+        """Return the state and version of a stream; None if it is not cached."""
+        entry = self._entries.get(stream)
+        if entry is not None:
             self._entries.move_to_end(stream)
-        return found
+        return entry
 
     def put(self, stream: str, state: Any, version: int) -> None:
-        """Keeps a state, and forgets that used longest ago if there are too many."""
+        """Store a state, and drop the least recently used one beyond the limit."""
         self._entries[stream] = (state, version)
         self._entries.move_to_end(stream)
         if len(self._entries) > self._entries_max:

@@ -1,4 +1,4 @@
-"""Submissions: commands on their way through the writer."""
+"""Submissions: commands on their way through the writer, and the keys of their request ids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import Message
 
-from command_server.store.records import WorkKey
+from command_server.store.records import ParkedKey, WorkKey
 from diptych.domain.aggregate import AggregateRef, DeciderBinding
 from diptych.domain.refusal import Refusal
 
@@ -17,18 +17,32 @@ _PROCESS = "process/"
 
 
 class Accepted(NamedTuple):
-    """What became of an accepted command. `position` is its own last event's, or that of what it was decided on."""
+    """Outcome of an accepted command."""
 
     aggregate: AggregateRef
     version: int
     position: int
+    """Position of the command's last event; without events the last position of the streams that it was decided on."""
     duplicate: bool
 
 
-class Submission:
-    """One parsed and checked command, and what became of it: `accepted` or `refusal`, told by calling `done`.
+def ignore() -> None:
+    """Do nothing; the `done` callback of a submission without a caller."""
 
-    `metadata` is the `metadata` field of its events, whole. `request_key` is empty where there is no request id.
+
+class Submission:
+    """One parsed and checked command, and its outcome: `accepted` or `refusal`, reported by a call of `done`.
+
+    Args:
+        binding: the command's decider.
+        command: the command, without its context.
+        ref: the aggregate that decides.
+        reads: further aggregates whose states the decider reads.
+        actor: the caller's identity.
+        request_id: the caller's request id; empty: none.
+        digest: digest of the command's type and message; empty without a request id.
+        expected_version: version that the aggregate must have; None: any.
+        metadata: the field `metadata` of the command's events, tag and length included.
     """
 
     __slots__ = (
@@ -40,8 +54,8 @@ class Submission:
         "deadline",
         "digest",
         "done",
+        "early_refusal",
         "expected_version",
-        "lost",
         "metadata",
         "position",
         "reads",
@@ -51,6 +65,7 @@ class Submission:
         "request_key",
         "settles",
         "stream",
+        "unparks",
     )
 
     def __init__(
@@ -78,40 +93,37 @@ class Submission:
         self.expected_version = expected_version
         self.metadata = metadata
         self.settles: WorkKey | None = None
-        """The open work that is done with when this is accepted."""
+        """Open work that is closed in the same commit if the command is accepted."""
+        self.unparks: ParkedKey | None = None
+        """Parked input that is deleted in the same commit if the command is accepted."""
         self.accepted: Accepted | None = None
         self.refusal: Refusal | None = None
         self.position = 0
         """Of a refusal: the greatest last position of the streams that it was decided on."""
-        self.lost: Refusal | None = None
-        """What the caller was told while the commit was still under way; whatever comes of that is not told."""
+        self.early_refusal: Refusal | None = None
+        """Refusal sent before the commit finished; the outcome is then not sent."""
         self.deadline = _NEVER
-        """When it is too late to decide it, by the event loop's clock."""
+        """Latest time to decide it, by the event loop's clock."""
         self.abandoned = False
-        """Whether nobody waits for it any more."""
-        self.done: Callable[[], None] = nobody
-
-
-def nobody() -> None:
-    """Tells nobody."""
-    return
+        """True if its caller no longer waits."""
+        self.done: Callable[[], None] = ignore
 
 
 def request_key(actor: str, request_id: str) -> str:
-    """The key under which a request id is remembered: request ids are scoped to the caller."""
+    """Return the key under which a request id is remembered; request ids are scoped to the caller."""
     return f"{actor}\n{request_id}"
 
 
 def actor_of(process_type: str) -> str:
-    """Under which name a process decides, and sends commands."""
+    """Return the actor of a process's steps and commands."""
     return f"{_PROCESS}{process_type}"
 
 
 def recorded_request_key(actor: str, request_id: str) -> str:
-    """The key of a request id that an event tells, with whoever recorded it."""
+    """Return the key of a request id that a recorded event names."""
     return engine_request_key(actor, request_id) if actor.startswith(_PROCESS) else request_key(actor, request_id)
 
 
 def engine_request_key(scope: str, request_id: str) -> str:
-    """The key of a request id of the engine's own, which no caller can have: none of theirs has two line ends."""
+    """Return the key of a request id of the engine; no caller's key has two line ends."""
     return f"\n{scope}\n{request_id}"

@@ -78,10 +78,10 @@ class EventStore(abc.ABC):
         Args:
             reads: what the batch needs to know.
             decide: a pure function; it may run on another thread. The store calls it again with the holders that it
-                wants, and with a new `Loaded` if the batch depends on values that `decide` has not been given or that
-                another writer has changed since. Commands that lost such a race are refused by the second decision;
-                the others are decided as before. A `Loaded` whose `streams` is the same object differs from the
-                previous one in `holders` only.
+                looks up. The store also calls it with a new `Loaded` if the batch writes values that it has not been
+                given, or that another writer has changed since. Commands that lost such a race are refused by the
+                second decision; the others are decided as before. A `Loaded` whose `streams` is the same object
+                differs from the previous one in `holders` only.
 
         Raises:
             CommitNotKnown: the outcome is unknown.

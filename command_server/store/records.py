@@ -75,7 +75,7 @@ class Loaded(NamedTuple):
     requests: Mapping[str, Request]
     """Accepted commands by request key; keys without one are absent."""
     holders: Mapping[str, str | None]
-    """Holding stream by unique value, for the values in `Decided.wanted`; None: free."""
+    """Holding stream by unique value, for the values in `Decided.lookups`; None: free."""
 
 
 class NewEvent(NamedTuple):
@@ -142,12 +142,13 @@ class ParkedInput(NamedTuple):
 class Decided(NamedTuple):
     """Decision on a batch.
 
-    If `wanted` is not empty, the batch needs the holders of these unique values first: the store looks them up and
+    If `lookups` is not empty, the batch needs the holders of these unique values first: the store looks them up and
     calls `decide` again. In `requests` and `opened`, a position below zero stands for an event of this batch: -1 for
     the first, -2 for the second.
     """
 
-    wanted: Collection[str] = ()
+    lookups: Collection[str] = ()
+    """Unique values whose holders the batch needs."""
     events: Sequence[NewEvent] = ()
     requests: Mapping[str, Request] = {}
     claims: Mapping[str, str | None] = {}

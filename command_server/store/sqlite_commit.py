@@ -20,7 +20,7 @@ def commit(connection: sqlite3.Connection, epoch: int, reads: Reads, decide: Cal
     """Load, decide and record a batch in the open transaction.
 
     1. Load the streams and request ids that the batch reads.
-    2. Decide. Look up the holders of unique values that the decision wants, and decide again.
+    2. Decide. Look up the holders of unique values that the decision asks for, and decide again.
     3. If the decision writes a stream, request id or unique value that was never loaded, load it and decide anew:
        a value of another writer is never overwritten unread.
     4. Record the decision; the log's counter gives the positions.
@@ -31,8 +31,8 @@ def commit(connection: sqlite3.Connection, epoch: int, reads: Reads, decide: Cal
     loaded = BatchLoader(connection, reads)
     decided = decide(loaded.of_batch())
     while True:
-        if decided.wanted:
-            loaded.load_holders(decided.wanted)
+        if decided.lookups:
+            loaded.load_holders(decided.lookups)
         elif not loaded.load_unread(decided):
             break
         decided = decide(loaded.of_batch())

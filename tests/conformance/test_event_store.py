@@ -87,12 +87,12 @@ async def append(store: EventStore, *events: NewEvent, **decided: object) -> Com
     )
 
 
-async def load(store: EventStore, what: Reads, wanted: Sequence[str] = ()) -> Loaded:
+async def load(store: EventStore, what: Reads, lookups: Sequence[str] = ()) -> Loaded:
     seen: list[Loaded] = []
 
     def decide(loaded: Loaded) -> Decided:
         seen.append(loaded)
-        return Decided(wanted=[key for key in wanted if key not in loaded.holders])
+        return Decided(lookups=[key for key in lookups if key not in loaded.holders])
 
     await store.commit(what, decide)
     return seen[-1]

@@ -118,7 +118,7 @@ class StoreModel(RuleBasedStateMachine):
             self.check_loaded(reads, loaded)
             if calls == 1 and wanted:
                 assert not loaded.holders
-                return Decided(wanted=wanted)
+                return Decided(lookups=wanted)
             assert loaded.holders == {value: self.holders.get(value) for value in wanted}
             if fails:
                 raise RefusedError

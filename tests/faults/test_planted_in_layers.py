@@ -137,7 +137,7 @@ def a_request_id_is_good_for_any_command(original: Original) -> Original:
 @plant(RequestIds, Batch, "_repeat")
 def a_repeat_gets_the_version_of_now(original: Original) -> Original:
     def repeat(self: Any, one: Any, known: Any) -> None:
-        stream = self._streams_read.get(one.stream) if self._streams_read else None
+        stream = self._loaded_streams.get(one.stream) if self._loaded_streams else None
         original(self, one, known if stream is None else known._replace(version=stream.version))
 
     return repeat

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
-from datetime import UTC, datetime
-
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from command_server.batch import Batch, Catalogue
-from command_server.state_cache import StateCache
 from diptych.contract.frames import EventTemplate, frame, recorded
 from diptych.contract.wire import delimited
-from diptych.domain import loading as domain
 from diptych.domain.aggregate import new_id
 from diptych.v1.commands_pb2 import AggregateRef
 from diptych.v1.events_pb2 import EventBatch, EventMetadata, RecordedEvent
@@ -61,16 +55,3 @@ def test_a_frame_is_what_protobuf_makes(
     made = frame(position, body)
     assert made == EventBatch(events=[expected]).SerializeToString(deterministic=True)
     assert recorded(made) == expected
-
-
-def test_event_ids_are_unique_uuids_of_their_time() -> None:
-    now = datetime(2031, 5, 4, 3, 2, 1, 250_000, tzinfo=UTC)
-    batch = Batch([], Catalogue(domain.load("shop"), 10), StateCache(1), now)
-    texts = [batch._event_id() for _ in range(5000)]
-    assert len(set(texts)) == len(texts)
-    for text in texts:
-        value = uuid.UUID(text)
-        assert str(value) == text
-        assert (value.version, value.variant) == (7, uuid.RFC_4122)
-        assert value.int >> 80 == int(now.timestamp() * 1000)
-    assert {text[19] for text in texts} == set("89ab")

@@ -50,8 +50,11 @@ async def test_giving_up_tells_everybody_at_once_and_nobody_twice(tmp_path: Path
         writer.submit(queued)
         writer.give_up()
     assert commands.told == ["queued", "taken"]
-    assert taken.lost is not None
-    assert (taken.lost.reason, queued.refusal and queued.refusal.reason) == ("OUTCOME_UNKNOWN", "LOG_UNAVAILABLE")
+    assert taken.early_refusal is not None
+    assert (taken.early_refusal.reason, queued.refusal and queued.refusal.reason) == (
+        "OUTCOME_UNKNOWN",
+        "LOG_UNAVAILABLE",
+    )
     await running
     assert (commands.told, (await store.head()).position) == (["queued", "taken"], 1)
 

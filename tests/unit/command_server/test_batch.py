@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ from google.type.money_pb2 import Money
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from command_server.batch import Batch, Catalogue
+from command_server.batch import Batch
+from command_server.catalogue import Catalogue
 from command_server.dispatch import Caller, Dispatcher
 from command_server.state_cache import StateCache
-from command_server.store.records import Decided, NewEvent, Reads, Snapshot
+from command_server.store.records import Decided, Loaded, NewEvent, Reads, Request, Snapshot, StreamHead
 from command_server.store.sqlite_store import SqliteEventStore
 from command_server.submission import Accepted, Submission
 from diptych import Aggregate, Deciding, Domain
 from diptych.contract.frames import recorded
 from diptych.contract.reasons import InternalError, InvalidRequest, RequestIdReused, VersionConflict
 from diptych.domain import loading as domains
+from diptych.domain.aggregate import AggregateRef
 from diptych.domain.loading import LoadedDomain
 from diptych.domain.refusal import Refusal
 from diptych.v1.commands_pb2 import CommandContext
@@ -49,8 +52,10 @@ PRICE = Money(currency_code="GBP", units=2)
 class Desk:
     """Decides batches on a store of its own."""
 
-    def __init__(self, folder: Path, *, domain: LoadedDomain = SHOP, snapshot_events: int = 500) -> None:
-        self.store = SqliteEventStore(folder / "log.db")
+    def __init__(
+        self, folder: Path, *, domain: LoadedDomain = SHOP, snapshot_events: int = 500, exclusive: bool = True
+    ) -> None:
+        self.store = SqliteEventStore(folder / "log.db", exclusive=exclusive)
         self.domain = domain
         self.catalogue = Catalogue(domain, snapshot_events)
         self.cache = StateCache(1000)
@@ -546,7 +551,7 @@ async def cold_state(desk: Desk, stream: str, *, snapshots: bool) -> Any:
         if snapshots:
             assert len(loaded.histories[stream].frames) < desk.catalogue.snapshot_events
         batch.decide(loaded)
-        states.append(batch._streams[stream].state)
+        states.append(batch._overlay.streams[stream].state)
         raise Enough
 
     with pytest.raises(Enough):
@@ -599,6 +604,66 @@ async def test_a_state_older_than_the_log_is_not_decided_on(desk: Desk) -> None:
     await desk.batch(deactivate("ada"))
     desk.cache.put("user/ada", *stale)
     assert await desk.batch(login("ada")) == [UserDeactivated(user_id="ada")]
+
+
+# Several writers.
+
+
+@asynccontextmanager
+async def two_desks(folder: Path) -> AsyncIterator[tuple[Desk, Desk]]:
+    """Two servers on one log, each with a state cache of its own."""
+    async with Desk(folder, exclusive=False) as one, Desk(folder, exclusive=False) as other:
+        yield one, other
+
+
+async def test_a_request_id_of_another_server_is_a_duplicate_here(tmp_path: Path) -> None:
+    async with two_desks(tmp_path) as (one, other):
+        [first] = map(accepted, await other.batch(register("ada", request_id="r")))
+        repeated, reused, _ = await one.batch(
+            register("ada", request_id="r"), login("ada", request_id="r"), register("ben")
+        )
+        assert repeated == first._replace(duplicate=True)
+        assert reused == RequestIdReused(request_id="r")
+        assert [(event.position, event.aggregate.id) for event in await one.events()] == [(1, "ada"), (2, "ben")]
+
+
+async def test_a_unique_value_of_another_server_is_refused_here(tmp_path: Path) -> None:
+    async with two_desks(tmp_path) as (one, other):
+        await other.batch(register("ada", email="x@example.com"))
+        refused, registered = await one.batch(register("ben", email="x@example.com"), register("eve"))
+        assert refused == EmailTaken(email="x@example.com")
+        assert accepted(registered).version == 1
+        await other.batch(email("ada", "y@example.com"))
+        assert accepted((await one.batch(register("ben", email="x@example.com")))[0]).version == 1
+
+
+async def test_a_cached_state_is_read_again_after_events_of_another_server(tmp_path: Path) -> None:
+    async with two_desks(tmp_path) as (one, other):
+        await one.batch(register("ada"))
+        await other.batch(deactivate("ada"))
+        assert await one.batch(login("ada")) == [UserDeactivated(user_id="ada")]
+
+
+async def test_a_batch_that_lost_a_race_refuses_only_the_commands_that_lost(desk: Desk) -> None:
+    commands = (
+        register("ada", email="x@example.com", request_id="r-1"),
+        register("ben", request_id="r-2"),
+        register("eve"),
+    )
+    submissions = [desk.submission(command) for command in commands]
+    batch = Batch(submissions, desk.catalogue, desk.cache, NOW)
+    batch.reads()
+    lost = batch.decide(Loaded({}, {}, {}, dict.fromkeys(("user.email:x@example.com",))))
+    assert [one.version for one in lost.events] == [1, 1, 1]
+
+    request = Request(submissions[1].digest, "user/ben", 1, 7)
+    holders = {"user.email:x@example.com": "user/zoe", "user.email:ben@example.com": "user/ben"}
+    again = batch.decide(Loaded({"user/ben": StreamHead(1, 7)}, {}, {submissions[1].request_key: request}, holders))
+    assert submissions[0].refusal == EmailTaken(email="x@example.com")
+    assert accepted(submissions[1].accepted) == Accepted(AggregateRef("user", "ben"), 1, 7, True)  # type: ignore[arg-type]
+    assert [one.stream for one in again.events] == ["user/eve"]
+    assert list(again.requests) == []
+    assert again.claims == {"user.email:eve@example.com": "user/eve"}
 
 
 # The size of batches.
