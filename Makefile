@@ -1,23 +1,23 @@
-# On a fresh machine with Python 3.11 or later, git and make, each of these works at once; `make help` lists them.
+# Each target works on a fresh machine with Python 3.11 or later, git and make. `make help` lists them.
 
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= .data
-# How many processes share the tests; `make test WORKERS=0` runs them in one.
+# Number of processes that run the tests; `make test WORKERS=0` runs them in one.
 WORKERS ?= auto
 
-# How long `make faults` goes on, and which of all runs it is: the same seed, which is printed, makes the same one.
+# Length and seed of `make faults`. The same seed, which the run prints, gives the same run.
 KILLS ?= 1000
 REQUESTS ?= 100000
 EXAMPLES ?= 1000
 SEED ?= $(shell date +%s)
 
-# A stamp is younger than what it was made from, or make makes it anew.
+# Stamps: make runs a step again when one of its sources is newer than its stamp.
 INSTALLED := $(VENV)/.installed
 GENERATED := $(VENV)/.generated
 BENCHED := $(VENV)/.benched
 PROTOS := $(shell find protos tests -name '*.proto' 2>/dev/null)
-# A folder that is listed here changes when a file in it is added or removed.
+# A folder changes when a file in it is added or removed.
 PROTO_FOLDERS := $(shell find protos $(wildcard tests/*/protos) -type d 2>/dev/null)
 IMAGE := build/contracts.binpb
 
@@ -29,13 +29,13 @@ help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 		printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-run: install ## Start the three servers with the shop, on SQLite; DATA=DIR says where they keep it.
+run: install ## Start the three servers with the shop, on SQLite files in DATA=DIR.
 	@exec $(BIN)/diptych up --domain shop --data "$(DATA)"
 
 test: lint types contracts toolchains ## Check everything, then run all tests.
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-faults: install ## Attack the servers for an hour or so; KILLS=, REQUESTS=, EXAMPLES= say how long, SEED= which run.
+faults: install ## Attack the servers for about an hour; KILLS=, REQUESTS=, EXAMPLES= set the length, SEED= repeats a run.
 	DIPTYCH_FAULTS_SEED=$(SEED) DIPTYCH_FAULTS_KILLS=$(KILLS) DIPTYCH_FAULTS_REQUESTS=$(REQUESTS) \
 		DIPTYCH_FAULTS_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -s tests/faults
 
@@ -46,29 +46,29 @@ lint: install ## Check style and formatting of the Python code.
 types: install ## Check the types, strictly.
 	$(BIN)/mypy
 
-contracts: $(IMAGE) ## Check style and formatting of the contracts, and that they break no client of the last release.
+contracts: $(IMAGE) ## Check style and formatting of the contracts, and compatibility with the last release.
 	$(BIN)/buf lint $(IMAGE)
 	$(BIN)/buf format --diff --exit-code
 	@tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null) || { \
-		echo "No release is tagged here, so there is nothing that the contracts could break."; exit 0; }; \
+		echo "No release is tagged, so the contracts have no earlier version to be compatible with."; exit 0; }; \
 	before=build/before; rm -rf "$$before"; mkdir -p "$$before"; \
 	git archive "$$tag" protos | tar -x -C "$$before" && \
 	$(BIN)/python -P diptych/contract/generate.py image "$$before.binpb" "$$before/protos" && \
 	echo "Comparing the contracts with those of $$tag." && \
 	$(BIN)/buf breaking $(IMAGE) --against "$$before.binpb"
 
-toolchains: install ## Find or install Go, Node and Java, which tests in these languages need.
+toolchains: install ## Find or install Go, Node and Java for the tests in these languages.
 	@tests/polyglot/install $(BIN)
 
-bench: $(BENCHED) ## Measure everything, and write the record, the plots and the README's table; CASE=NAME measures one.
+bench: $(BENCHED) ## Run all benchmarks, and write the record, the plots and the README's table; CASE=NAME runs one.
 	$(BIN)/python -m benchmarks $(if $(CASE),$(CASE),--record)
 
-format: install ## Format Python code and contracts, and repair what ruff can.
+format: install ## Format Python code and contracts, and apply the fixes of ruff.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/buf format --write
 
-install: $(GENERATED) ## Make .venv, install everything into it, and generate code from the contracts.
+install: $(GENERATED) ## Create .venv, install the engine and the shop into it, and generate code from the contracts.
 
 generate: $(INSTALLED) ## Generate code from the contracts, now.
 	$(BIN)/python -P diptych/contract/generate.py build
@@ -76,28 +76,28 @@ generate: $(INSTALLED) ## Generate code from the contracts, now.
 		echo "$(BIN)/python -P diptych/contract/generate.py generate $$root $${root%/protos}"; \
 		$(BIN)/python -P diptych/contract/generate.py generate "$$root" "$${root%/protos}" || exit 1; done
 
-clean: ## Remove all that make made, but for the servers' data.
+clean: ## Remove all files that make created, except the data of the servers.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . \( -name '*_pb2.py' -o -name '*_pb2.pyi' -o -name '*_pb2_grpc.py' -o -name '*.binpb' \) -delete
 
-# Debian has the module venv in a package of its own, and without it venv makes half an environment and fails.
+# Debian has the module venv in a separate package. Without it, venv creates half an environment and fails.
 $(BIN)/python:
 	@python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 		if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; \
 	done; \
-	if [ -z "$$python" ]; then echo "Diptych needs Python 3.11 or later, and there is none on the PATH." >&2; exit 1; fi; \
+	if [ -z "$$python" ]; then echo "Diptych needs Python 3.11 or later, and the PATH has none. Install it, then run make again." >&2; exit 1; fi; \
 	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
-		echo "$$python cannot make virtual environments: its modules venv and ensurepip are missing." >&2; \
-		echo "On Debian and Ubuntu, 'apt-get install python3-venv' brings them." >&2; exit 1; fi; \
+		echo "$$python cannot create virtual environments: its modules venv and ensurepip are missing." >&2; \
+		echo "On Debian and Ubuntu, 'apt-get install python3-venv' installs them." >&2; exit 1; fi; \
 	echo "$$python -m venv $(VENV)"; $$python -m venv $(VENV)
 
-$(INSTALLED): pyproject.toml hatch_build.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+$(INSTALLED): pyproject.toml hatch_build.py shop/pyproject.toml shop/hatch_build.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev]" --editable ./shop
 	@touch $@
 
 $(BENCHED): $(GENERATED)
-	$(BIN)/python -m pip install --quiet --editable ".[dev,bench]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,bench]" --editable ./shop
 	@touch $@
 
 $(GENERATED): $(INSTALLED) $(PROTOS) $(PROTO_FOLDERS) diptych/contract/generate.py

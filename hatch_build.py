@@ -1,4 +1,4 @@
-"""The build's hook: `pip install .`, also with `-e`, and `python -m build` all generate code first."""
+"""Build hook: `pip install .`, also with `-e`, and `python -m build` generate the code of the contracts first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class GenerateContracts(BuildHookInterface[Any]):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Generate; called once for every wheel, an editable one included."""
-        # The file is run by its path: the package around it cannot be imported before its messages exist.
+        """Generate the code of the contracts; hatchling calls this once for every wheel, an editable one included."""
+        # The hook runs the file by its path: nothing can import the package around it before its messages exist.
         contracts = runpy.run_path(str(Path(self.root, "diptych", "contract", "generate.py")))
-        contracts["build"](Path(self.root))
+        contracts["build"](Path(self.root), Path(self.root, "protos"), ["diptych"])

@@ -1,4 +1,4 @@
-"""`diptych contracts`: the contracts as one descriptor set."""
+"""`diptych contracts`: write the contracts as one descriptor set."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ def contracts(
         list[Path] | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of .proto files to compile; repeatable. Unset: the shop's, as shipped.",
+            help="Folder of .proto files to compile; repeatable. Unset: the contracts that the domain ships.",
         ),
     ] = None,
+    domain: Annotated[
+        str,
+        typer.Option(envvar="DIPTYCH_DOMAIN", help="Python package of the domain; `diptych` for the engine alone."),
+    ] = "shop",
     plain: Annotated[bool, typer.Option("--plain", help="Leave the validation rules out.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write. Unset: stdout.")] = None,
 ) -> None:
-    """Prints one descriptor set (contracts.binpb) for protoc, buf, grpc-js and others."""
+    """Print one descriptor set (contracts.binpb) for protoc, buf, grpc-js and others."""
     try:
         if protos:
             content = compiler.descriptor_set(protos, plain=plain)
         else:
-            content = compiler.without_rules(compiler.shipped()) if plain else compiler.shipped()
+            content = compiler.shipped(domain)
+            content = compiler.without_rules(content) if plain else content
     except compiler.ContractError as error:
         fail("contracts", str(error), status=1)
     if out is None and sys.stdout.isatty():
-        fail("contracts", "a descriptor set is no text for a terminal: say --out FILE, or send it to a file.")
+        fail("contracts", "a descriptor set is not text for a terminal. Give --out FILE, or redirect stdout.")
     try:
         if out is None:
             sys.stdout.buffer.write(content)

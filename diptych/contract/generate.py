@@ -67,12 +67,11 @@ def generate(proto_root: Path, out: Path, packages: Iterable[str] = ()) -> list[
     names = _names_below(proto_root, packages)
     if not names:
         raise ContractError(f"There is no .proto file to compile below {proto_root}.")
-    defines_engine = _defines_engine([proto_root])
     with tempfile.TemporaryDirectory(prefix="diptych-") as scratch:
         modules = Path(scratch, "modules")
         modules.mkdir()
         # Only the engine generates the module of the validation rules; every domain imports that one.
-        inputs = [*names, RULES_FILE] if defines_engine else names
+        inputs = [*names, RULES_FILE] if any(name.startswith(ENGINE_PACKAGE) for name in names) else names
         compiled = _compile(
             [proto_root],
             inputs,
@@ -92,17 +91,21 @@ def generate(proto_root: Path, out: Path, packages: Iterable[str] = ()) -> list[
     return [out / place for place in wanted]
 
 
-def descriptor_set(proto_roots: Iterable[Path], *, plain: bool = False, internal: bool = False) -> bytes:
+def descriptor_set(
+    proto_roots: Iterable[Path], packages: Iterable[str] = (), *, plain: bool = False, internal: bool = False
+) -> bytes:
     """Return one serialised `google.protobuf.FileDescriptorSet` for the contracts below `proto_roots`.
 
     It holds these files, the engine's own (`diptych/v1`), `google/rpc/error_details.proto`, and all that they
-    import, each file after what it imports; our files keep their comments. `plain` leaves out the validation
-    rules. `internal` adds what is for no client: the packages with a folder `internal` in their path.
+    import, each file after what it imports; our files keep their comments. `packages` names folders below the roots
+    if not all of them are to be compiled. `plain` leaves out the validation rules. `internal` adds what is for no
+    client: the packages with a folder `internal` in their path.
 
     Raises `ContractError` if a file is wrong or imports something that is not there.
     """
     roots = list(proto_roots)
-    found = dict.fromkeys(name for root in roots for name in _names_below(root))
+    folders = list(packages)
+    found = dict.fromkeys(name for root in roots for name in _names_below(root, folders))
     names = [name for name in found if internal or "internal" not in PurePosixPath(name).parts]
     if not names:
         raise ContractError(f"There is no .proto file below {', '.join(map(str, roots))}.")
@@ -116,13 +119,26 @@ def descriptor_set(proto_roots: Iterable[Path], *, plain: bool = False, internal
     return without_rules(_serialised(compiled)) if plain else _serialised(compiled)
 
 
-def shipped() -> bytes:
-    """Return the descriptor set that is shipped with this package: the engine's contract and the shop's."""
+def shipped(package: str = "diptych") -> bytes:
+    """Return the descriptor set in an installed package: that of the engine, or of a domain with the engine's.
+
+    Args:
+        package: `diptych`, or the Python package of a domain.
+
+    Raises:
+        ContractError: The package is not installed, or has no descriptor set.
+    """
+    path = _SHIPPED
+    if package != "diptych":
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ContractError(f"There is no Python package {package}. Install it, or give --protos DIR.")
+        path = Path(spec.submodule_search_locations[0], _SHIPPED.name)
     try:
-        return _SHIPPED.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise ContractError(
-            f"{_SHIPPED} does not exist; `python -P diptych/contract/generate.py build` in a checkout makes it."
+            f"{path} does not exist. In a checkout, `make generate` writes it; for other domains give --protos DIR."
         ) from None
 
 
@@ -151,13 +167,23 @@ def without_rules(descriptors: bytes) -> bytes:
     return _serialised(files)
 
 
-def build(project: Path) -> list[Path]:
-    """Generate all that the checkout at `project` ships: its modules and `diptych/contracts.binpb`."""
-    proto_root = project / "protos"
-    modules = generate(proto_root, project)
-    descriptors = project / "diptych" / _SHIPPED.name
-    _write(descriptors, descriptor_set([proto_root]))
-    return [*modules, descriptors]
+def build(out: Path, proto_root: Path, packages: Iterable[str]) -> list[Path]:
+    """Generate all files that some packages ship, and return them: modules and one `contracts.binpb` a package.
+
+    Args:
+        out: Folder above the packages.
+        proto_root: Folder with the contracts of the engine and of these packages.
+        packages: Names of packages, such as `diptych` and `shop`.
+
+    Raises:
+        ContractError: A file is wrong, or imports a file that is missing.
+    """
+    files = []
+    for package in packages:
+        files += generate(proto_root, out, [package])
+        files.append(out / package / _SHIPPED.name)
+        _write(files[-1], descriptor_set([proto_root], dict.fromkeys(["diptych", package])))
+    return files
 
 
 def _rules() -> descriptor_pb2.FileDescriptorProto:
@@ -379,7 +405,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "build":
-            build(chosen.project)
+            protos = chosen.project / "protos"
+            build(chosen.project, protos, sorted(path.name for path in protos.iterdir() if path.is_dir()))
         elif chosen.command == "generate":
             generate(chosen.proto_root, chosen.out)
         else:

@@ -119,7 +119,10 @@ class LoadedDomain:
 def load(name: str) -> LoadedDomain:
     """Loads and checks the domain in the Python package `name`; raises `DomainError`."""
     if importlib.util.find_spec(name) is None:
-        raise DomainError(f"There is no Python package {name} to load the domain from.")
+        raise DomainError(
+            f"There is no Python package {name} to load the domain from: it is not installed, and the working "
+            f"directory does not hold it. Install it (`pip install diptych-shop` for the shop), or start where it is."
+        )
     module = importlib.import_module(name)
     domain = getattr(module, "domain", None)
     if not isinstance(domain, Domain):

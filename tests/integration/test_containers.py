@@ -1,6 +1,6 @@
 """The image and the compose file, without an engine to run them.
 
-Both are checked by tools of their own. Then what they say is done by plain processes: the wheel is built from what
+Both are checked by tools of their own. Then what they say is done by plain processes: the wheels are built from what
 the build would be sent and installed with what it needs at run time alone; each service runs with exactly its
 command, its environment and a user that owns nothing but the data, in the order and by the health checks that the
 file declares. Only what belongs to this machine is changed: ports, folders, and services' names, which are hosts.
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from graphlib import TopologicalSorter
@@ -87,10 +88,15 @@ def build_context() -> Iterator[Path]:
 def runtime_distributions() -> dict[str, metadata.Distribution]:
     """What Diptych needs at run time, as it is installed here."""
     found: dict[str, metadata.Distribution] = {}
-    wanted = [Requirement(line) for line in metadata.requires("diptych") or ()]
+    shop = tomllib.loads((ROOT / "shop" / "pyproject.toml").read_text())["project"]["dependencies"]
+    wanted = [Requirement(line) for line in [*(metadata.requires("diptych") or ()), *shop]]
     while wanted:
         requirement = wanted.pop()
-        if requirement.name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+        if (
+            requirement.name == "diptych"
+            or requirement.name in found
+            or (requirement.marker and not requirement.marker.evaluate({"extra": ""}))
+        ):
             continue
         found[requirement.name] = metadata.distribution(requirement.name)
         wanted += [Requirement(line) for line in found[requirement.name].requires or ()]
@@ -142,7 +148,8 @@ class Image:
             shutil.copy2(ROOT / path, target)
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
         wheels = self.folder / "wheels"
-        run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, self.folder / "build")
+        build = self.folder / "build"
+        run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, build, build / "shop")
         run(self.python, "-m", "venv", "--without-pip", self.environment)
         (packages,) = self.environment.glob("lib/python*/site-packages")
         for distribution in runtime_distributions().values():
@@ -151,8 +158,9 @@ class Image:
                     target = packages / file
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(str(distribution.locate_file(file)), target)
-        (wheel,) = wheels.glob("diptych-*.whl")
-        run(*pip, "--python", self.environment / "bin" / "python", "install", "--no-deps", "--no-index", wheel)
+        built = sorted(wheels.glob("diptych*.whl"))
+        assert len(built) == 2
+        run(*pip, "--python", self.environment / "bin" / "python", "install", "--no-deps", "--no-index", *built)
         self.data.mkdir(mode=0o700)
         if self.user:
             os.chown(self.data, self.user["user"], self.user["group"])
@@ -314,8 +322,8 @@ def test_the_composed_services_take_a_write_and_read_it_back(image: Image, runni
         with urllib.request.urlopen(f"http://{running.at(port)}/metrics", timeout=10) as metrics:
             assert b"# TYPE " in metrics.read()
 
-    commands = re.findall(r"^docker compose exec (\S+) (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert commands, "The README shows nothing to run in a container."
+    commands = re.findall(r"^docker compose exec (\S+) (.*)$", (ROOT / "docs" / "running.md").read_text(), re.MULTILINE)
+    assert commands, "docs/running.md shows nothing to run in a container."
     for name, command in commands:
         done = running.containers[name].exec(shlex.split(command), 30, running.defaults)
         assert (done.returncode, done.stderr) == (0, ""), f"{command}\n{done.stdout}\n{done.stderr}"

@@ -180,9 +180,11 @@ def test_a_folder_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
 
 
 def test_the_shipped_set_is_complete_and_commented() -> None:
-    _load(contracts.shipped())
-    files = _parse(contracts.shipped())
-    assert {contracts.ERROR_DETAILS_FILE, "diptych/v1/commands.proto"} <= set(files)
+    _load(contracts.shipped("shop"))
+    files = _parse(contracts.shipped("shop"))
+    assert not [name for name in _parse(contracts.shipped()) if name.startswith("shop/")]
+    assert set(_parse(contracts.shipped())) - {"google/protobuf/any.proto"} <= set(files)
+    assert {"shop/v1/users.proto", contracts.ERROR_DETAILS_FILE, "diptych/v1/commands.proto"} <= set(files)
     assert not [name for name in files if "internal" in name]
     for name, file in files.items():
         assert bool(_comments(file)) == name.startswith(("diptych/", "shop/")), name

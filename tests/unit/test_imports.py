@@ -47,6 +47,7 @@ IMPORTS_BY_NAME = (
     "diptych/client/",  # The contracts of a domain.
     "diptych/cli/sample.py",  # The sample of a domain.
     "shop/ports.py",  # The adapter of a port, by its setting.
+    "shop/hatch_build.py",  # The compiler of contracts, by its path.
 )
 """Folders and files that may import a module by a name that is not in their text."""
 
