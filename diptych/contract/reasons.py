@@ -29,8 +29,12 @@ class MalformedMessage(InvalidArgument, reason="MALFORMED_MESSAGE"):
     type: str
 
 
+VIOLATIONS_MAX = 100
+"""Violations that one refusal lists. It counts all of them."""
+
+
 class InvalidRequest(InvalidArgument, reason="INVALID_REQUEST"):
-    """The request breaks rules of the contract; `rules` holds (field path, sentence) of each."""
+    """The request breaks rules of the contract; `rules` holds (field path, sentence) of the first 100."""
 
     message = "The request breaks {violations} rule(s): {summary}"
     violations: int
@@ -43,7 +47,7 @@ class InvalidRequest(InvalidArgument, reason="INVALID_REQUEST"):
         summary = "; ".join(f"{path}: {sentence}" if path else sentence for path, sentence in rules[:10])
         if len(rules) > 10:
             summary += f"; and {len(rules) - 10} more"
-        return cls(violations=len(rules), summary=summary + ".")._copy(rules=rules)
+        return cls(violations=len(rules), summary=summary + ".")._copy(rules=rules[:VIOLATIONS_MAX])
 
     @property
     def metadata(self) -> dict[str, str]:

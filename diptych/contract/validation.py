@@ -8,6 +8,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 from protovalidate import EvaluationError, Validator, Violation
 
+from diptych.contract.element_limits import excess_elements
 from diptych.contract.reasons import InvalidRequest, MalformedMessage
 from diptych.contract.timestamps import malformed_times
 
@@ -27,8 +28,13 @@ def parse(kind: type[M], data: bytes) -> M:
 
 
 def check(message: Message) -> None:
-    """Checks a message against the contract's rules; raises `InvalidRequest` with all violations."""
-    rules = malformed_times(message)
+    """Check a message against the contract's rules. A refused message loses its excess elements.
+
+    Raises:
+        InvalidRequest: The message breaks rules; it counts all violations and lists the first 100.
+    """
+    rules = excess_elements(message)
+    rules += malformed_times(message)
     told = {path for path, _ in rules}
     try:
         violations = _validator.collect_violations(message)
