@@ -11,7 +11,8 @@ import uuid
 from pathlib import Path
 
 from benchmarks.bare_sqlite import review_key
-from diptych.domain.projection import Projection, Recorded
+from diptych.domain.projection import Projection
+from diptych.domain.recorded import Recorded
 from diptych.internal.v1.log_pb2 import FollowResponse
 from diptych.storage.read_store_schema import Checkpoint
 from projector.store.read_store_file import ReadStoreFile

@@ -15,7 +15,8 @@ from command_server.writer import STOPPING, Writer
 from diptych.contract.reasons import LogUnavailable, MalformedMessage, Overloaded
 from diptych.contract.token import LogIdentity
 from diptych.contract.wire import delimited
-from diptych.domain.loading import CommandMethod, LoadedDomain
+from diptych.domain.loading import LoadedDomain
+from diptych.domain.methods import CommandMethod
 from diptych.domain.refusal import Refusal
 from diptych.server.errors import internal_error
 from diptych.server.request_context import RequestContext

@@ -17,8 +17,10 @@ from diptych.contract.reasons import CommandUnknown, InvalidRequest, MalformedMe
 from diptych.contract.token import LogIdentity
 from diptych.contract.validation import check
 from diptych.contract.wire import delimited, integer
-from diptych.domain.aggregate import AggregateRef, DeciderBinding, new_id
-from diptych.domain.loading import CommandMethod, LoadedDomain
+from diptych.domain.aggregate import AggregateRef, DeciderBinding
+from diptych.domain.ids import new_id
+from diptych.domain.loading import LoadedDomain
+from diptych.domain.methods import CommandMethod
 from diptych.v1.commands_pb2 import CommandContext
 from diptych.v1.events_pb2 import EventMetadata
 

@@ -14,7 +14,8 @@ from command_server.processes.service import ProcessService
 from command_server.store.event_store import StoreUnavailable
 from command_server.store.sqlite_store import SqliteEventStore
 from command_server.writer import Writer
-from diptych.domain import loading as domains
+from diptych.domain.errors import DomainError
+from diptych.domain.loading import load
 from diptych.server import lifecycle
 from diptych.server.errors import StartError
 from diptych.server.health import Health
@@ -38,8 +39,8 @@ def run(settings: CommandServerSettings) -> int:
 async def bootstrap(settings: CommandServerSettings, health: Health) -> Served:
     """Opens the log and everything on it."""
     try:
-        domain = domains.load(settings.domain)
-    except domains.DomainError as error:
+        domain = load(settings.domain)
+    except DomainError as error:
         raise StartError(str(error)) from error
     store = SqliteEventStore(sqlite_path(settings.log), health.address)
     try:

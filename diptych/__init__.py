@@ -5,26 +5,14 @@ below from here; it needs nothing else but its own generated messages.
 """
 
 from diptych.domain.aggregate import Aggregate, AggregateRef, Deciding
-from diptych.domain.loading import Domain
-from diptych.domain.process import (
-    Accepted,
-    After,
-    Answered,
-    Call,
-    Calling,
-    EffectFailed,
-    Failed,
-    Port,
-    Process,
-    Refused,
-    Send,
-    Step,
-    after,
-    call,
-    send,
-)
-from diptych.domain.projection import Column, Projection, Recorded, View
-from diptych.domain.query import Find, Selection
+from diptych.domain.domain import Domain
+from diptych.domain.inputs import Accepted, Answered, Failed, Refused
+from diptych.domain.outputs import After, Call, Send, Step, after, call, send
+from diptych.domain.port import Calling, EffectFailed, Port
+from diptych.domain.process import Process
+from diptych.domain.projection import Projection, Selection, View
+from diptych.domain.query import Column, Find
+from diptych.domain.recorded import Recorded
 from diptych.domain.refusal import (
     Aborted,
     AlreadyExists,

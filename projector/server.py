@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import structlog
 
-from diptych.domain.loading import DomainError, load
+from diptych.domain.errors import DomainError
+from diptych.domain.loading import load
 from diptych.domain.projection import Projection
 from diptych.server import lifecycle
 from diptych.server.channels import open_server_channel

@@ -15,7 +15,7 @@ from diptych.contract.reasons import (
     UnknownView,
 )
 from diptych.contract.validation import parse
-from diptych.domain.loading import Domain
+from diptych.domain.domain import Domain
 from diptych.domain.refusal import Refusal
 from diptych.server.request_context import RequestContext
 from diptych.server.router import Router

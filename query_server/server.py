@@ -6,7 +6,8 @@ import asyncio
 
 from prometheus_client import REGISTRY
 
-from diptych.domain.loading import DomainError, LoadedDomain, load
+from diptych.domain.errors import DomainError
+from diptych.domain.loading import LoadedDomain, load
 from diptych.server import lifecycle
 from diptych.server.errors import StartError
 from diptych.server.health import Health

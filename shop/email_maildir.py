@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from diptych import Calling
-from diptych.domain.process import Effect
+from diptych.domain.port import Effect
 from shop.email import email_of, id_of
 from shop.settings import ShopSettings
 from shop.v1.effects_pb2 import SendEmailRequest, SendEmailResponse

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from diptych import Calling
-from diptych.domain.process import Effect
+from diptych.domain.port import Effect
 from shop.settings import ShopSettings
 from shop.v1.effects_pb2 import (
     ChargePaymentRequest,

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 from diptych import Port
-from diptych.domain.process import Effect
+from diptych.domain.port import Effect
 from shop.settings import settings
 from shop.v1.effects_pb2 import (
     ChargePaymentRequest,

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from diptych.domain.loading import DomainError
+from diptych.domain.errors import DomainError
 
 
 class ShopSettings(BaseSettings):

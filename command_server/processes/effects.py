@@ -16,7 +16,7 @@ from command_server.processes.inputs import ANSWERED, FAILED
 from command_server.processes.metrics import EFFECT_ATTEMPTS
 from command_server.processes.outputs import Content, OpenOutputs, Output, OutputQueue, backoff
 from command_server.store.records import WorkKind
-from diptych.domain.process import Calling, Effect, EffectFailed, Port
+from diptych.domain.port import Calling, Effect, EffectFailed, Port
 from diptych.internal.v1.parking_pb2 import Outcome
 
 _log = structlog.get_logger(__name__)

@@ -17,8 +17,10 @@ from command_server.store.records import ParkedInput, WorkKey
 from command_server.submission import Submission, actor_of, engine_request_key
 from diptych.contract.wire import delimited
 from diptych.domain.aggregate import AggregateRef, DeciderBinding, Deciding
+from diptych.domain.inputs import Accepted, Answered, Failed, Refused
 from diptych.domain.loading import LoadedDomain
-from diptych.domain.process import Accepted, Answered, Failed, Process, Refused, Step, stepped
+from diptych.domain.outputs import Step
+from diptych.domain.process import Process, stepped
 from diptych.internal.v1.parking_pb2 import Outcome
 from diptych.v1 import processes_pb2
 from diptych.v1.events_pb2 import EventMetadata, RecordedEvent

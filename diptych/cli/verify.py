@@ -10,7 +10,8 @@ import typer
 
 from diptych.cli.backup import LOG, Log, path_of
 from diptych.cli.progress import show_progress
-from diptych.domain.loading import DomainError, LoadedDomain, load
+from diptych.domain.errors import DomainError
+from diptych.domain.loading import LoadedDomain, load
 from diptych.server.options import fail
 from diptych.storage import copy as sqlite_copy
 from diptych.storage.errors import DatabaseDamagedError, DatabaseError, own_errors

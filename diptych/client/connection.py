@@ -35,7 +35,8 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 from diptych.client import watch as watching
 from diptych.contract.reasons import TokenOfOlderEpoch
 from diptych.contract.token import METADATA_KEY
-from diptych.domain.aggregate import AggregateRef, new_id
+from diptych.domain.aggregate import AggregateRef
+from diptych.domain.ids import new_id
 from diptych.server.channels import open_client_channel
 from diptych.v1 import commands_pb2, read_model_pb2
 

@@ -1,21 +1,21 @@
-"""Aggregates: what decides.
+"""Aggregates: the decision side of a domain.
 
-An aggregate is a type of consistency boundary: an immutable state, *deciders* (a command and a state give events,
-or a refusal), *evolvers* (a state and an event give the next state) and *upcasters* (an event that is no longer
-recorded gives one that is). All of it is pure: the engine gives the time, the caller and new ids through `Deciding`.
+An aggregate is a type of consistency boundary with an immutable state. *Deciders* turn a command and a state into
+events or a refusal. *Evolvers* turn a state and an event into the next state. *Upcasters* turn an event of an old type
+into one of a newer type. All of them are pure: the engine passes the time, the caller and new ids in `Deciding`.
 """
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
+from diptych.domain.ids import new_id
 from diptych.domain.refusal import Refusal
+from diptych.domain.upcasting import Upcaster, becomes, upcasted
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -26,7 +26,7 @@ MessageType = type[Message]
 
 
 class AggregateRef(NamedTuple):
-    """Names an aggregate by type and id. As a string, `type/id`, it names its stream."""
+    """Type and id of one aggregate. As a string, `type/id`, it names the aggregate's stream."""
 
     type: str
     id: str
@@ -36,7 +36,7 @@ class AggregateRef(NamedTuple):
 
 
 class Deciding:
-    """What a decider is told beside the state and the command."""
+    """Context of one decision: the third argument of deciders and of a process's handlers."""
 
     __slots__ = ("_states", "actor", "id", "now", "version")
 
@@ -52,21 +52,29 @@ class Deciding:
         self.id = id
         """The aggregate's id."""
         self.version = version
-        """The aggregate's version; 0: it does not exist."""
+        """The aggregate's version; 0 if it does not exist."""
         self.now = now
         """The time of the decision, aware, UTC. All commands of one commit share it."""
         self.actor = actor
-        """Who sent the command; empty: an anonymous caller."""
+        """The sender of the command; empty for an anonymous caller, `process/<type>` for a process."""
         self._states = states
 
     def state(self, aggregate: Aggregate[T], id: str) -> T:
-        """The state of another aggregate, which the decider's `reads` must have named; initial: does not exist."""
+        """Return the state of another aggregate; the initial state if it does not exist.
+
+        Raises:
+            LookupError: The decider's `reads` did not name it.
+        """
         state, version = self._read(aggregate, id)
-        known: T = state if version else aggregate.initial
-        return known
+        current: T = state if version else aggregate.initial
+        return current
 
     def version_of(self, aggregate: Aggregate[Any], id: str) -> int:
-        """The version of another aggregate, which the decider's `reads` must have named; 0: does not exist."""
+        """Return the version of another aggregate; 0 if it does not exist.
+
+        Raises:
+            LookupError: The decider's `reads` did not name it.
+        """
         return self._read(aggregate, id)[1]
 
     def _read(self, aggregate: Aggregate[Any], id: str) -> tuple[Any, int]:
@@ -77,7 +85,7 @@ class Deciding:
 
     @staticmethod
     def new_id() -> str:
-        """A new unique id, a UUIDv7."""
+        """Return a new unique id, a UUIDv7."""
         return new_id()
 
 
@@ -86,7 +94,7 @@ Evolver = Callable[[S, E], S]
 
 
 class DeciderBinding(NamedTuple):
-    """A command type bound to what decides it."""
+    """A command type bound to its decider."""
 
     aggregate: Aggregate[Any]
     command: Any
@@ -94,23 +102,13 @@ class DeciderBinding(NamedTuple):
     reads: Callable[[Any], Iterable[AggregateRef]] | None
     id_of: Callable[[Any], str]
     id_field: str | None
-    """The command's field that names the aggregate, and which the engine fills when it is empty."""
+    """The command's field with the aggregate's id. The engine fills it when it is empty."""
     internal: bool = False
-    """Whether only processes send it: it is no rpc."""
-
-
-class Upcaster(NamedTuple):
-    """How an event that is no longer recorded is told as one that is."""
-
-    event: Any
-    """The old type."""
-    becomes: tuple[Any, ...]
-    """The types that it can become."""
-    upcast: Callable[[Any], Message]
+    """True if only processes send the command; it then has no rpc."""
 
 
 class UniqueBinding(NamedTuple):
-    """A value that no two aggregates of a type may have at once."""
+    """A value that at most one aggregate of a type has at a time."""
 
     name: str
     value: Callable[[Any], str | None]
@@ -120,9 +118,11 @@ class UniqueBinding(NamedTuple):
 class Aggregate(Generic[S]):
     """A type of aggregate.
 
-    `type` is its name in contracts and streams; `initial` the state of one that does not exist (a frozen
-    dataclass of scalars, enums, tuples, messages and such dataclasses); `id` the field of its commands that
-    names the aggregate, or a function of the command.
+    Args:
+        type: The name in contracts and streams.
+        initial: The state of an aggregate that does not exist: a frozen dataclass of scalars, aware datetimes,
+            enums, tuples, messages and such dataclasses.
+        id: The field of the commands that has the aggregate's id, or a function of the command that returns the id.
     """
 
     def __init__(self, type: str, *, initial: S, id: str | Callable[[Any], str]) -> None:
@@ -130,15 +130,18 @@ class Aggregate(Generic[S]):
         self.initial = initial
         self.id = id
         self.deciders: dict[str, DeciderBinding] = {}
+        """By the full name of the command's type."""
         self.evolvers: dict[str, tuple[MessageType, Callable[[Any, Any], Any]]] = {}
+        """Event types and their evolvers, by the full name of the type."""
         self.upcasters: dict[str, Upcaster] = {}
+        """By the full name of the old event type."""
         self.uniques: list[UniqueBinding] = []
 
     def __repr__(self) -> str:
         return f"Aggregate({self.type!r})"
 
     def ref(self, id: str) -> AggregateRef:
-        """Names one aggregate of this type."""
+        """Return the reference to one aggregate of this type."""
         return AggregateRef(self.type, id)
 
     def decides(
@@ -149,37 +152,50 @@ class Aggregate(Generic[S]):
         id: str | Callable[[C], str] | None = None,
         internal: bool = False,
     ) -> Callable[[Decider[S, C]], Decider[S, C]]:
-        """Binds a command type to a decider: `(state, command, at) -> events`.
+        """Bind the decorated decider, `(state, command, at) -> events`, to a command type.
 
-        `reads` names other aggregates that the decision depends on; they are read with this one, and the decision
-        is void if any of them changed before it was recorded. `id` overrides the aggregate's own. A command that is
-        `internal` is sent by processes alone: it is no rpc of the contract, and unknown to clients.
+        The decider returns the events to record, none for "nothing to do", or raises a `Refusal`. Name the events in
+        its return annotation (`-> Sequence[CopyBorrowed | CopyLost]`): loading the domain then checks that each has
+        an evolver.
 
-        The decider returns the events to record, none for "nothing to do", or raises a `Refusal`. Its return
-        annotation should name the events (`-> Sequence[CopyBorrowed | CopyLost]`): the engine then checks at start
-        that each has an evolver.
+        Args:
+            command: The command type.
+            reads: Returns the other aggregates that the decision depends on. The engine reads them together with
+                this one, and decides again if any of them changes before the commit.
+            id: Replaces the aggregate's own `id` for this command.
+            internal: True if only processes send the command. It then is no rpc of the contract, and clients cannot
+                send it.
+
+        Raises:
+            ValueError: The aggregate decides this command already, or the command has no field named `id`.
         """
         name = command.DESCRIPTOR.full_name
         if name in self.deciders:
             raise ValueError(f"{name} is decided twice by aggregate {self.type}.")
-        chosen = self.id if id is None else id
+        id_source = self.id if id is None else id
 
         def bind(decide: Decider[S, C]) -> Decider[S, C]:
-            if isinstance(chosen, str):
-                if chosen not in command.DESCRIPTOR.fields_by_name:
-                    raise ValueError(f"{name} has no field {chosen} to name its {self.type} by.")
-                field = chosen
+            if isinstance(id_source, str):
+                if id_source not in command.DESCRIPTOR.fields_by_name:
+                    raise ValueError(f"{name} has no field {id_source} with the id of its {self.type}.")
+                field = id_source
                 self.deciders[name] = DeciderBinding(
                     self, command, decide, reads, lambda message: str(getattr(message, field)), field, internal
                 )
             else:
-                self.deciders[name] = DeciderBinding(self, command, decide, reads, chosen, None, internal)
+                self.deciders[name] = DeciderBinding(self, command, decide, reads, id_source, None, internal)
             return decide
 
         return bind
 
     def evolves(self, event: type[E]) -> Callable[[Evolver[S, E]], Evolver[S, E]]:
-        """Binds an event type to its evolver: `(state, event) -> state`. It never refuses and never mutates."""
+        """Bind the decorated evolver, `(state, event) -> state`, to an event type.
+
+        An evolver returns a new state. It never refuses an event and never changes the state that it gets.
+
+        Raises:
+            ValueError: The aggregate evolves this event already.
+        """
         name = event.DESCRIPTOR.full_name
         if name in self.evolvers:
             raise ValueError(f"{name} is evolved twice by aggregate {self.type}.")
@@ -191,10 +207,13 @@ class Aggregate(Generic[S]):
         return bind
 
     def upcast(self, old: type[Old], *new: type[E]) -> Callable[[Callable[[Old], E]], Callable[[Old], E]]:
-        """Binds an event type that is no longer recorded to a pure function that tells it as one of newer types.
+        """Bind the decorated pure function, `(old event) -> new event`, to an event type that is no longer recorded.
 
-        What was recorded stays as it is. Evolvers and folds see the new event in its place; an upcaster of that is
-        applied in turn. With several new types, which one it becomes depends on the old event alone.
+        The log keeps the old event. Evolvers and folds get the new one; if that has an upcaster too, it is applied in
+        turn. With several new types, the old event alone decides which one it becomes.
+
+        Raises:
+            ValueError: The aggregate upcasts the type already, no new type is named, or the type would become itself.
         """
         name = old.DESCRIPTOR.full_name
         if name in self.upcasters:
@@ -207,13 +226,13 @@ class Aggregate(Generic[S]):
 
         def bind(upcast: Callable[[Old], E]) -> Callable[[Old], E]:
             def checked(event: Old) -> E:
-                made = upcast(event)
-                if type(made) not in new:
+                result = upcast(event)
+                if type(result) not in new:
                     raise TypeError(
-                        f"The upcaster of {name} returned a {type(made).__name__}, and it becomes "
+                        f"The upcaster of {name} returned a {type(result).__name__}, and it becomes "
                         f"{' or '.join(kind.DESCRIPTOR.full_name for kind in new)}."
                     )
-                return made
+                return result
 
             self.upcasters[name] = Upcaster(old, new, checked)
             return upcast
@@ -223,10 +242,14 @@ class Aggregate(Generic[S]):
     def unique(
         self, name: str, *, taken: Callable[[str], Refusal]
     ) -> Callable[[Callable[[S], str | None]], Callable[[S], str | None]]:
-        """Declares a value that no two aggregates of this type have at once, as a pure function of the state.
+        """Declare the decorated pure function, `(state) -> value`, as unique among the aggregates of this type.
 
-        The engine takes the new value and releases the old one in the transaction that records the events.
-        None or empty: has none. `taken` makes the refusal for a value that another one has.
+        The engine takes the new value and releases the old one in the transaction that records the events. None or
+        empty stands for no value.
+
+        Args:
+            name: The name of the value, as `email`.
+            taken: Returns the refusal for a value that another aggregate has.
         """
 
         def bind(value: Callable[[S], str | None]) -> Callable[[S], str | None]:
@@ -236,7 +259,11 @@ class Aggregate(Generic[S]):
         return bind
 
     def evolve(self, state: S, event: Message) -> S:
-        """The state after an event; raises `LookupError` for an event that this aggregate does not know."""
+        """Return the state after an event.
+
+        Raises:
+            LookupError: The aggregate has no evolver for the event.
+        """
         try:
             bound = self.evolvers[event.DESCRIPTOR.full_name]
         except KeyError:
@@ -245,7 +272,16 @@ class Aggregate(Generic[S]):
         return evolved
 
     def recorded(self, name: str, data: bytes) -> Message:
-        """A recorded event, by the full name of its type, as evolvers see it; raises `LookupError`, `DecodeError`."""
+        """Parse a recorded event and upcast it.
+
+        Args:
+            name: The full name of the recorded type.
+            data: The recorded bytes.
+
+        Raises:
+            LookupError: The aggregate has neither an evolver nor an upcaster for the type.
+            DecodeError: The bytes are no message of the type.
+        """
         upcaster = self.upcasters.get(name)
         if upcaster is not None:
             return upcasted(upcaster.event.FromString(data), self.upcasters)
@@ -254,32 +290,3 @@ class Aggregate(Generic[S]):
         except KeyError:
             raise LookupError(f"Aggregate {self.type} does not know the event {name}.") from None
         return kind.FromString(data)
-
-
-def upcasted(event: Message, upcasters: Mapping[str, Upcaster]) -> Message:
-    """An event as evolvers and folds see it."""
-    while (upcaster := upcasters.get(event.DESCRIPTOR.full_name)) is not None:
-        event = upcaster.upcast(event)
-    return event
-
-
-def becomes(name: str, upcasters: Mapping[str, Upcaster]) -> set[str]:
-    """The types that an event type can become, by one upcaster or several, those in between included."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        upcaster = upcasters.get(waiting.pop())
-        for kind in upcaster.becomes if upcaster is not None else ():
-            if kind.DESCRIPTOR.full_name not in found:
-                found.add(kind.DESCRIPTOR.full_name)
-                waiting.append(kind.DESCRIPTOR.full_name)
-    return found
-
-
-def new_id() -> str:
-    """A UUIDv7 (RFC 9562, section 5.7) in its canonical form: ids made later sort later, to the millisecond."""
-    value = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10), "big")
-    value = (value & ~(0xF << 76)) | (7 << 76)
-    value = (value & ~(3 << 62)) | (2 << 62)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

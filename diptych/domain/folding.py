@@ -1,49 +1,55 @@
-"""The keyed fold: how events become rows. The projector, `diptych.testing` and `verify` share it.
+"""The keyed fold: events to rows. The projector, `diptych.testing` and `diptych verify` share it.
 
-Pure: `prepare` says which rows a batch of events needs, whoever calls loads them, and `fold` folds the batch over
-them. Between two folds a row is bytes and nothing else, so every fold gets a message of its own, and what a batch
-gives does not depend on how the events were cut into batches: each changed row remembers the last event that
-changed it, and a row that was made and deleted within one batch leaves the same tombstone as over two.
+The fold of a batch has three steps and does no I/O:
+
+1. `Folding.prepare` parses the events and returns the keys of the rows that they need.
+2. The caller loads those rows.
+3. `Folding.fold` folds the events over the rows and returns the changed rows.
+
+Between two folds a row is bytes, so every fold gets a message of its own. The result does not depend on the division of
+events into batches: each changed row has the position of the last event that changed it, and a row that was made and
+deleted in one batch leaves the same tombstone as over two batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
-from diptych.domain.aggregate import AggregateRef, upcasted
-from diptych.domain.projection import Column, Handler, Projection, Recorded, RowRef, View
+from diptych.domain.aggregate import AggregateRef
+from diptych.domain.projection import Handler, Projection, View
+from diptych.domain.query import Column
+from diptych.domain.recorded import Recorded, RowRef, ViewIdentity
+from diptych.domain.upcasting import upcasted
 from diptych.domain.values import stored
 from diptych.v1.events_pb2 import RecordedEvent
 
-R = TypeVar("R", bound=Message)
-
 Contents = Mapping[str, bytes | None]
-"""Rows of a view by key, as their bytes. A key that is missing, or has None, has no row."""
+"""Rows of a view by key, as bytes. A key that is missing or has None has no row."""
 
 ChangedRow = tuple[Any, ...]
-"""A row that changed: key, position, bytes (None: deleted), then the values of its columns (None of a deleted row)."""
+"""A changed row: key, position, bytes, values of the columns. Bytes and values of a deleted row are None."""
 
 RowName = tuple[int, str]
-"""A row: its view's place in the order of declaration, and its key."""
+"""A row by the index of its view and its key."""
 
 _INT64 = range(-(1 << 63), 1 << 63)
-_NONE_NAMED: frozenset[RowRef] = frozenset()
+_NO_ROWS: frozenset[RowRef] = frozenset()
 
 
 class FoldFailure(Exception):
-    """An event that could not be folded; `__cause__` is what was raised."""
+    """Failure of one event; `__cause__` is the exception that a handler or the parser raised."""
 
     def __init__(self, event: RecordedEvent, view: str, key: str, cause: Exception) -> None:
         self.event = event
         self.position: int = event.position
         self.view = view
-        """The view whose fold failed; empty if the event itself could not be read."""
+        """The view whose handler failed; empty if parsing the event failed."""
         self.key = key
-        """The row that was being folded; empty if it failed before."""
+        """The key of the row whose fold failed; empty if the event failed before a fold."""
         where = f"view {view}" if view else "no view"
         if key:
             where += f", row {key}"
@@ -55,48 +61,48 @@ class FoldFailure(Exception):
 
 
 class Prepared:
-    """A batch of events, parsed, with the rows it needs."""
+    """A batch of parsed events and the keys of the rows that it needs."""
 
-    __slots__ = ("failure", "steps", "wanted")
+    __slots__ = ("failure", "keys_to_load", "steps")
 
     def __init__(self, views: int) -> None:
         self.steps: list[_Step] = []
-        self.wanted: list[dict[str, None]] = [{} for _ in range(views)]
-        """For each view, in order of declaration, the keys of the rows to load."""
+        self.keys_to_load: list[dict[str, None]] = [{} for _ in range(views)]
+        """For each view, by its index, the keys of the rows to load."""
         self.failure: FoldFailure | None = None
-        """Why the event after the last step cannot be folded; those after it are left out."""
+        """The failure of the event after the last step. Later events are not prepared."""
 
     def rows(self) -> Iterator[tuple[RecordedEvent, set[RowName], set[RowName]]]:
-        """For each event the rows that it folds, and those that it looks up."""
+        """Yield each event with the rows that it folds and the rows that it looks up."""
         for event, _, work in self.steps:
             yield (
                 event,
-                {(binding.place, key) for binding, keys, _ in work for key in keys},
-                {(read.index, key) for _, _, named in work for read, key in named},
+                {(binding.view_index, key) for binding, keys, _ in work for key in keys},
+                {(read.index, key) for _, _, reads in work for read, key in reads},
             )
 
 
 class Folded:
-    """What a batch of events came to."""
+    """The result of folding a batch of events."""
 
     __slots__ = ("changed", "changed_position", "failure", "last")
 
     def __init__(self, changed: list[dict[str, ChangedRow]]) -> None:
         self.changed = changed
-        """For each view, in order of declaration, the rows that changed."""
+        """For each view, by its index, the changed rows by key."""
         self.changed_position = 0
-        """The position of the last event that changed a row; 0: none did."""
+        """The position of the last event that changed a row; 0 if none did."""
         self.last: RecordedEvent | None = None
-        """The last event that was folded, whether it changed a row or not."""
+        """The last folded event, also if it changed no row."""
         self.failure: FoldFailure | None = None
-        """Why the event after `last` could not be folded. It changed nothing; later ones were not tried."""
+        """The failure of the event after `last`. It changed nothing; later events were not folded."""
 
 
 class _Binding(NamedTuple):
-    """A handler with all that its folds need at hand."""
+    """A handler, flattened for the fold loop."""
 
     view: View[Any]
-    place: int
+    view_index: int
     keys: Callable[[Any], Iterable[str]]
     reads: Callable[[Any], Iterable[RowRef]] | None
     fold: Callable[[Any, Any, Recorded], Any]
@@ -105,10 +111,11 @@ class _Binding(NamedTuple):
     columns: tuple[Column[Any], ...]
     deleted: tuple[None, ...]
     in_parts: bool
-    """Whether `keys` gives a mapping: under each key the part of the event that is folded into that row."""
+    """True if `keys` returns a mapping from each key to the part of the event for that row."""
 
 
 _Work = tuple[_Binding, Iterable[str], frozenset[RowRef]]
+"""The fold of one event into one view: keys of the rows, and the rows that it may look up."""
 _Step = tuple[RecordedEvent, Any, list[_Work]]
 
 
@@ -117,19 +124,22 @@ class Folding:
 
     def __init__(self, projection: Projection) -> None:
         self.projection = projection
-        # By the event's type: how it is parsed, and what folds it; None: what that is, the upcast event's type tells.
+        # By the event's type: its parser and its bindings. None: the type of the upcast event selects the bindings.
         self._plans: dict[str, tuple[Callable[[bytes], Message], tuple[_Binding, ...] | None]] = {}
         for name in projection.event_types:
             if name in projection.upcasters:
-                self._plans[name] = (_upcast(name, projection), None)
+                self._plans[name] = (_upcasting_parser(name, projection), None)
                 continue
             handlers = [view.handlers[name] for view in projection.views if name in view.handlers]
             self._plans[name] = (handlers[0].event.FromString, tuple(map(_bind, handlers)))
 
     def prepare(self, events: Iterable[RecordedEvent]) -> Prepared:
-        """Parses events and names the rows that folding them needs. Types that no view folds are steps without work."""
+        """Parse events and collect the keys of the rows that folding them needs.
+
+        An event that no view folds is a step without work. An event that fails ends the batch: see `failure`.
+        """
         prepared = Prepared(len(self.projection.views))
-        wanted, steps, plans = prepared.wanted, prepared.steps, self._plans
+        keys_to_load, steps, plans = prepared.keys_to_load, prepared.steps, self._plans
         event: RecordedEvent | None = None
         binding: _Binding | None = None
         try:
@@ -142,24 +152,24 @@ class Folding:
                 if plan is not None:
                     message, bindings = plan[0](payload.value), plan[1]
                     if bindings is None:
-                        now = plans.get(message.DESCRIPTOR.full_name)
-                        bindings = now[1] if now is not None else None
+                        upcast_plan = plans.get(message.DESCRIPTOR.full_name)
+                        bindings = upcast_plan[1] if upcast_plan is not None else None
                     for binding in bindings or ():
                         keys = _distinct(binding.keys(message), binding.in_parts)
-                        named: frozenset[RowRef] = _NONE_NAMED
+                        reads: frozenset[RowRef] = _NO_ROWS
                         if binding.reads is not None:
-                            named = frozenset(binding.reads(message))
-                            for read, key in named:
+                            reads = frozenset(binding.reads(message))
+                            for read, key in reads:
                                 check_look_up(binding.view, read)
                                 _check_key(key)
-                        work.append((binding, keys, named))
-                # Only now, so that an event which fails asks for nothing.
-                for bound, keys, named in work:
-                    rows = wanted[bound.place]
+                        work.append((binding, keys, reads))
+                # Not earlier, so that an event which fails loads no rows.
+                for bound, keys, reads in work:
+                    rows = keys_to_load[bound.view_index]
                     for key in keys:
                         rows[key] = None
-                    for read, key in named:
-                        wanted[read.index][key] = None
+                    for read, key in reads:
+                        keys_to_load[read.index][key] = None
                 steps.append((event, message, work))
         except Exception as error:
             assert event is not None
@@ -167,7 +177,12 @@ class Folding:
         return prepared
 
     def fold(self, prepared: Prepared, rows: Sequence[Contents]) -> Folded:
-        """Folds a batch over its rows, which hold what was `wanted`. Never raises for what a fold does."""
+        """Fold a batch over its rows. An exception of a fold ends the batch: see `Folded.failure`.
+
+        Args:
+            prepared: The batch.
+            rows: For each view, by its index, the rows with `prepared.keys_to_load`.
+        """
         changed: list[dict[str, ChangedRow]] = [{} for _ in rows]
         overlay = _Overlay(rows, changed)
         folded = Folded(changed)
@@ -190,10 +205,10 @@ class Folding:
                         event_id=event.event_id,
                         source=overlay,
                     )
-                    for binding, keys, named in work:
-                        view, place, _, _, fold, kind, parse, columns, deleted, in_parts = binding
-                        overlay.named = named
-                        loaded, changes = rows[place], changed[place]
+                    for binding, keys, reads in work:
+                        view, index, _, _, fold, kind, parse, columns, deleted, in_parts = binding
+                        overlay.reads = reads
+                        loaded, changes = rows[index], changed[index]
                         for key in keys:
                             before = changes.get(key)
                             content = loaded.get(key) if before is None else before[2]
@@ -236,46 +251,19 @@ class Folding:
         return folded
 
 
-class MemoryRows:
-    """The rows of one projection in memory, for tests of folds and for comparing."""
-
-    def __init__(self, projection: Projection) -> None:
-        self._folding = Folding(projection)
-        self.rows: dict[str, dict[str, ChangedRow]] = {view.name: {} for view in projection.views}
-        """For each view, every row that was ever there, tombstones too."""
-
-    def apply(self, events: Iterable[RecordedEvent]) -> Folded:
-        """Folds a batch. Of one that fails, the events before the failure are applied."""
-        views = self._folding.projection.views
-        prepared = self._folding.prepare(events)
-        loaded = [
-            {key: self.rows[view.name][key][2] for key in keys if key in self.rows[view.name]}
-            for view, keys in zip(views, prepared.wanted, strict=True)
-        ]
-        folded = self._folding.fold(prepared, loaded)
-        for view, changes in zip(views, folded.changed, strict=True):
-            self.rows[view.name].update(changes)
-        return folded
-
-    def row(self, view: View[R], key: str) -> R | None:
-        """A row, or None."""
-        change = self.rows[view.name].get(key)
-        return None if change is None or change[2] is None else view.row.FromString(change[2])
-
-
 class _Overlay:
-    """Answers look-ups: rows as they were loaded, with the changes so far over them."""
+    """Rows for look-ups: the loaded ones, replaced by the changes so far."""
 
-    __slots__ = ("_changed", "_rows", "named")
+    __slots__ = ("_changed", "_rows", "reads")
 
     def __init__(self, rows: Sequence[Contents], changed: Sequence[Mapping[str, ChangedRow]]) -> None:
         self._rows = rows
         self._changed = changed
-        self.named: frozenset[RowRef] = _NONE_NAMED
+        self.reads: frozenset[RowRef] = _NO_ROWS
 
-    def look_up(self, asking: View[Any], view: View[Any], key: str) -> Message | None:
-        """The row as of the event being folded, as a message of its own."""
-        if (view, key) not in self.named:
+    def look_up(self, asking: ViewIdentity[Any], view: ViewIdentity[Any], key: str) -> Message | None:
+        """Return the row as of the event that is folded, as a message of its own."""
+        if (view, key) not in self.reads:
             check_look_up(asking, view)
             raise LookupError(
                 f"View {asking.name} looks up row {key!r} of view {view.name}, which its `reads` did not name."
@@ -285,19 +273,19 @@ class _Overlay:
         return None if content is None else view.row.FromString(content)
 
 
-def check_look_up(asking: View[Any], read: View[Any]) -> None:
-    """Refuses a look-up that is not of an earlier view of the same projection."""
-    if read.projection is not asking.projection:
+def check_look_up(asking: ViewIdentity[Any], read: ViewIdentity[Any]) -> None:
+    """Raise `LookupError` unless `read` is an earlier view of the projection of `asking`."""
+    if read.projection_name != asking.projection_name:
         raise LookupError(
-            f"View {asking.name} looks up view {read.name} of projection {read.projection.name}; "
+            f"View {asking.name} looks up view {read.name} of projection {read.projection_name}; "
             "look-ups stay within one projection."
         )
     if read.index >= asking.index:
         raise LookupError(f"View {asking.name} looks up view {read.name}, which is not declared before it.")
 
 
-def _upcast(name: str, projection: Projection) -> Callable[[bytes], Message]:
-    """Parses an event that is no longer recorded, and tells it as one that is."""
+def _upcasting_parser(name: str, projection: Projection) -> Callable[[bytes], Message]:
+    """Return a function that parses an event of an old type and upcasts it."""
     parse, upcasters = projection.upcasters[name].event.FromString, projection.upcasters
     return lambda data: upcasted(parse(data), upcasters)
 
@@ -307,7 +295,7 @@ def _bind(handler: Handler) -> _Binding:
     columns = tuple(view.columns.values())
     return _Binding(
         view=view,
-        place=view.index,
+        view_index=view.index,
         keys=handler.keys,
         reads=handler.reads,
         fold=handler.fold,
@@ -320,7 +308,7 @@ def _bind(handler: Handler) -> _Binding:
 
 
 def _distinct(keys: Iterable[str], in_parts: bool) -> Iterable[str]:
-    """The keys, each once, in the order in which they came."""
+    """Return the keys without repetitions, in their order; a mapping as it is. Raise for a key that is no text."""
     if type(keys) is tuple and len(keys) == 1:
         key = keys[0]
         if type(key) is not str or not key.isascii() or "\0" in key:
@@ -335,7 +323,7 @@ def _distinct(keys: Iterable[str], in_parts: bool) -> Iterable[str]:
 
 
 def _check_key(key: Any) -> None:
-    """Refuses a key that no store could find again; it would otherwise fail for the whole batch."""
+    """Raise for a key that no store can hold. Found here, it fails one event and not the whole batch."""
     if not isinstance(key, str):
         raise TypeError(f"The key {key!r} is not a text.")
     if "\0" in key:
@@ -345,7 +333,7 @@ def _check_key(key: Any) -> None:
 
 
 def _value(column: Column[Any], row: Message) -> Any:
-    """A column's value as it is stored. Checked here, where its event is known: the store fails for a whole batch."""
+    """Return the stored value of a column. Raise for a wrong one: the store would fail the whole batch for it."""
     value = column.value(row)
     kind = column.kind
     if not isinstance(value, kind):

@@ -1,206 +1,77 @@
-"""Processes: what decides over time.
+"""Processes: decisions over time.
 
-A process (process manager, saga) is an aggregate that also hears. Its handlers are pure, as deciders are: a state and
-an *input* give what happens next. An input is the command that starts it, an event of another aggregate, the outcome
-of a command that it sent, the answer of an effect that it called, or a timeout that it set. What happens next is a
-list of events that it records of itself, and of *outputs*: commands to `send`, effects to `call`, timeouts to set
-by `after`.
+A process (process manager, saga) is an aggregate with more inputs than commands. Its handlers are pure, as deciders
+are: a state and an *input* give a *step*. Inputs are the command that starts the process, an event of another
+aggregate, the acceptance or refusal of a command that it sent, the answer or failure of an effect that it called, and
+a timeout that it set. A step is a list of events to record and of *outputs*: commands to `send`, effects to `call`,
+timeouts to set by `after`.
 
-Input, events and outputs are recorded together, so that a process goes on from there whatever is killed. A command
-is sent under a request id of its own, and takes effect once; an effect is called at least once, under a key that is
-always the same for it.
+The engine records input, events and outputs in one transaction, so that a process continues after any crash. It sends
+each command under a request id of its own, so that the command takes effect once. It calls each effect at least once,
+always under the same idempotency key.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
 from diptych.domain.aggregate import Aggregate, AggregateRef, Deciding, MessageType
+from diptych.domain.inputs import Accepted, Answered, Failed, Refused
+from diptych.domain.outputs import After, Call, Output, Send, Step
 from diptych.v1.processes_pb2 import ProcessOutcome, ProcessOutput, ProcessStepped
 
 S = TypeVar("S")
 C = TypeVar("C", bound=Message)
 E = TypeVar("E", bound=Message)
-T = TypeVar("T", bound=Message)
 Q = TypeVar("Q", bound=Message)
-A = TypeVar("A", bound=Message)
 
-
-@dataclass(frozen=True)
-class Send(Generic[C]):
-    """A command to send."""
-
-    command: C
-    compensates: bool = False
-
-
-@dataclass(frozen=True)
-class Call(Generic[Q]):
-    """An effect to call."""
-
-    request: Q
-    compensates: bool = False
-
-
-@dataclass(frozen=True)
-class After(Generic[T]):
-    """A timeout to set."""
-
-    delay: timedelta
-    timeout: T
-
-
-Output: TypeAlias = Send[Any] | Call[Any] | After[Any]
-Step: TypeAlias = Sequence[Message | Output]
-"""What follows from an input: events to record, in order, and outputs.
-
-A handler whose annotation is narrower, such as `Sequence[ReservationStarted | Send[HoldCopyRequest]]`, is checked
-when the domain loads: that each event has an evolver, each command a decider, each effect a port, and each timeout
-a handler.
-"""
-
-
-def send(command: C, *, compensates: bool = False) -> Send[C]:
-    """Sends a command. What comes of it is an input, if the process has a handler for it.
-
-    One that `compensates` undoes a step and must succeed: refused, it is sent again with backoff for as long as it
-    takes, and the process is shown as STUCK in the meantime.
-    """
-    return Send(command, compensates)
-
-
-def call(request: Q, *, compensates: bool = False) -> Call[Q]:
-    """Calls the effect whose port takes such messages. The answer, or why there will be none, is an input.
-
-    One that `compensates` is called again with backoff even where the port says that it has failed for good.
-    """
-    return Call(request, compensates)
-
-
-def after(delay: timedelta, timeout: T) -> After[T]:
-    """Sets a timeout, which is an input after that time. It is never taken back: a process ignores what is late."""
-    return After(delay, timeout)
-
-
-class Accepted(NamedTuple, Generic[C]):
-    """A command that the process sent was accepted."""
-
-    command: C
-    aggregate: AggregateRef
-    version: int
-
-
-class Refused(NamedTuple, Generic[C]):
-    """A command that the process sent was refused."""
-
-    command: C
-    reason: str
-    """As in `ErrorInfo`: `STOCK_TOO_LOW`."""
-    message: str
-    metadata: Mapping[str, str]
-
-
-class Answered(NamedTuple, Generic[Q, A]):
-    """An effect was answered."""
-
-    request: Q
-    answer: A
-
-
-class Failed(NamedTuple, Generic[Q]):
-    """An effect has failed for good."""
-
-    request: Q
-    reason: str
-    message: str
-
-
-class EffectFailed(Exception):
-    """Raised by an effect that has failed for good: it is not tried again, and the process hears of it.
-
-    Whatever else an effect raises is taken for passing, and it is tried again with backoff.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        """In capitals, as the reasons of refusals: `CARD_DECLINED`."""
-
-
-class Calling(NamedTuple):
-    """What an effect is told beside its request."""
-
-    key: str
-    """The idempotency key: always the same for this call, and of no other."""
-    attempt: int
-    """From 1. After a restart it begins anew."""
-    correlation_id: str
-    traceparent: str
-
-
-Effect: TypeAlias = Callable[[Q, Calling], Awaitable[A]]
-
-
-class Port(Generic[Q, A]):
-    """Where effects of one kind go.
-
-    `connect` opens what answers them when the command server starts, and closes it when it stops; at most
-    `concurrency` are under way at once, each for at most `timeout`, and then it is tried again.
-    """
-
-    def __init__(
-        self,
-        request: type[Q],
-        answer: type[A],
-        connect: Callable[[], AbstractAsyncContextManager[Effect[Q, A]]],
-        *,
-        concurrency: int = 64,
-        timeout: timedelta = timedelta(seconds=10),
-    ) -> None:
-        self.request = request
-        self.answer = answer
-        self.connect = connect
-        self.concurrency = concurrency
-        self.timeout = timeout
+STEPPED = ProcessStepped.DESCRIPTOR.full_name
+"""The type of the event that the engine records for a step with outputs."""
 
 
 class InputBinding(NamedTuple):
-    """A kind of input bound to its handler."""
+    """A type of input bound to its handler."""
 
     handle: Callable[[Any, Any, Deciding], Step]
     key: Callable[[Any], str | None] | None
-    """For events: the id of the instance that hears it; None or empty: nobody."""
+    """For events: returns the id of the instance that gets the event; None or empty for none."""
     message: MessageType
 
 
-STEPPED = ProcessStepped.DESCRIPTOR.full_name
-"""The type of the event that the engine records of a step with outputs."""
-
-
 class Process(Aggregate[S]):
-    """A type of process. Like an aggregate it has a state and evolvers, and its instances are named by type and id."""
+    """A type of process. Like an aggregate it has a state and evolvers, and each instance has an id.
+
+    Every handler is `(state, input, at) -> step`, with `at` as for a decider. The decorators below raise
+    `ValueError` for a type that the process handles already.
+
+    Args:
+        type: The name in contracts and streams.
+        initial: The state of an instance that does not exist, as for an aggregate.
+        id: The field of its commands that has the instance's id, or a function of the command that returns the id.
+    """
 
     def __init__(self, type: str, *, initial: S, id: str | Callable[[Any], str]) -> None:
         super().__init__(type, initial=initial, id=id)
         self.evolvers[STEPPED] = (ProcessStepped, _unchanged)
         self.starters: dict[str, Callable[[Any, Any, Deciding], Step]] = {}
-        """What starts an instance or speaks to one, by the command's type."""
+        """Handlers of the process's own commands, by the command's type."""
         self.events: dict[str, InputBinding] = {}
-        """Reactions, by the event's type."""
+        """By the event's type."""
         self.acceptances: dict[str, InputBinding] = {}
+        """By the command's type."""
         self.refusals: dict[str, InputBinding] = {}
         """By the command's type."""
         self.answers: dict[str, InputBinding] = {}
+        """By the type of the effect's request."""
         self.failures: dict[str, InputBinding] = {}
-        """By the effect's request type."""
+        """By the type of the effect's request."""
         self.timeouts: dict[str, InputBinding] = {}
+        """By the timeout's type."""
 
     def starts(
         self,
@@ -209,16 +80,21 @@ class Process(Aggregate[S]):
         reads: Callable[[C], Iterable[AggregateRef]] | None = None,
         id: str | Callable[[C], str] | None = None,
     ) -> Callable[[Callable[[S, C, Deciding], Step]], Callable[[S, C, Deciding], Step]]:
-        """Binds a command of the domain's contract, which starts an instance or speaks to one.
+        """Bind the decorated handler to a command of the contract, addressed to a new or an existing instance.
 
-        `reads` and `id` are as for a decider, and the handler may refuse.
+        The handler may raise a `Refusal`.
+
+        Args:
+            command: The command type.
+            reads: As in `Aggregate.decides`.
+            id: As in `Aggregate.decides`.
         """
         name = command.DESCRIPTOR.full_name
 
         def bind(handle: Callable[[S, C, Deciding], Step]) -> Callable[[S, C, Deciding], Step]:
             @functools.wraps(handle)
-            def decide(state: S, asked: C, at: Deciding) -> Sequence[Message]:
-                return stepped(self, handle(state, asked, at), at.now, name)
+            def decide(state: S, message: C, at: Deciding) -> Sequence[Message]:
+                return stepped(self, handle(state, message, at), at.now, name)
 
             self.decides(command, reads=reads, id=id)(decide)
             self.starters[name] = handle
@@ -229,53 +105,64 @@ class Process(Aggregate[S]):
     def reacts(
         self, event: type[E], *, key: Callable[[E], str | None]
     ) -> Callable[[Callable[[S, E, Deciding], Step]], Callable[[S, E, Deciding], Step]]:
-        """Binds an event of another aggregate: `key` gives the id of the instance that hears it, new or not."""
+        """Bind the decorated handler to an event of another aggregate.
+
+        Args:
+            event: The event type.
+            key: Returns the id of the instance that gets the event, new or not; None or empty for none.
+        """
         return _binder(self.events, event, key)
 
     def accepted(
         self, command: type[C]
     ) -> Callable[[Callable[[S, Accepted[C], Deciding], Step]], Callable[[S, Accepted[C], Deciding], Step]]:
-        """Binds what follows when a command of this type, which the process sent, is accepted."""
+        """Bind the decorated handler to the acceptance of a command that the process sent."""
         return _binder(self.acceptances, command)
 
     def refused(
         self, command: type[C]
     ) -> Callable[[Callable[[S, Refused[C], Deciding], Step]], Callable[[S, Refused[C], Deciding], Step]]:
-        """Binds what follows when a command of this type, which the process sent, is refused."""
+        """Bind the decorated handler to the refusal of a command that the process sent."""
         return _binder(self.refusals, command)
 
     def answered(
         self, request: type[Q]
     ) -> Callable[[Callable[[S, Answered[Q, Any], Deciding], Step]], Callable[[S, Answered[Q, Any], Deciding], Step]]:
-        """Binds what follows when an effect with a request of this type is answered."""
+        """Bind the decorated handler to the answer of an effect with a request of this type."""
         return _binder(self.answers, request)
 
     def failed(
         self, request: type[Q]
     ) -> Callable[[Callable[[S, Failed[Q], Deciding], Step]], Callable[[S, Failed[Q], Deciding], Step]]:
-        """Binds what follows when an effect with a request of this type has failed for good."""
+        """Bind the decorated handler to the permanent failure of an effect with a request of this type."""
         return _binder(self.failures, request)
 
     def times_out(
         self, timeout: type[E]
     ) -> Callable[[Callable[[S, E, Deciding], Step]], Callable[[S, E, Deciding], Step]]:
-        """Binds what follows when a timeout of this type is due."""
+        """Bind the decorated handler to a timeout of this type."""
         return _binder(self.timeouts, timeout)
 
 
 def stepped(process: Process[Any], step: Step, now: datetime, cause: str | int | ProcessOutcome) -> list[Message]:
-    """The events that record a step: that of the engine if there are outputs, then the process's own.
+    """Return the events that record a step: `ProcessStepped` if it has outputs, then the process's own events.
 
-    `cause` is the type of a command, the position of an event, or what came of an output. Raises `LookupError` for a
-    timeout that has no handler.
+    Args:
+        process: The process.
+        step: The result of its handler.
+        now: The time of the decision, from which delays count.
+        cause: The type of a command, the position of an event, or the outcome of an output.
+
+    Raises:
+        LookupError: The step sets a timeout that the process does not handle.
     """
     events: list[Message] = []
     outputs: list[ProcessOutput] = []
-    for one in step:
-        if isinstance(one, Send | Call | After):
-            outputs.append(_output(process, one, now))
+    for item in step:
+        if isinstance(item, Send | Call | After):
+            outputs.append(_output(process, item, now))
         else:
-            events.append(one)
+            events.append(item)
     if not outputs:
         return events
     record = ProcessStepped(outputs=outputs)
@@ -290,21 +177,21 @@ def stepped(process: Process[Any], step: Step, now: datetime, cause: str | int |
 
 
 def _output(process: Process[Any], output: Output, now: datetime) -> ProcessOutput:
-    made = ProcessOutput()
+    record = ProcessOutput()
     match output:
         case Send(command, compensates):
-            made.compensates = compensates
-            made.command.Pack(command, deterministic=True)
+            record.compensates = compensates
+            record.command.Pack(command, deterministic=True)
         case Call(request, compensates):
-            made.compensates = compensates
-            made.call.Pack(request, deterministic=True)
+            record.compensates = compensates
+            record.call.Pack(request, deterministic=True)
         case After(delay, timeout):
             name = timeout.DESCRIPTOR.full_name
             if name not in process.timeouts:
                 raise LookupError(f"Process {process.type} has no handler for timeout {name}.")
-            made.timeout.timeout.Pack(timeout, deterministic=True)
-            made.timeout.due_time.FromDatetime(now + delay)
-    return made
+            record.timeout.timeout.Pack(timeout, deterministic=True)
+            record.timeout.due_time.FromDatetime(now + delay)
+    return record
 
 
 def _unchanged(state: S, event: ProcessStepped) -> S:

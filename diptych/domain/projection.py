@@ -1,101 +1,38 @@
-"""Projections: named, versioned units of read model, each of one or more views.
+"""Projections: named, versioned units of the read model, each with one view or more.
 
-A view is a table of rows, each a protobuf message under a string key, that is a *keyed fold* of events:
-`(row | None, event, at) -> row | None`. A fold gets a copy of the row that it may change and return; None deletes.
+A view is a table of rows. A row is a protobuf message under a string key. Rows are a *keyed fold* of events:
+`(row | None, event, at) -> row | None`. A fold gets a copy of the row that it may change and return; None deletes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from datetime import datetime
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from diptych.domain.aggregate import AggregateRef, Upcaster, becomes
-from diptych.domain.query import CombinedQuery, Condition, Find, FindQuery, GetQuery, Order, Query, Selection
+from diptych.domain.query import Column, Condition, Find, Order
+from diptych.domain.recorded import Recorded, RowRef, ViewIdentity
 from diptych.domain.refusal import Refusal
+from diptych.domain.upcasting import Upcaster, becomes
 
 R = TypeVar("R", bound=Message)
+R_co = TypeVar("R_co", bound=Message, covariant=True)
 E = TypeVar("E", bound=Message)
 Q = TypeVar("Q", bound=Message)
 P = TypeVar("P", bound=Message)
 X = TypeVar("X")
 T = TypeVar("T", str, int, float, bool, datetime)
 
-
-class RowRef(NamedTuple):
-    """Names a row of a view."""
-
-    view: View[Any]
-    key: str
-
-
-class RowSource(Protocol):
-    """What answers a fold's look-ups."""
-
-    def look_up(self, asking: View[Any], view: View[Any], key: str) -> Message | None:
-        """The row as of the event being folded."""
-        ...
-
-
-class Recorded:
-    """What a fold is told beside the row and the event."""
-
-    __slots__ = ("_source", "_view", "aggregate", "event_id", "key", "position", "record_time", "version")
-
-    def __init__(
-        self,
-        *,
-        position: int,
-        aggregate: AggregateRef,
-        version: int,
-        record_time: Timestamp,
-        event_id: str = "",
-        source: RowSource,
-    ) -> None:
-        self.position = position
-        """The event's position in the log."""
-        self.aggregate = aggregate
-        """The aggregate that recorded it."""
-        self.version = version
-        """The aggregate's version that it made."""
-        self.record_time = record_time
-        """When it was recorded."""
-        self.event_id = event_id
-        self.key = ""
-        """The key of the row being folded."""
-        self._source = source
-        self._view: View[Any] | None = None
-
-    @property
-    def time(self) -> datetime:
-        """When it was recorded, aware, UTC."""
-        return self.record_time.ToDatetime(UTC)
-
-    def row(self, view: View[R], key: str) -> R | None:
-        """A row of an earlier view of the same projection, as of this event. `reads` must have named it.
-
-        The row is not yours to change.
-        """
-        assert self._view is not None
-        row: R | None = self._source.look_up(self._view, view, key)  # type: ignore[assignment]
-        return row
-
-    def folding(self, view: View[Any], key: str) -> Recorded:
-        """For the engine: turns to the next row."""
-        self._view = view
-        self.key = key
-        return self
-
-
 Fold = Callable[[R | None, E, Recorded], R | None]
 PartFold = Callable[[R | None, X, Recorded], R | None]
 
+_RESERVED_COLUMNS = ("key", "position", "row")
+
 
 class Handler(NamedTuple):
-    """How one event type folds into one view."""
+    """The fold of one event type into one view."""
 
     view: View[Any]
     event: type[Message]
@@ -103,104 +40,94 @@ class Handler(NamedTuple):
     reads: Callable[[Any], Iterable[RowRef]] | None
     fold: Callable[[Any, Any, Recorded], Any]
     parts: Callable[[Any], Mapping[str, Any]] | None = None
-    """What each key's fold gets in place of the event; None: the event itself."""
+    """Returns the part of the event for the fold of each key; None: each fold gets the event itself."""
 
 
-class Column(Generic[T]):
-    """A value of a row that can be filtered and ordered by; made by `View.column`."""
+class Selection(Generic[R_co]):
+    """Rows of a view for a combined query; made by `View.where`."""
 
-    __slots__ = ("indexed", "kind", "name", "searchable", "value", "view")
+    __slots__ = ("find", "view")
 
-    def __init__(
-        self,
-        view: View[Any],
-        name: str,
-        value: Callable[[Any], T],
-        kind: type[T],
-        *,
-        indexed: bool,
-        searchable: bool,
-    ) -> None:
+    def __init__(self, view: View[Any], find: Find) -> None:
         self.view = view
-        self.name = name
-        self.value: Callable[[Any], T] = value
-        self.kind: type[T] = kind
-        self.indexed = indexed
-        self.searchable = searchable
-
-    def __repr__(self) -> str:
-        return f"Column({self.view.name}.{self.name})"
-
-    def eq(self, value: T) -> Condition:
-        """Equal to."""
-        return Condition(self, "=", value)
-
-    def ne(self, value: T) -> Condition:
-        """Not equal to."""
-        return Condition(self, "!=", value)
-
-    def lt(self, value: T) -> Condition:
-        """Less than."""
-        return Condition(self, "<", value)
-
-    def le(self, value: T) -> Condition:
-        """At most."""
-        return Condition(self, "<=", value)
-
-    def gt(self, value: T) -> Condition:
-        """Greater than."""
-        return Condition(self, ">", value)
-
-    def ge(self, value: T) -> Condition:
-        """At least."""
-        return Condition(self, ">=", value)
-
-    def among(self, values: Iterable[T]) -> Condition:
-        """Equal to one of."""
-        return Condition(self, "in", tuple(values))
-
-    def contains(self, text: str) -> Condition:
-        """Has the text anywhere, case-insensitively. For columns made by `View.text`."""
-        if not self.searchable:
-            raise TypeError(f"Column {self.name} of view {self.view.name} is not searchable: make it by View.text.")
-        return Condition(self, "contains", text.casefold())
-
-    def starts_with(self, text: str) -> Condition:
-        """Begins with the text."""
-        return Condition(self, "prefix", text)
-
-    def descending(self) -> Order:
-        """This column from its greatest value down."""
-        return Order(self, descending=True)
+        self.find = find
 
 
-class View(Generic[R]):
-    """A view; made by `Projection.view`."""
+class GetQuery(NamedTuple):
+    """A query for one row by its key. The response is the row."""
+
+    view: View[Any]
+    request: type[Message]
+    key: Callable[[Any], str]
+    missing: Callable[[Any], Refusal | Message] | None
+
+
+class FindQuery(NamedTuple):
+    """A query for rows of one view in pages. The response's only repeated field takes them."""
+
+    view: View[Any]
+    request: type[Message]
+    response: type[Message]
+    find: Callable[[Any, datetime], Find]
+    order_by: Mapping[str, Column[Any]]
+
+
+class CombinedQuery(NamedTuple):
+    """A query whose response a pure function makes of rows of one view."""
+
+    projection: Projection
+    request: type[Message]
+    response: type[Message]
+    select: Callable[[Any, datetime], Selection[Any]]
+    combine: Callable[[Any, Sequence[Any]], Message]
+
+
+Query = GetQuery | FindQuery | CombinedQuery
+
+
+class View(ViewIdentity[R]):
+    """A table of rows; made by `Projection.view`."""
 
     def __init__(self, projection: Projection, name: str, row: type[R], index: int) -> None:
+        super().__init__(projection.name, name, row, index)
         self.projection = projection
-        self.name = name
-        self.row = row
-        self.index = index
         self.columns: dict[str, Column[Any]] = {}
+        """By name, in the order of declaration."""
         self.indexes: list[tuple[Column[Any], ...]] = []
         self.handlers: dict[str, Handler] = {}
-
-    def __repr__(self) -> str:
-        return f"View({self.name!r})"
+        """By the full name of the event's type."""
 
     def column(self, name: str, value: Callable[[R], T], *, indexed: bool = True) -> Column[T]:
-        """Declares a value to filter and order by: a function of the row that gives a str, int, float, bool or
-        aware datetime, never None. Its type is that which it gives for an empty row.
+        """Declare a value to filter and order by.
+
+        Args:
+            name: The name, unique in the view.
+            value: A pure function of the row that returns a str, int, float, bool or aware datetime, never None.
+                The type for an empty row is the column's type.
+            indexed: True if the read store gets an index on the column.
+
+        Raises:
+            ValueError: The view has a column of that name, or `value` fails on an empty row.
+            TypeError: The value of an empty row has another type.
         """
         return self._add(name, value, indexed=indexed, searchable=False)
 
     def text(self, name: str, value: Callable[[R], str], *, indexed: bool = False) -> Column[str]:
-        """Declares a text to search in. It is kept case-folded. Indexed, it serves to look up and to order by, too."""
+        """Declare a text to search in by `Column.contains`. The column has the text case-folded.
+
+        Args:
+            name: The name, unique in the view.
+            value: A pure function of the row that returns the text.
+            indexed: True if queries also compare the column or order by it.
+
+        Raises:
+            ValueError: As for `column`.
+            TypeError: As for `column`.
+        """
         return self._add(name, lambda row: value(row).casefold(), indexed=indexed, searchable=True)
 
     def _add(self, name: str, value: Callable[[R], T], *, indexed: bool, searchable: bool) -> Column[T]:
-        if name in self.columns or name in ("key", "position", "row"):
+        if name in self.columns or name in _RESERVED_COLUMNS:
             raise ValueError(f"View {self.name} has a column {name} already.")
         try:
             sample = value(self.row())
@@ -214,11 +141,11 @@ class View(Generic[R]):
         return column
 
     def index_on(self, *columns: Column[Any]) -> None:
-        """Declares an index over several columns, for queries that filter by the first and order by the last."""
+        """Declare an index on several columns, for queries that filter by the first and order by the last."""
         self.indexes.append(columns)
 
     def at(self, key: str) -> RowRef:
-        """Names a row, for `reads`."""
+        """Return the reference to a row, for `reads`."""
         return RowRef(self, key)
 
     def on(
@@ -228,7 +155,16 @@ class View(Generic[R]):
         key: Callable[[E], str],
         reads: Callable[[E], Iterable[RowRef]] | None = None,
     ) -> Callable[[Fold[R, E]], Fold[R, E]]:
-        """Folds an event into the one row that it names."""
+        """Bind the decorated fold to an event type; it folds one row.
+
+        Args:
+            event: The event type.
+            key: Returns the row's key.
+            reads: As in `on_each`.
+
+        Raises:
+            ValueError: The view folds this event already.
+        """
         return self.on_each(event, keys=lambda message: (key(message),), reads=reads)
 
     def on_each(
@@ -238,9 +174,15 @@ class View(Generic[R]):
         keys: Callable[[E], Iterable[str]],
         reads: Callable[[E], Iterable[RowRef]] | None = None,
     ) -> Callable[[Fold[R, E]], Fold[R, E]]:
-        """Folds an event into each row that it names, once each; `at.key` says which.
+        """Bind the decorated fold to an event type; it folds each of several rows once, the one with key `at.key`.
 
-        `reads` names rows of earlier views of this projection that the fold looks up.
+        Args:
+            event: The event type.
+            keys: Returns the keys of the rows.
+            reads: Returns the rows of earlier views of this projection that the fold looks up by `at.row`.
+
+        Raises:
+            ValueError: The view folds this event already.
         """
         name = event.DESCRIPTOR.full_name
         if name in self.handlers:
@@ -259,12 +201,20 @@ class View(Generic[R]):
         parts: Callable[[E], Mapping[str, X]],
         reads: Callable[[E], Iterable[RowRef]] | None = None,
     ) -> Callable[[PartFold[R, X]], PartFold[R, X]]:
-        """Folds an event into many rows, each with its own part of it: `parts` gives the part under each key.
+        """Bind the decorated fold to an event type; it folds each of many rows with a part of the event.
 
-        For events with many items: the event is gone through once, not once for every row::
+        For events with many items: `parts` traverses the event once, and not once for every row::
 
             @stock.on_parts(GoodsReceived, parts=lambda e: {item.product_id: item.quantity for item in e.items})
             def received(row: Stock | None, quantity: int, at: Recorded) -> Stock: ...
+
+        Args:
+            event: The event type.
+            parts: Returns the part for each key.
+            reads: As in `on_each`.
+
+        Raises:
+            ValueError: The view folds this event already.
         """
         name = event.DESCRIPTOR.full_name
         if name in self.handlers:
@@ -283,7 +233,16 @@ class View(Generic[R]):
         key: Callable[[Q], str],
         missing: Callable[[Q], Refusal | R] | None = None,
     ) -> None:
-        """Answers a query with one row. `missing` gives the refusal, or the row, for a key that has none."""
+        """Declare a query that returns one row.
+
+        Args:
+            request: The request type; its rpc returns the row's type.
+            key: Returns the row's key.
+            missing: Returns the refusal, or the row, for a key without a row. Without it the refusal is ROW_NOT_FOUND.
+
+        Raises:
+            ValueError: The projection has a query with this request.
+        """
         self.projection.add_query(GetQuery(self, request, key, missing))
 
     def find(
@@ -293,11 +252,19 @@ class View(Generic[R]):
         *,
         order_by: Mapping[str, Column[Any]] | None = None,
     ) -> Callable[[Callable[[Q, datetime], Find]], Callable[[Q, datetime], Find]]:
-        """Answers a query with rows, in pages: `(query, now) -> Find`.
+        """Declare a query that returns rows in pages, described by the decorated function: `(query, now) -> Find`.
 
-        The response's one repeated field takes the rows. By their names, the engine serves the request's
-        `page_size`, `page_token`, `order_by` and `include_total` and the response's `next_page_token` and
-        `total_size`, as far as they exist. `order_by` maps the names that a client may order by.
+        The response's only repeated field takes the rows. The engine serves these fields by name, as far as they
+        exist: `page_size`, `page_token`, `order_by` and `include_total` of the request, `next_page_token` and
+        `total_size` of the response.
+
+        Args:
+            request: The request type.
+            response: The response type.
+            order_by: The columns that a client may order by, by the names in `order_by` of the request.
+
+        Raises:
+            ValueError: The projection has a query with this request.
         """
 
         def bind(find: Callable[[Q, datetime], Find]) -> Callable[[Q, datetime], Find]:
@@ -307,14 +274,17 @@ class View(Generic[R]):
         return bind
 
     def where(self, *conditions: Condition | None, order: Column[Any] | Order | Sequence[Any] = ()) -> Selection[R]:
-        """Rows of this view, for `Projection.combines`."""
+        """Return the selection of rows of this view for `Projection.combines`; arguments as for `Find`."""
         return Selection(self, Find(*conditions, order=order))
 
 
 class Projection:
-    """A named, versioned unit of read model: one checkpoint, rebuilt as one.
+    """A named, versioned unit of the read model, with one checkpoint, rebuilt as a whole.
 
-    Raise `version` with every change of a fold, a view or a column: the new version is built beside the old one.
+    Args:
+        name: The name, unique in the domain.
+        version: A number to raise with every change of a fold, a view or a column. The engine fills a generation of
+            the new version while that of the old version answers.
     """
 
     def __init__(self, name: str, *, version: int) -> None:
@@ -323,13 +293,18 @@ class Projection:
         self.views: list[View[Any]] = []
         self.queries: dict[str, Query] = {}
         self.upcasters: Mapping[str, Upcaster] = {}
-        """Those of the domain's aggregates; the domain puts them here."""
+        """The upcasters of the domain's aggregates, set by `Domain`."""
 
     def __repr__(self) -> str:
         return f"Projection({self.name!r})"
 
     def view(self, name: str, row: type[R]) -> View[R]:
-        """Declares a view of rows of a message type."""
+        """Declare a view.
+
+        Args:
+            name: The name, unique in the domain.
+            row: The message type of its rows.
+        """
         view = View(self, name, row, len(self.views))
         self.views.append(view)
         return view
@@ -341,7 +316,16 @@ class Projection:
         *,
         rows: Callable[[Q, datetime], Selection[R]],
     ) -> Callable[[Callable[[Q, Sequence[R]], P]], Callable[[Q, Sequence[R]], P]]:
-        """Answers a query by combining rows: `rows` says which, the decorated pure function makes the response."""
+        """Declare a query whose response the decorated pure function makes of rows: `(query, rows) -> response`.
+
+        Args:
+            request: The request type.
+            response: The response type.
+            rows: Returns the selection of rows, `(query, now) -> Selection`.
+
+        Raises:
+            ValueError: The projection has a query with this request.
+        """
 
         def bind(combine: Callable[[Q, Sequence[R]], P]) -> Callable[[Q, Sequence[R]], P]:
             self.add_query(CombinedQuery(self, request, response, rows, combine))
@@ -350,7 +334,11 @@ class Projection:
         return bind
 
     def add_query(self, query: Query) -> None:
-        """Binds a query to its request type."""
+        """Add a query under its request type.
+
+        Raises:
+            ValueError: The projection has a query with this request.
+        """
         name = query.request.DESCRIPTOR.full_name
         if name in self.queries:
             raise ValueError(f"{name} is answered twice.")
@@ -358,6 +346,6 @@ class Projection:
 
     @property
     def event_types(self) -> frozenset[str]:
-        """The full names of the event types that any view folds, and of those that are upcast to them."""
+        """The full names of the event types that a view folds, and of the old types that are upcast to them."""
         folded = frozenset(name for view in self.views for name in view.handlers)
         return folded.union(name for name in self.upcasters if becomes(name, self.upcasters) & folded)

@@ -1,29 +1,25 @@
-"""Queries: what a projection answers, as data that the query server runs.
+"""Columns, conditions and orders: the description of the rows that a query returns.
 
-Nothing here touches a store. `Find` says which rows of a view are wanted and in which order; the read store
-compiles it.
+Nothing here reads a store. The read store compiles a `Find` to a statement; `diptych.testing` evaluates it in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf import descriptor
 
-from diptych.domain.refusal import Refusal
+from diptych.domain.recorded import ViewIdentity
 
-if TYPE_CHECKING:
-    from diptych.domain.projection import Column, Projection, View
-
-R_co = TypeVar("R_co", bound=Message, covariant=True)
+T = TypeVar("T", str, int, float, bool, datetime)
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "contains", "prefix"]
 
 
 class Condition(NamedTuple):
-    """One comparison of a column; conditions of one `Find` all hold."""
+    """One comparison of a column. All conditions of one `Find` must hold."""
 
     column: Column[Any]
     operator: Operator
@@ -37,14 +33,91 @@ class Order(NamedTuple):
     descending: bool = False
 
 
-class Find:
-    """Which rows of a view: all that meet every condition, in an order.
+class Column(Generic[T]):
+    """A value of a row to filter and order by; made by `View.column` and `View.text`."""
 
-    A condition of None is left out, so that a filter which was not asked for is one expression::
+    __slots__ = ("indexed", "kind", "name", "searchable", "value", "view")
+
+    def __init__(
+        self,
+        view: ViewIdentity[Any],
+        name: str,
+        value: Callable[[Any], T],
+        kind: type[T],
+        *,
+        indexed: bool,
+        searchable: bool,
+    ) -> None:
+        self.view = view
+        self.name = name
+        self.value: Callable[[Any], T] = value
+        """Returns the value of a row."""
+        self.kind: type[T] = kind
+        """The type of its values."""
+        self.indexed = indexed
+        self.searchable = searchable
+
+    def __repr__(self) -> str:
+        return f"Column({self.view.name}.{self.name})"
+
+    def eq(self, value: T) -> Condition:
+        """Return the condition that the column is equal to a value."""
+        return Condition(self, "=", value)
+
+    def ne(self, value: T) -> Condition:
+        """Return the condition that the column is not equal to a value."""
+        return Condition(self, "!=", value)
+
+    def lt(self, value: T) -> Condition:
+        """Return the condition that the column is less than a value."""
+        return Condition(self, "<", value)
+
+    def le(self, value: T) -> Condition:
+        """Return the condition that the column is at most a value."""
+        return Condition(self, "<=", value)
+
+    def gt(self, value: T) -> Condition:
+        """Return the condition that the column is greater than a value."""
+        return Condition(self, ">", value)
+
+    def ge(self, value: T) -> Condition:
+        """Return the condition that the column is at least a value."""
+        return Condition(self, ">=", value)
+
+    def among(self, values: Iterable[T]) -> Condition:
+        """Return the condition that the column is equal to one of the values."""
+        return Condition(self, "in", tuple(values))
+
+    def contains(self, text: str) -> Condition:
+        """Return the condition that the column contains a text, compared without case.
+
+        Raises:
+            TypeError: The column was not made by `View.text`.
+        """
+        if not self.searchable:
+            raise TypeError(f"Column {self.name} of view {self.view.name} is not searchable: make it by View.text.")
+        return Condition(self, "contains", text.casefold())
+
+    def starts_with(self, text: str) -> Condition:
+        """Return the condition that the column begins with a text."""
+        return Condition(self, "prefix", text)
+
+    def descending(self) -> Order:
+        """Return the order by this column, greatest value first."""
+        return Order(self, descending=True)
+
+
+class Find:
+    """The rows of a view that meet all conditions, in an order.
+
+    A condition of None is left out, so that an optional filter is one expression::
 
         Find(due.lt(now), borrower.eq(query.member_id) if query.member_id else None, order=due)
 
-    Rows that are equal in the order come by key. Unset, the order is by key.
+    Args:
+        *conditions: The conditions.
+        order: A column, an `Order` or several of them. Rows that are equal in the order come by key; without an
+            order all rows come by key.
     """
 
     __slots__ = ("conditions", "order")
@@ -55,47 +128,15 @@ class Find:
         order: Column[Any] | Order | Sequence[Column[Any] | Order] = (),
     ) -> None:
         self.conditions = tuple(condition for condition in conditions if condition is not None)
-        many: Sequence[Any] = [order] if isinstance(order, Order) or not isinstance(order, Sequence) else order
-        self.order = tuple(item if isinstance(item, Order) else Order(item) for item in many)
+        items: Sequence[Any] = [order] if isinstance(order, Order) or not isinstance(order, Sequence) else order
+        self.order = tuple(item if isinstance(item, Order) else Order(item) for item in items)
 
 
-class Selection(Generic[R_co]):
-    """Rows of a named view, for a combined query."""
-
-    __slots__ = ("find", "view")
-
-    def __init__(self, view: View[Any], find: Find) -> None:
-        self.view = view
-        self.find = find
-
-
-class GetQuery(NamedTuple):
-    """One row by its key; the response is the row."""
-
-    view: View[Any]
-    request: type[Message]
-    key: Callable[[Any], str]
-    missing: Callable[[Any], Refusal | Message] | None
-
-
-class FindQuery(NamedTuple):
-    """Rows of one view in pages; the response has them in its one repeated field."""
-
-    view: View[Any]
-    request: type[Message]
-    response: type[Message]
-    find: Callable[[Any, datetime], Find]
-    order_by: Mapping[str, Column[Any]]
-
-
-class CombinedQuery(NamedTuple):
-    """Rows of a view, made into a response by a pure function."""
-
-    projection: Projection
-    request: type[Message]
-    response: type[Message]
-    select: Callable[[Any, datetime], Selection[Any]]
-    combine: Callable[[Any, Sequence[Any]], Message]
-
-
-Query = GetQuery | FindQuery | CombinedQuery
+def repeated_field(response: descriptor.Descriptor, row: descriptor.Descriptor) -> descriptor.FieldDescriptor | None:
+    """Return the repeated field of a list response that takes the rows; None unless there is exactly one."""
+    fields = [
+        field
+        for field in response.fields
+        if field.is_repeated and field.message_type is not None and field.message_type.full_name == row.full_name
+    ]
+    return fields[0] if len(fields) == 1 else None

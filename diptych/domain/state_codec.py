@@ -1,8 +1,8 @@
-"""The codec of aggregate states, derived from their types: what snapshots are written with.
+"""Codec of aggregate states for snapshots, derived from the type of the state.
 
 A state is a frozen dataclass of scalars (`str`, `int`, `float`, `bool`, `bytes`, None), aware datetimes, enums,
-tuples, protobuf messages, and such dataclasses. Its *shape* is a digest of names and types all the way down: a
-snapshot of another shape is ignored, so a changed state needs no migration.
+tuples, protobuf messages, and such dataclasses. Its *shape* is a digest of the names and types of all fields, nested
+ones included. A snapshot of another shape is ignored, so that a changed state needs no migration.
 """
 
 from __future__ import annotations
@@ -27,24 +27,33 @@ SCALARS = (str, int, float, bool, type(None))
 
 
 class _Part(NamedTuple):
+    """Codec of one type within a state; `shape` describes the type."""
+
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
     shape: str
 
 
 class StateCodec(Generic[S]):
-    """Turns states of one type into bytes and back. Raises `TypeError`, naming the field, for a type it can't."""
+    """Converts states of one type to bytes and back.
+
+    Args:
+        state: The type of the state.
+
+    Raises:
+        TypeError: A field has a type that a state cannot hold; the message names the field.
+    """
 
     def __init__(self, state: type[S]) -> None:
         self._part = _part(state, state.__name__)
         self.shape = hashlib.sha256(self._part.shape.encode()).digest()[:8]
 
     def encode(self, state: S) -> bytes:
-        """The state as bytes."""
+        """Return the bytes of a state."""
         return json.dumps(self._part.encode(state), separators=(",", ":")).encode()
 
     def decode(self, data: bytes) -> S:
-        """The state from bytes of the same shape."""
+        """Return the state of bytes that were encoded with the same shape."""
         state: S = self._part.decode(json.loads(data))
         return state
 
@@ -53,7 +62,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _part(kind: Any, where: str) -> _Part:
+def _part(kind: Any, path: str) -> _Part:
     origin = typing.get_origin(kind)
     arguments = typing.get_args(kind)
     if kind in SCALARS:
@@ -63,9 +72,9 @@ def _part(kind: Any, where: str) -> _Part:
     if kind is datetime:
         return _Part(lambda value: value.astimezone(UTC).isoformat(), datetime.fromisoformat, "datetime")
     if origin in (typing.Union, types.UnionType):
-        return _union(arguments, where)
+        return _union(arguments, path)
     if origin is tuple:
-        return _tuple(arguments, where)
+        return _tuple(arguments, path)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         names = ",".join(f"{member.name}={member.value!r}" for member in kind)
         return _Part(lambda value: value.value, kind, f"{kind.__name__}({names})")
@@ -76,22 +85,22 @@ def _part(kind: Any, where: str) -> _Part:
             kind.DESCRIPTOR.full_name,
         )
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return _dataclass(kind, where)
+        return _dataclass(kind, path)
     if getattr(kind, "__supertype__", None) is not None:
-        return _part(kind.__supertype__, where)
+        return _part(kind.__supertype__, path)
     if isinstance(kind, EnumTypeWrapper):
         return _Part(int, int, kind.DESCRIPTOR.full_name)
     raise TypeError(
-        f"{where} is a {kind!r}, which a state cannot hold: use scalars, datetimes, enums, tuples, messages and "
+        f"{path} is a {kind!r}, which a state cannot hold: use scalars, datetimes, enums, tuples, messages and "
         "frozen dataclasses of them."
     )
 
 
-def _union(arguments: tuple[Any, ...], where: str) -> _Part:
+def _union(arguments: tuple[Any, ...], path: str) -> _Part:
     others = [argument for argument in arguments if argument is not type(None)]
     if len(others) != 1:
-        raise TypeError(f"{where} is a union of several types, which a state cannot hold.")
-    part = _part(others[0], where)
+        raise TypeError(f"{path} is a union of several types, which a state cannot hold.")
+    part = _part(others[0], path)
     return _Part(
         lambda value: None if value is None else part.encode(value),
         lambda value: None if value is None else part.decode(value),
@@ -99,31 +108,31 @@ def _union(arguments: tuple[Any, ...], where: str) -> _Part:
     )
 
 
-def _tuple(arguments: tuple[Any, ...], where: str) -> _Part:
+def _tuple(arguments: tuple[Any, ...], path: str) -> _Part:
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        item = _part(arguments[0], f"{where}[]")
+        item = _part(arguments[0], f"{path}[]")
         return _Part(
-            lambda value: [item.encode(one) for one in value],
-            lambda value: tuple(item.decode(one) for one in value),
+            lambda value: [item.encode(each) for each in value],
+            lambda value: tuple(item.decode(each) for each in value),
             f"[{item.shape}]",
         )
-    parts = [_part(argument, f"{where}[{index}]") for index, argument in enumerate(arguments)]
+    parts = [_part(argument, f"{path}[{index}]") for index, argument in enumerate(arguments)]
     return _Part(
-        lambda value: [part.encode(one) for part, one in zip(parts, value, strict=True)],
-        lambda value: tuple(part.decode(one) for part, one in zip(parts, value, strict=True)),
+        lambda value: [part.encode(each) for part, each in zip(parts, value, strict=True)],
+        lambda value: tuple(part.decode(each) for part, each in zip(parts, value, strict=True)),
         f"({','.join(part.shape for part in parts)})",
     )
 
 
-def _dataclass(kind: type[Any], where: str) -> _Part:
+def _dataclass(kind: type[Any], path: str) -> _Part:
     if not kind.__dataclass_params__.frozen:
-        raise TypeError(f"{where} is the dataclass {kind.__name__}, which is not frozen.")
+        raise TypeError(f"{path} is the dataclass {kind.__name__}, which is not frozen.")
     hints = typing.get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
-    parts = [_part(hints[name], f"{where}.{name}") for name in names]
+    parts = [_part(hints[name], f"{path}.{name}") for name in names]
     fields = list(zip(names, parts, strict=True))
     return _Part(
         lambda value: [part.encode(getattr(value, name)) for name, part in fields],
-        lambda value: kind(**{name: part.decode(one) for (name, part), one in zip(fields, value, strict=True)}),
+        lambda value: kind(**{name: part.decode(each) for (name, part), each in zip(fields, value, strict=True)}),
         f"{kind.__name__}({','.join(f'{name}:{part.shape}' for name, part in fields)})",
     )

@@ -1,4 +1,4 @@
-"""Values of columns, as they are stored and compared."""
+"""Stored form of column values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def stored(value: Any) -> Any:
-    """A column's value as it is stored: a datetime as microseconds since 1970."""
+    """Return the stored form of a column's value: of a datetime the microseconds since 1970, else the value itself."""
     if isinstance(value, datetime):
         return (value - _EPOCH) // _MICROSECOND
     return value

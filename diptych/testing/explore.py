@@ -26,19 +26,10 @@ from google.protobuf.message import Message
 
 from diptych.contract.validation import check
 from diptych.domain.aggregate import Aggregate, AggregateRef, Deciding, MessageType
-from diptych.domain.loading import Domain
-from diptych.domain.process import (
-    Accepted,
-    After,
-    Answered,
-    Call,
-    Failed,
-    InputBinding,
-    Output,
-    Process,
-    Refused,
-    Send,
-)
+from diptych.domain.domain import Domain
+from diptych.domain.inputs import Accepted, Answered, Failed, Refused
+from diptych.domain.outputs import After, Call, Output, Send
+from diptych.domain.process import InputBinding, Process
 from diptych.domain.refusal import Refusal
 from diptych.domain.state_codec import StateCodec
 from diptych.testing import NOW

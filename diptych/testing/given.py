@@ -34,27 +34,16 @@ from google.protobuf.message import Message
 
 from diptych.contract.reasons import InvalidRequest, RowNotFound
 from diptych.contract.validation import check
-from diptych.domain.aggregate import Aggregate, AggregateRef, DeciderBinding, Deciding, upcasted
-from diptych.domain.folding import MemoryRows
-from diptych.domain.loading import repeated_field
-from diptych.domain.process import (
-    Accepted,
-    After,
-    Answered,
-    Call,
-    Failed,
-    InputBinding,
-    Output,
-    Process,
-    Refused,
-    Send,
-    Step,
-    stepped,
-)
-from diptych.domain.projection import Projection, View
-from diptych.domain.query import CombinedQuery, Condition, Find, FindQuery, GetQuery, Order
+from diptych.domain.aggregate import Aggregate, AggregateRef, DeciderBinding, Deciding
+from diptych.domain.inputs import Accepted, Answered, Failed, Refused
+from diptych.domain.memory_rows import MemoryRows
+from diptych.domain.outputs import After, Call, Output, Send, Step
+from diptych.domain.process import InputBinding, Process, stepped
+from diptych.domain.projection import CombinedQuery, FindQuery, GetQuery, Projection, View
+from diptych.domain.query import Condition, Find, Order, repeated_field
 from diptych.domain.refusal import Refusal
 from diptych.domain.state_codec import StateCodec
+from diptych.domain.upcasting import upcasted
 from diptych.v1.events_pb2 import RecordedEvent
 
 S = TypeVar("S")

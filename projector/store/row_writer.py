@@ -200,7 +200,7 @@ class RowWriter:
         connection = self._file.connection
         numbers = self.parked.numbers
         with transaction(connection):
-            loaded, columns = self._load(prepared.wanted)
+            loaded, columns = self._load(prepared.keys_to_load)
             started = time.perf_counter()
             folded = self._folding.fold(prepared, loaded)
             seconds = time.perf_counter() - started
@@ -264,7 +264,7 @@ class RowWriter:
         prepared = self._folding.prepare(events)
         filling, numbers = new_filling(), self.parked.numbers
         with durably(self._file.connection):
-            loaded, columns = self._load(prepared.wanted)
+            loaded, columns = self._load(prepared.keys_to_load)
             folded = self._folding.fold(prepared, loaded)
             if folded.failure is None:
                 self._put(folded, columns)

@@ -121,7 +121,7 @@ class RowsCheck:
             prepared = folding.prepare(self._without_parked(projection, filled, events))
             loaded = [
                 dict(folded.execute(one.select, (json.dumps(list(keys)),))) if keys else {}
-                for one, keys in zip(tables, prepared.wanted, strict=True)
+                for one, keys in zip(tables, prepared.keys_to_load, strict=True)
             ]
             changes = folding.fold(prepared, loaded)
             if changes.failure is not None:

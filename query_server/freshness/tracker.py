@@ -38,7 +38,7 @@ from diptych.contract.reasons import (
     TokenOfAnotherLog,
 )
 from diptych.contract.token import Epoch, LogIdentity, Token
-from diptych.domain.loading import Domain
+from diptych.domain.domain import Domain
 from diptych.domain.refusal import Refusal
 from diptych.internal.v1 import log_pb2
 from diptych.internal.v1.feed_pb2 import FollowFeedResponse, ProjectionFeed

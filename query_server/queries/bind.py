@@ -15,9 +15,10 @@ from google.protobuf.message import Message
 from diptych.contract.reasons import InvalidRequest, Overloaded, ReadModelBehind, RowNotFound
 from diptych.contract.validation import parse
 from diptych.contract.wire import delimited, varint
-from diptych.domain.loading import LoadedDomain, QueryMethod, repeated_field
-from diptych.domain.projection import View
-from diptych.domain.query import CombinedQuery, Find, FindQuery, GetQuery
+from diptych.domain.loading import LoadedDomain
+from diptych.domain.methods import QueryMethod
+from diptych.domain.projection import CombinedQuery, FindQuery, GetQuery, View
+from diptych.domain.query import Find, repeated_field
 from diptych.domain.refusal import FailedPrecondition, Refusal
 from diptych.server.request_context import RequestContext
 from diptych.server.router import Router, UnaryHandler

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diptych.contract.reasons import InvalidRequest
-from diptych.domain.projection import Column
-from diptych.domain.query import Order
+from diptych.domain.query import Column, Order
 
 
 def order_of(text: str, allowed: Mapping[str, Column[Any]]) -> list[Order]:

@@ -24,7 +24,7 @@ from typing import Any
 from diptych.contract.reasons import Overloaded, QueryServerStopping, ResumeTokenExpired, UnknownView
 from diptych.contract.validation import parse
 from diptych.contract.wire import delimited
-from diptych.domain.loading import Domain
+from diptych.domain.domain import Domain
 from diptych.domain.projection import View
 from diptych.domain.refusal import Refusal
 from diptych.server import failpoints

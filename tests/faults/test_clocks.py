@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.domain.aggregate import new_id
+from diptych.domain.ids import new_id
 from projector.store.tombstones import Tombstones
 from tests.support.notes import Erased, Noted
 from tests.support.sources import ROOT, modules

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from google.protobuf.message import Message
 
-from diptych.domain.loading import Domain
+from diptych.domain.domain import Domain
 from diptych.v1.events_pb2 import RecordedEvent
 from diptych.v1.read_model_pb2 import WaitOutcome
 from tests.history.model import FOREVER, Truth, overlap, position_of, stream_of

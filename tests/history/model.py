@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from diptych.contract.token import Token
-from diptych.domain.folding import ChangedRow, MemoryRows
-from diptych.domain.loading import Domain
+from diptych.domain.domain import Domain
+from diptych.domain.folding import ChangedRow
+from diptych.domain.memory_rows import MemoryRows
 from diptych.v1.events_pb2 import RecordedEvent
 
 FOREVER = 1 << 62

@@ -46,7 +46,7 @@ def _die() -> None:
 def clock_steps(number: int) -> None:
     """Every so many milliseconds the wall clock is set, up to two days forth or back; the monotonic one is not."""
     from command_server import writer
-    from diptych.domain import aggregate
+    from diptych.domain import ids
     from projector.store import tombstones
     from query_server.queries import bind as queries
 
@@ -78,7 +78,7 @@ def clock_steps(number: int) -> None:
             return int(clock.time() * 1e9)
 
     clock = Clock()
-    for module in (aggregate, tombstones):
+    for module in (ids, tombstones):
         wrap(module, "time", lambda _: clock)
     for other in (writer, queries):
         wrap(other, "datetime", lambda _: Stepping)

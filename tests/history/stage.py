@@ -17,7 +17,7 @@ from typing import Self
 import grpc
 import grpc.aio
 
-from diptych.domain.loading import Domain
+from diptych.domain.domain import Domain
 from diptych.server.failpoints import NAMES, VARIABLE
 from diptych.storage.read_store_schema import generations, view_table
 from diptych.v1.projections_pb2 import PauseRequest, ResumeRequest

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from diptych.client import CallRefused
-from diptych.domain.folding import MemoryRows
+from diptych.domain.memory_rows import MemoryRows
 from diptych.internal.v1 import feed_pb2
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.commands_pb2 import AggregateRef

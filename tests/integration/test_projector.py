@@ -19,7 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
-from diptych.domain.folding import MemoryRows
+from diptych.domain.memory_rows import MemoryRows
 from diptych.domain.projection import Projection
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc
 from diptych.server.grpc_transport import GrpcHandlers

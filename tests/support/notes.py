@@ -12,7 +12,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from diptych.domain.projection import Projection, Recorded, View
+from diptych.domain.projection import Projection, View
+from diptych.domain.recorded import Recorded
 from diptych.v1.commands_pb2 import AggregateRef
 from diptych.v1.events_pb2 import RecordedEvent
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.contract.token import LogIdentity
-from diptych.domain.folding import MemoryRows
-from diptych.domain.loading import Domain
+from diptych.domain.domain import Domain
+from diptych.domain.memory_rows import MemoryRows
 from diptych.domain.refusal import Refusal
 from diptych.internal.v1 import feed_pb2
 from diptych.server.request_context import RequestContext

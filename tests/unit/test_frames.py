@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from diptych.contract.frames import EventTemplate, frame, recorded
 from diptych.contract.wire import delimited
-from diptych.domain.aggregate import new_id
+from diptych.domain.ids import new_id
 from diptych.v1.commands_pb2 import AggregateRef
 from diptych.v1.events_pb2 import EventBatch, EventMetadata, RecordedEvent
 from shop.v1.user_events_pb2 import UserRegistered

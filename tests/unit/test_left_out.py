@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diptych.contract.reasons import ReadModelParked
 from diptych.contract.token import Epoch, LogIdentity
-from diptych.domain.loading import Domain
+from diptych.domain.domain import Domain
 from diptych.domain.projection import Projection
 from diptych.internal.v1 import feed_pb2
 from diptych.server.request_context import RequestContext

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.domain.aggregate import AggregateRef
-from diptych.domain.folding import MemoryRows
+from diptych.domain.memory_rows import MemoryRows
 from diptych.storage.errors import LeaseLostError
 from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.events_pb2 import RecordedEvent

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from diptych import Find, Projection
 from diptych.contract.reasons import Overloaded, ReadModelNotReady
 from diptych.contract.token import LogIdentity
-from diptych.domain.projection import Column
-from diptych.domain.query import Condition, Order
+from diptych.domain.query import Column, Condition, Order
 from diptych.domain.values import stored
 from diptych.storage import batch_window as crowd
 from query_server.rows.row_reader import READS_MAX, PageRead, RowReader

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diptych.domain.folding import MemoryRows
+from diptych.domain.memory_rows import MemoryRows
 from diptych.storage.findings import Findings, aligned
 from diptych.storage.read_store_schema import view_table
 from diptych.v1.events_pb2 import RecordedEvent

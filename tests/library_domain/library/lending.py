@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from diptych import Find, NotFound, Projection, Recorded
-from diptych.domain.query import Selection
+from diptych.domain.projection import Selection
 from library.v1.events_pb2 import CopyBorrowed, CopyReturned, MemberRegistered
 from library.v1.query_service_pb2 import (
     GetLoanDayRequest,

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from diptych import Calling, EffectFailed, Port
-from diptych.domain.process import Effect
+from diptych.domain.port import Effect
 from library.v1.events_pb2 import SendNoticeRequest, SendNoticeResponse
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.domain.aggregate import AggregateRef
-from diptych.domain.projection import Handler, Recorded
+from diptych.domain.projection import Handler
+from diptych.domain.recorded import Recorded
 from library import domain
 from library.lending import members, open_loans
 from library.v1.events_pb2 import MemberRegistered

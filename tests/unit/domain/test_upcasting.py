@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from diptych import Aggregate, Deciding, Domain, Projection
-from diptych.domain.folding import MemoryRows
-from diptych.domain.loading import DomainError, _check_projection, _check_upcasters, _event_types
+from diptych.domain.checks import check_declarations
+from diptych.domain.errors import DomainError
+from diptych.domain.loading import event_types_of
+from diptych.domain.memory_rows import MemoryRows
 from diptych.testing import fold, given, log_of
 from library.v1.command_service_pb2 import AddCopyRequest
 from library.v1.events_pb2 import CopyAdded, CopyBorrowed, CopyReturned, MemberRegistered
@@ -133,10 +135,7 @@ def test_what_an_aggregate_refuses() -> None:
 def checked(aggregate: Aggregate[State], *projections: Projection) -> None:
     """What loading a domain of these checks, without its contracts."""
     domain = Domain("library", aggregates=[aggregate], projections=projections)
-    types = _event_types(domain)
-    _check_upcasters(aggregate)
-    for projection in projections:
-        _check_projection(projection, types)
+    check_declarations(domain, event_types_of(domain), aggregate.deciders)
 
 
 def test_what_a_domain_refuses() -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import library
 from diptych import After, Aggregate, Call, Deciding, Domain, Find, Port, Process, Projection, Recorded, Send
-from diptych.domain.loading import DomainError, LoadedDomain, load
+from diptych.domain.errors import DomainError
+from diptych.domain.loading import LoadedDomain, load
 from library.copies import copy
 from library.lending import activity, lending
 from library.mail import mail
@@ -81,17 +79,6 @@ def instead(declare: Callable[[Projection], object], *, of: type) -> Sequence[Pr
 
 def fold_nothing(row: Any, event: Any, at: Recorded) -> Any:
     return row
-
-
-def test_the_domains_that_we_have_can_be_loaded() -> None:
-    shop = load("shop")
-    assert (shop.command_service, shop.query_service) == ("shop.v1.CommandService", "shop.v1.QueryService")
-    assert {"users", "user_summaries", "products", "orders", "order_summaries"} <= set(shop.domain.views)
-    assert set(shop.domain.projections) == {"users", "products", "orders", "analytics", "processes"}
-    found = load("library")
-    assert found.domain is library.domain
-    assert found.commands["library.v1.BorrowCopyRequest"].name == "BorrowCopy"
-    assert set(found.codecs) == {"member", "copy", "reservation"}
 
 
 def test_a_command_without_a_decider() -> None:
@@ -350,47 +337,6 @@ def test_a_text_is_kept_case_folded_and_can_be_indexed() -> None:
     assert text.indexed
     assert text.value(Member(email="ÄDA@Example.com")) == "äda@example.com"
     assert text.contains("ÄDA").value == "äda"
-
-
-@pytest.fixture
-def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """Writes Python packages, and forgets them."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def write(name: str, text: str) -> None:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text(text)
-
-    yield write
-    for name in set(sys.modules) - before:
-        if (tmp_path / name.partition(".")[0]).exists():
-            del sys.modules[name]
-
-
-def test_a_package_that_does_not_exist() -> None:
-    with pytest.raises(DomainError, match="There is no Python package no_such_domain"):
-        load("no_such_domain")
-
-
-def test_a_package_without_a_domain(packages: Callable[[str, str], None]) -> None:
-    packages("empty_domain", "domain = 3\n")
-    with pytest.raises(DomainError, match="Package empty_domain has no `domain`"):
-        load("empty_domain")
-
-
-def test_a_domain_of_another_name(packages: Callable[[str, str], None]) -> None:
-    packages("misnamed_domain", "from diptych import Domain\ndomain = Domain('other', aggregates=[], projections=[])\n")
-    with pytest.raises(DomainError, match="Package misnamed_domain holds the domain other"):
-        load("misnamed_domain")
-
-
-def test_a_domain_without_generated_contracts(packages: Callable[[str, str], None]) -> None:
-    packages(
-        "bare_domain", "from diptych import Domain\ndomain = Domain('bare_domain', aggregates=[], projections=[])\n"
-    )
-    with pytest.raises(DomainError, match="The contracts of bare_domain have not been generated"):
-        load("bare_domain")
 
 
 def test_a_domain_whose_contracts_declare_no_services() -> None:

@@ -9,8 +9,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.domain.folding import Folding, MemoryRows
-from diptych.domain.projection import Projection, Recorded, View
+from diptych.domain.folding import Folding
+from diptych.domain.memory_rows import MemoryRows
+from diptych.domain.projection import Projection, View
+from diptych.domain.recorded import Recorded
 from diptych.v1.events_pb2 import RecordedEvent
 from tests.support.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of, recorded
 
@@ -65,7 +67,7 @@ def test_a_batch_asks_for_its_own_rows_and_for_those_it_looks_up() -> None:
     prepared = Folding(Notes().projection).prepare(
         log_of([Noted(key="a"), Tagged(key="b", tags=["r", "s", "r"]), Archived(key="c")])
     )
-    assert [list(keys) for keys in prepared.wanted] == [["a", "b"], ["all", "r", "s"]]
+    assert [list(keys) for keys in prepared.keys_to_load] == [["a", "b"], ["all", "r", "s"]]
 
 
 def test_a_key_that_is_named_twice_is_folded_once() -> None:
