@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from google.protobuf.message import DecodeError
 
-from command_server.dispatch import Caller, Dispatcher, result_bytes, traceparent
+from command_server.dispatch import Caller, Dispatcher, result_bytes, valid_traceparent
 from command_server.presented import presented_token
 from command_server.submission import Submission
 from command_server.writer import STOPPING, Writer
@@ -94,7 +94,7 @@ class CommandServices:
 
     def _caller(self, context: RequestContext) -> tuple[Caller, str]:
         """Who calls, and the greatest token presented."""
-        trace = traceparent(context.traceparent)
+        trace = valid_traceparent(context.traceparent)
         return Caller(context.actor, context.request_id, trace), presented_token(context, self._identity)
 
     async def _execute(self, requests: AsyncIterator[bytes], context: RequestContext) -> AsyncIterator[bytes]:
@@ -165,7 +165,7 @@ class CommandServices:
         # The metadata's request id names a whole call; in a stream each command has its own.
         caller = caller._replace(request_id="")
         try:
-            method, command = self._dispatcher.packed(packed.type_url, packed.value)
+            method, command = self._dispatcher.parse_packed(packed.type_url, packed.value)
             context = envelope.context if envelope.HasField("context") else None
             submission = self._dispatcher.submission(method, command, caller, context)
             submission.done = message.count_down

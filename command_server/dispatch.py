@@ -1,7 +1,7 @@
 """Dispatch: from the bytes of a command to a submission, and from its outcome to the bytes of an answer.
 
-The order of checks: parse, identity, access, message rules; the writer goes on with request id, expected version,
-decision, unique values and append.
+Checks come in this order: parse, identity, access, message rules. The writer goes on with request id, expected
+version, decision, unique values and append.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
 
 
 class Caller(NamedTuple):
-    """Who calls, and what the request's metadata says."""
+    """A command's caller, and what its metadata says."""
 
     actor: str = ""
     request_id: str = ""
@@ -37,22 +37,31 @@ class Caller(NamedTuple):
 
 
 class Dispatcher:
-    """Makes submissions of requests."""
+    """Makes submissions of the commands of one domain."""
 
     def __init__(self, domain: LoadedDomain) -> None:
         self._methods = domain.commands
         self._deciders = domain.deciders
 
     def parse(self, method: CommandMethod, data: bytes) -> Message:
-        """Parses a command; raises `MalformedMessage`."""
+        """Parse a command.
+
+        Raises:
+            MalformedMessage: the bytes are no message of its type.
+        """
         kind: type[Message] = method.binding.command
         try:
             return kind.FromString(data)
         except DecodeError:
             raise MalformedMessage(type=kind.DESCRIPTOR.full_name) from None
 
-    def packed(self, type_url: str, data: bytes) -> tuple[CommandMethod, Message]:
-        """Parses a command out of an `Any`; raises `CommandUnknown`, `MalformedMessage`."""
+    def parse_packed(self, type_url: str, data: bytes) -> tuple[CommandMethod, Message]:
+        """Parse a command from an `Any`.
+
+        Raises:
+            CommandUnknown: the domain has no such command.
+            MalformedMessage: the bytes are no message of its type.
+        """
         name = type_url.rpartition("/")[2]
         method = self._methods.get(name)
         if method is None:
@@ -62,28 +71,47 @@ class Dispatcher:
     def submission(
         self, method: CommandMethod, command: Message, caller: Caller, context: CommandContext | None = None
     ) -> Submission:
-        """Checks a command by the contract's rules and makes it ready for the writer; raises `InvalidRequest`.
+        """Check a client's command by the contract's rules, and return its submission.
 
-        `context` replaces the command's own.
+        Args:
+            method: the command's rpc.
+            command: the command; its context and a missing id are taken from it or set.
+            caller: the caller; the request id of the command's context comes before the caller's.
+            context: replaces the command's own context; None: the own one.
+
+        Raises:
+            InvalidRequest: the command breaks a rule.
         """
         if context is not None:
             command.context.CopyFrom(context)  # type: ignore[attr-defined]
         check(command)
-        said = CommandContext()
+        own = CommandContext()
         if command.HasField("context"):
-            said.CopyFrom(command.context)  # type: ignore[attr-defined]
+            own.CopyFrom(command.context)  # type: ignore[attr-defined]
             command.ClearField("context")
-        request_id = said.request_id or caller.request_id
-        if not said.request_id and request_id and not _REQUEST_ID.match(request_id):
+        request_id = own.request_id or caller.request_id
+        if not own.request_id and request_id and not _REQUEST_ID.match(request_id):
             raise InvalidRequest.of(
                 ("context.request_id", "must be 1 to 128 visible ASCII characters, in metadata too")
             )
-        return self._ready(method.binding, command, said, request_id, caller)
+        return self._submission(method.binding, command, own, request_id, caller)
 
-    def sent(self, type_url: str, data: bytes, caller: Caller, *, correlation_id: str, causation_id: str) -> Submission:
-        """Makes a command that a process sends ready for the writer; raises `CommandUnknown`, `InvalidRequest`.
+    def process_submission(
+        self, type_url: str, data: bytes, caller: Caller, *, correlation_id: str, causation_id: str
+    ) -> Submission:
+        """Check a process's command, and return its submission.
 
-        `caller` is the process, and has the command's request id.
+        Args:
+            type_url: the command's type, as in an `Any`.
+            data: the command's bytes.
+            caller: the process, with the command's request id.
+            correlation_id: correlation id of the command's events.
+            causation_id: event id of the step that sends it.
+
+        Raises:
+            CommandUnknown: the domain has no such command.
+            InvalidRequest: the command breaks a rule.
+            DecodeError: the bytes are no message of its type.
         """
         name = type_url.rpartition("/")[2]
         binding = self._deciders.get(name)
@@ -91,25 +119,25 @@ class Dispatcher:
             raise CommandUnknown(type=name)
         command = binding.command.FromString(data)
         check(command)
-        said = CommandContext()
+        context = CommandContext()
         if "context" in command.DESCRIPTOR.fields_by_name:
-            said.CopyFrom(command.context)
+            context.CopyFrom(command.context)
             command.ClearField("context")
-        said.correlation_id = correlation_id
-        said.causation_id = causation_id
-        submission = self._ready(binding, command, said, caller.request_id, caller)
+        context.correlation_id = correlation_id
+        context.causation_id = causation_id
+        submission = self._submission(binding, command, context, caller.request_id, caller)
         submission.request_key = engine_request_key(caller.actor, caller.request_id)
         return submission
 
     @staticmethod
-    def _ready(
-        binding: DeciderBinding, command: Message, said: CommandContext, request_id: str, caller: Caller
+    def _submission(
+        binding: DeciderBinding, command: Message, context: CommandContext, request_id: str, caller: Caller
     ) -> Submission:
         digest = b""
         if request_id:
             name = command.DESCRIPTOR.full_name.encode()
-            sent = command.SerializeToString(deterministic=True)
-            digest = hashlib.blake2b(name + b"\0" + sent, digest_size=16).digest()
+            data = command.SerializeToString(deterministic=True)
+            digest = hashlib.blake2b(name + b"\0" + data, digest_size=16).digest()
         field = binding.id_field
         if field is not None and not getattr(command, field):
             setattr(command, field, new_id())
@@ -126,33 +154,33 @@ class Dispatcher:
             actor=caller.actor,
             request_id=request_id,
             digest=digest,
-            expected_version=said.expected_version if said.HasField("expected_version") else None,
-            metadata=_metadata(said, request_id, caller),
+            expected_version=context.expected_version if context.HasField("expected_version") else None,
+            metadata=_metadata(context, request_id, caller),
         )
 
 
-def _metadata(said: CommandContext, request_id: str, caller: Caller) -> bytes:
-    """The field `metadata` of the events that the command records."""
+def _metadata(context: CommandContext, request_id: str, caller: Caller) -> bytes:
+    """Return the field `metadata` of the command's events, tag and length included; empty without metadata."""
     metadata = EventMetadata(
         request_id=request_id,
-        correlation_id=said.correlation_id or request_id,
-        causation_id=said.causation_id,
+        correlation_id=context.correlation_id or request_id,
+        causation_id=context.causation_id,
         actor=caller.actor,
         traceparent=caller.traceparent,
     )
-    if said.HasField("issue_time"):
-        metadata.issue_time.CopyFrom(said.issue_time)
+    if context.HasField("issue_time"):
+        metadata.issue_time.CopyFrom(context.issue_time)
     data = metadata.SerializeToString()
     return delimited(7, data) if data else b""
 
 
-def traceparent(value: str) -> str:
-    """The trace context of a request, if it is a valid one (W3C Trace Context, section 3.2)."""
+def valid_traceparent(value: str) -> str:
+    """Return a trace context if it is valid (W3C Trace Context, section 3.2); else an empty string."""
     return value if _TRACEPARENT.match(value) else ""
 
 
 def result_bytes(accepted: Accepted, identity: LogIdentity) -> tuple[bytes, str]:
-    """A `CommandResult`'s bytes, and its token."""
+    """Return the bytes of an outcome's `CommandResult`, and its token."""
     token = identity.token(accepted.position)
     ref = delimited(1, accepted.aggregate.type.encode()) + delimited(2, accepted.aggregate.id.encode())
     data = b"".join(

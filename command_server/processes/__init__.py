@@ -1,7 +1,10 @@
-"""Processes: what the command server does for them beside deciding.
+"""Processes on the command server.
 
-The log tells everything: what a process was told and what it wants done are events of its own stream. `host`
-follows the log, hands every event to the instances that hear it, and starts what they want done; `commands`,
-`effects` and `timers` do it; `lanes` has each instance take its inputs one after the other, and parks one that
-cannot.
+The log is the only record: each step of a process, its input and its outputs, is an event of the instance's stream.
+
+1. `log_follower` reads the log; each event that a process reacts to becomes an input of one instance.
+2. `instance_queues` gives each instance its inputs one after the other; `steps` sends them through the writer.
+3. `output_router` starts the outputs of recorded steps by `commands`, `effects` and `timers`; their outcomes become
+   inputs again.
+4. `parked_inputs` keeps inputs on which the code of a process fails, until an operator retries or discards them.
 """

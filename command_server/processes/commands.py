@@ -1,7 +1,7 @@
-"""Commands that processes send: through the writer like any other, each under a request id of its own.
+"""Commands of processes: they go through the writer like any other, each under a request id of its own.
 
-The request id is made of the step's event id and the output's ordinal, under a key that no client can have. So a
-command takes effect once, however often it is sent: after a crash it is sent again, and gets its first answer.
+The request id is made of the step's event id and the output's ordinal, under a key that no client can have. A command
+therefore takes effect once, however often it is sent: after a crash it is sent again, and has its first outcome.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from command_server.dispatch import Caller, Dispatcher
 from command_server.processes.inputs import ACCEPTED, REFUSED
-from command_server.processes.outputs import Content, OpenOutputs, Output, OutputQueue
+from command_server.processes.outputs import Content, OpenOutputs, OutcomeHandler, Output, OutputQueue
 from command_server.store.records import WorkKind
 from command_server.submission import Submission, actor_of
 from command_server.writer import Writer
@@ -24,40 +24,47 @@ from diptych.internal.v1.parking_pb2 import Outcome
 from diptych.server.errors import internal_error
 
 _COMMANDS_MAX = 1000
-"""Commands in the writer at once."""
+"""Commands of processes in the writer at once."""
 
-_PASSING = {StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.INTERNAL}
-"""A refusal by one of these passes by itself, or when somebody mends the code: the process is not told."""
-
-Told = Callable[[Output, Content, Outcome], None]
-"""Takes what came of an output."""
+_TRANSIENT = {StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.INTERNAL}
+"""Statuses of refusals that are retried: they end by themselves, or when the code is fixed."""
 
 
 class Commands:
     """Sends the commands of all processes.
 
-    `told` is called with what came of each, `closed` where nobody handles that it was accepted: then that is done with
-    in the command's own commit.
+    Args:
+        domain: the domain.
+        writer: the writer.
+        outputs: the open outputs.
+        on_outcome: called with the outcome of each command.
+        on_closed: called in place of `on_outcome` if the process has no handler for an accepted command: its output
+            was closed in the command's own commit.
     """
 
     def __init__(
-        self, domain: LoadedDomain, writer: Writer, outputs: OpenOutputs, told: Told, closed: Callable[[Output], None]
+        self,
+        domain: LoadedDomain,
+        writer: Writer,
+        outputs: OpenOutputs,
+        on_outcome: OutcomeHandler,
+        on_closed: Callable[[Output], None],
     ) -> None:
         self._processes = domain.domain.processes
         self._dispatcher = Dispatcher(domain)
         self._writer = writer
         self._outputs = outputs
-        self._told = told
-        self._closed = closed
+        self._on_outcome = on_outcome
+        self._on_closed = on_closed
         self._queue = OutputQueue()
         self._slots = asyncio.Semaphore(_COMMANDS_MAX)
 
     def start(self, output: Output) -> None:
-        """Has a command sent."""
+        """Queue a command."""
         self._queue.put(output)
 
     async def run(self) -> None:
-        """Sends commands for as long as it is not cancelled."""
+        """Send commands until cancelled."""
         while True:
             output = await self._queue.take()
             await self._slots.acquire()
@@ -68,7 +75,7 @@ class Commands:
         assert work.kind is WorkKind.COMMAND
         caller = Caller(actor_of(work.process), f"{content.event_id}/{work.ordinal}", content.traceparent)
         try:
-            submission = self._dispatcher.sent(
+            submission = self._dispatcher.process_submission(
                 content.message.type_url,
                 content.message.value,
                 caller,
@@ -77,34 +84,34 @@ class Commands:
             )
             handled = content.message.TypeName() in self._processes[work.process].acceptances
             submission.settles = None if handled else output.key
-            submission.done = lambda: self._done(output, content, submission, handled)
+            submission.done = lambda: self._on_done(output, content, submission, handled)
             self._writer.submit(submission)
         except Refusal as refusal:
-            self._refused(output, content, refusal)
+            self._refuse(output, content, refusal)
         except DecodeError:
-            self._refused(output, content, MalformedMessage(type=content.message.TypeName()))
+            self._refuse(output, content, MalformedMessage(type=content.message.TypeName()))
         except Exception as error:
-            self._refused(output, content, internal_error(error, caller.request_id, command=content.message.type_url))
+            self._refuse(output, content, internal_error(error, caller.request_id, command=content.message.type_url))
 
-    def _done(self, output: Output, content: Content, submission: Submission, handled: bool) -> None:
+    def _on_done(self, output: Output, content: Content, submission: Submission, handled: bool) -> None:
         accepted = submission.accepted
         if submission.refusal is not None:
-            self._refused(output, content, submission.refusal)
+            self._refuse(output, content, submission.refusal)
             return
         assert accepted is not None
         self._slots.release()
         if not handled:
-            self._closed(output)
+            self._on_closed(output)
             return
         outcome = Outcome(kind=ACCEPTED, version=accepted.version)
         outcome.aggregate.type, outcome.aggregate.id = accepted.aggregate
-        self._told(output, content, outcome)
+        self._on_outcome(output, content, outcome)
 
-    def _refused(self, output: Output, content: Content, refusal: Refusal) -> None:
+    def _refuse(self, output: Output, content: Content, refusal: Refusal) -> None:
         self._slots.release()
-        passing = refusal.status in _PASSING or isinstance(refusal, CommandUnknown)
-        if passing or content.compensates:
-            self._outputs.again(output, f"{refusal.reason}: {refusal}", lambda: self.start(output))
+        transient = refusal.status in _TRANSIENT or isinstance(refusal, CommandUnknown)
+        if transient or content.compensates:
+            self._outputs.retry_later(output, f"{refusal.reason}: {refusal}", lambda: self.start(output))
             return
         outcome = Outcome(kind=REFUSED, reason=refusal.reason, message=str(refusal), metadata=refusal.metadata)
-        self._told(output, content, outcome)
+        self._on_outcome(output, content, outcome)

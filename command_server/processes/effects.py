@@ -1,7 +1,7 @@
-"""Effects: calls of what lies outside, off the hot path.
+"""Effects: calls of ports, off the hot path.
 
-Each port is open as long as the server runs. A call is made at least once, under a key that is always the same for
-it; what fails in passing is tried again with backoff, what fails for good is told to the process.
+A port stays open as long as the server runs. A call is made at least once, under a key that is always the same. A
+transient failure is retried with backoff; a permanent one is an outcome for the process.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 import structlog
 
-from command_server.processes.commands import Told
+from command_server.processes.backoff import backoff
 from command_server.processes.inputs import ANSWERED, FAILED
 from command_server.processes.metrics import EFFECT_ATTEMPTS
-from command_server.processes.outputs import Content, OpenOutputs, Output, OutputQueue, backoff
+from command_server.processes.outputs import Content, OpenOutputs, OutcomeHandler, Output, OutputQueue
 from command_server.store.records import WorkKind
 from diptych.domain.port import Calling, Effect, EffectFailed, Port
 from diptych.internal.v1.parking_pb2 import Outcome
@@ -25,25 +25,31 @@ _REASON_CHARACTERS_MAX = 1000
 
 
 class Effects:
-    """Calls one port. `told` is called with what came of each call."""
+    """Calls one port.
 
-    def __init__(self, port: Port[Any, Any], outputs: OpenOutputs, told: Told) -> None:
+    Args:
+        port: the port.
+        outputs: the open outputs.
+        on_outcome: called with the outcome of each call.
+    """
+
+    def __init__(self, port: Port[Any, Any], outputs: OpenOutputs, on_outcome: OutcomeHandler) -> None:
         self._port = port
         self._name = port.request.DESCRIPTOR.full_name
         self._outputs = outputs
-        self._told = told
+        self._on_outcome = on_outcome
         self._queue = OutputQueue()
         self._slots = asyncio.Semaphore(port.concurrency)
         self._calls: set[asyncio.Task[None]] = set()
         self.open = False
-        """Whether the port is open."""
+        """True while the port is open."""
 
     def start(self, output: Output) -> None:
-        """Has an effect called."""
+        """Queue a call."""
         self._queue.put(output)
 
     async def run(self) -> None:
-        """Opens the port, and calls effects for as long as it is not cancelled; then closes it."""
+        """Open the port and make calls until cancelled; then cancel the running calls and close the port."""
         attempts = 0
         while True:
             try:
@@ -53,7 +59,7 @@ class Effects:
                     await self._call_all(effect)
             except Exception as error:
                 attempts += 1
-                _log.error("a port cannot be opened", port=self._name, attempts=attempts, exc_info=error)
+                _log.error("port not opened, retrying", port=self._name, attempts=attempts, exc_info=error)
                 await asyncio.sleep(backoff(attempts))
             finally:
                 self.open = False
@@ -89,22 +95,22 @@ class Effects:
         except EffectFailed as failure:
             EFFECT_ATTEMPTS.labels(self._name, "failed").inc()
             if content.compensates:
-                self._again(output, f"{failure.reason}: {failure}")
+                self._retry_later(output, f"{failure.reason}: {failure}")
             else:
-                self._told(output, content, Outcome(kind=FAILED, reason=failure.reason, message=str(failure)))
+                self._on_outcome(output, content, Outcome(kind=FAILED, reason=failure.reason, message=str(failure)))
         except TimeoutError as error:
             EFFECT_ATTEMPTS.labels(self._name, "passing").inc()
-            self._again(output, f"TimeoutError: {str(error) or f'no answer within {self._port.timeout}'}")
+            self._retry_later(output, f"TimeoutError: {str(error) or f'no answer within {self._port.timeout}'}")
         except Exception as error:
             EFFECT_ATTEMPTS.labels(self._name, "passing").inc()
-            self._again(output, f"{type(error).__name__}: {error}")
+            self._retry_later(output, f"{type(error).__name__}: {error}")
         else:
             EFFECT_ATTEMPTS.labels(self._name, "answered").inc()
             outcome = Outcome(kind=ANSWERED)
             outcome.answer.Pack(answer)
-            self._told(output, content, outcome)
+            self._on_outcome(output, content, outcome)
         finally:
             self._slots.release()
 
-    def _again(self, output: Output, reason: str) -> None:
-        self._outputs.again(output, reason[:_REASON_CHARACTERS_MAX], lambda: self.start(output))
+    def _retry_later(self, output: Output, reason: str) -> None:
+        self._outputs.retry_later(output, reason[:_REASON_CHARACTERS_MAX], lambda: self.start(output))

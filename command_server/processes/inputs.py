@@ -1,8 +1,8 @@
-"""Inputs: what processes are told, and the step that each leads to.
+"""Inputs of processes, and the step that each leads to.
 
 A step goes through the writer as a command does: it is decided in a batch on the process's state, and recorded in
-its commit. It is submitted under a request key of the engine's own, made of instance and input, so that an input
-takes effect once however often it is told.
+that batch's commit. Its request key is the engine's own, made of instance and input, so that an input takes effect
+once, however often it is given.
 """
 
 from __future__ import annotations
@@ -33,27 +33,43 @@ FAILED = processes_pb2.PROCESS_OUTCOME_KIND_FAILED
 TIMED_OUT = processes_pb2.PROCESS_OUTCOME_KIND_TIMED_OUT
 
 EVENT = -1
-"""The ordinal of an input that is an event."""
+"""Ordinal of an input that is an event."""
 
 
 class Input:
-    """One thing that one instance is told."""
+    """One event, or one outcome of an output, for one instance.
+
+    Args:
+        process: the type of process.
+        id: the instance.
+        position: position of the event, or of the step whose output this is about.
+        ordinal: ordinal of the output; EVENT for an event.
+        message: the event, command, request or timeout.
+        value: argument of the handler.
+        handle: the handler; None: the step records no event, and only closes the output.
+        cause: the event's position or the outcome, as the step records it.
+        source_id: event id of the event or of the step.
+        correlation_id: correlation id of the step.
+        traceparent: trace context of the step.
+        outcome: the outcome of the output; None for an event.
+        route: key function of an event whose instance is not known yet; else None.
+    """
 
     __slots__ = (
         "cause",
         "correlation_id",
         "handle",
         "id",
-        "key",
         "message",
         "ordinal",
         "outcome",
+        "parked",
         "position",
         "process",
+        "route",
         "source_id",
         "traceparent",
         "value",
-        "written",
     )
 
     def __init__(
@@ -71,34 +87,27 @@ class Input:
         correlation_id: str,
         traceparent: str,
         outcome: Outcome | None = None,
-        key: Callable[[Any], str | None] | None = None,
+        route: Callable[[Any], str | None] | None = None,
     ) -> None:
         self.process = process
         self.id = id
-        """The instance."""
         self.position = position
-        """Of the event, or of the step whose output it is about."""
         self.ordinal = ordinal
         self.message = message
-        """What it is about."""
         self.value = value
-        """What the handler is given."""
         self.handle = handle
-        """None: nobody handles it, and nothing but the open work is touched."""
         self.cause = cause
         self.source_id = source_id
-        """The event id of the event, or of the step."""
         self.correlation_id = correlation_id
         self.traceparent = traceparent
         self.outcome = outcome
-        self.key = key
-        """Of an event of which it is not known who hears it: the function that says so."""
-        self.written: ParkedInput | None = None
-        """How it stands among the parked inputs, if it does."""
+        self.route = route
+        self.parked: ParkedInput | None = None
+        """Record of this input among the parked inputs; None: there is none."""
 
-    def told_to(self, id: str) -> Input:
-        """The same event for the instance that hears it."""
-        told = Input(
+    def for_instance(self, id: str) -> Input:
+        """Return this event as an input of an instance; its record goes with it."""
+        copy = Input(
             process=self.process,
             id=id,
             position=self.position,
@@ -111,16 +120,16 @@ class Input:
             correlation_id=self.correlation_id,
             traceparent=self.traceparent,
         )
-        told.written = self.written
-        return told
+        copy.parked, self.parked = self.parked, None
+        return copy
 
     @property
     def settles(self) -> WorkKey | None:
-        """The open work that is done with when it was taken."""
+        """Output that the step of this input closes; None for an event."""
         return None if self.ordinal == EVENT else (self.position, self.ordinal)
 
     def submission(self) -> Submission:
-        """The step that it leads to."""
+        """Return the step to decide. It closes the output and releases the parked input in its own commit."""
         process, handle, value, cause = self.process, self.handle, self.value, self.cause
 
         def decide(state: Any, _: Message, at: Deciding) -> Sequence[Message]:
@@ -148,25 +157,34 @@ class Input:
             name = self.source_id if self.ordinal == EVENT else f"{self.source_id}/{self.ordinal}"
             submission.request_key = engine_request_key(f"step\n{submission.stream}", name)
         submission.settles = self.settles
+        if self.parked is not None:
+            submission.unparks = self.parked.key
         return submission
 
 
 def _no_id(command: Message) -> str:
-    raise AssertionError("a step knows its instance")
+    raise AssertionError("a step has its instance")
 
 
 def unknown_instance(event: RecordedEvent) -> str:
-    """As what instance it is listed that nobody knows who hears the events of an aggregate."""
+    """Return the instance under which an event is listed while its key function fails."""
     return f"@{event.aggregate.type}/{event.aggregate.id}"
 
 
-def heard(process: Process[Any], event: RecordedEvent, id: str | None, message: Message) -> Input:
-    """The input that an event is to an instance; without an id, to one that the process's key function names later."""
+def event_input(process: Process[Any], event: RecordedEvent, id: str | None, message: Message) -> Input:
+    """Return an event as an input.
+
+    Args:
+        process: the type of process that reacts to it.
+        event: the event.
+        id: the instance; None: the key function names it later.
+        message: the event's message.
+    """
     binding = process.events[message.DESCRIPTOR.full_name]
     return Input(
         process=process,
         id=unknown_instance(event) if id is None else id,
-        key=binding.key if id is None else None,
+        route=binding.key if id is None else None,
         position=event.position,
         ordinal=EVENT,
         message=message,
@@ -179,10 +197,22 @@ def heard(process: Process[Any], event: RecordedEvent, id: str | None, message: 
     )
 
 
-def came_of(
+def outcome_input(
     domain: LoadedDomain, process: Process[Any], id: str, key: WorkKey, content: Content, outcome: Outcome
 ) -> Input:
-    """The input that is what came of an output. Raises `LookupError` if the domain no longer knows the output."""
+    """Return the outcome of an output as an input.
+
+    Args:
+        domain: the domain.
+        process: the type of process.
+        id: the instance.
+        key: key of the output.
+        content: content of the output.
+        outcome: the outcome.
+
+    Raises:
+        LookupError: the domain does not have the output's message any more.
+    """
     position, ordinal = key
     name = content.message.TypeName()
     match outcome.kind:

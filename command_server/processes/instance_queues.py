@@ -1,319 +1,155 @@
-"""Lanes: each instance takes its inputs one after the other, and one that cannot is parked.
-
-An instance has a lane as long as it has inputs. Its first input is on its way through the writer, the others wait.
-Where the code of the process fails on an input, the instance is parked: durably, with that input and all that come
-after it, until an operator has it taken again or discarded. Others go on.
-"""
+"""Instance queues: each instance takes its inputs one after the other, independently of all others."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import Counter, deque
 from collections.abc import Callable
 
-import structlog
-
-from command_server.processes.inputs import EVENT, Input
-from command_server.processes.outputs import backoff
-from command_server.store.event_store import EventStore, StoreUnavailable
+from command_server.processes.inputs import Input
+from command_server.processes.instance_queue import InstanceQueue
+from command_server.processes.parked_inputs import ParkedInputs
+from command_server.processes.steps import Steps
+from command_server.store.event_store import EventStore
 from command_server.store.records import ParkedInput
-from command_server.submission import Submission
 from command_server.writer import Writer
-from diptych.contract.reasons import InternalError, LogUnavailable
-from diptych.domain.refusal import Refusal
 
-_log = structlog.get_logger(__name__)
-
-_STEPS_MAX = 1000
-"""Steps in the writer at once."""
 _INPUTS_MAX = 10_000
-"""Inputs that wait; beyond it no event is read, and no timeout told."""
-_ERROR_CHARACTERS_MAX = 1000
+"""Waiting inputs beyond which no event is read and no timeout fires."""
 
 
-class Lane:
-    """The inputs of one instance, oldest first."""
+class InstanceQueues:
+    """The queues of all instances that have inputs.
 
-    __slots__ = ("attempts", "busy", "id", "inputs", "parked", "process", "waiters")
+    1. `put` appends an input to the queue of its instance. The first input of a queue goes through the writer, the
+       others wait.
+    2. A recorded input leaves its queue, and the next one starts. An empty queue is dropped.
+    3. An input on which the code of the process fails parks its instance: durably, with all inputs that come after
+       it. The other instances go on.
+    4. `retry` and `discard` unpark an instance.
 
-    def __init__(self, process: str, id: str) -> None:
-        self.process = process
-        self.id = id
-        self.inputs: deque[Input] = deque()
-        self.busy = False
-        """Whether the first input is on its way, or waits for its turn."""
-        self.parked: ParkedInput | None = None
-        """The input that it is parked on, which is the first."""
-        self.attempts = 0
-        """How often the first input was taken in vain, as the log was not available."""
-        self.waiters: list[asyncio.Future[ParkedInput | None]] = []
-        """Who wants to know what becomes of the first input: parked again, or not."""
-
-
-class Lanes:
-    """All instances that have inputs.
-
-    `taken` is called with every input that is done with, and with every event that is kept among the parked inputs.
+    Args:
+        writer: the writer that decides and records the steps.
+        store: the store of parked inputs.
+        on_taken: called with each input that is recorded as a step, and with each event that is recorded as parked;
+            with an event perhaps twice.
     """
 
-    def __init__(self, writer: Writer, store: EventStore, taken: Callable[[Input], None]) -> None:
-        self._writer = writer
-        self._taken = taken
-        self._parking = _Parking(store)
-        self._lanes: dict[tuple[str, str], Lane] = {}
-        self._ready: deque[Lane] = deque()
-        self._under_way = 0
-        self._submitting = False
-        self._closing = False
+    def __init__(self, writer: Writer, store: EventStore, on_taken: Callable[[Input], None]) -> None:
+        self._on_taken = on_taken
+        self._steps = Steps(writer, self._forward, self._finish, self._park)
+        self.parked = ParkedInputs(store, on_taken)
+        self._queues: dict[tuple[str, str], InstanceQueue] = {}
         self._room = asyncio.Event()
         self.waiting = 0
-        """Inputs that are not done with, but for those of parked instances."""
-        self.parked: Counter[str] = Counter()
-        """Instances that are parked, by type of process."""
+        """Inputs in the queues of instances that are not parked."""
 
     def close(self) -> None:
-        """Begins no further step."""
-        self._closing = True
-
-    async def run(self) -> None:
-        """Writes down what is parked, for as long as it is not cancelled."""
-        await self._parking.run()
+        """Begin no further step."""
+        self._steps.close()
 
     async def wait_for_room(self) -> None:
-        """Waits until fewer inputs wait than may."""
+        """Wait until fewer inputs wait than the limit."""
         while self.waiting >= _INPUTS_MAX:
             self._room.clear()
             await self._room.wait()
 
-    def parked_lanes(self) -> list[Lane]:
-        """The instances that are parked, by name."""
-        return sorted(
-            (lane for lane in self._lanes.values() if lane.parked is not None), key=lambda lane: (lane.process, lane.id)
-        )
+    def parked_queues(self) -> list[InstanceQueue]:
+        """Return the queues of parked instances, by name."""
+        parked = (queue for queue in self._queues.values() if queue.parked is not None)
+        return sorted(parked, key=lambda queue: (queue.process, queue.id))
 
-    def parked_lane(self, process: str, id: str) -> Lane | None:
-        """An instance, if it is parked."""
-        lane = self._lanes.get((process, id))
-        return lane if lane is not None and lane.parked is not None else None
+    def parked_queue(self, process: str, id: str) -> InstanceQueue | None:
+        """Return the queue of an instance; None if it is not parked."""
+        queue = self._queues.get((process, id))
+        return queue if queue is not None and queue.parked is not None else None
 
     def put(self, one: Input) -> None:
-        """Gives an instance an input, which it takes after those that it was given before."""
-        lane = self._lane(one.process.type, one.id)
-        lane.inputs.append(one)
-        if lane.parked is not None:
-            self._hold(lane, one)
+        """Append an input to the queue of its instance."""
+        queue = self._queue(one.process.type, one.id)
+        queue.inputs.append(one)
+        if queue.parked is not None:
+            self.parked.hold(queue, one)
             return
         self.waiting += 1
-        if not lane.busy:
-            self._begin(lane)
+        if not queue.busy:
+            self._steps.start(queue)
 
     def park(self, one: Input, error: BaseException) -> None:
-        """Parks an instance on an input that it has not been given yet."""
-        lane = self._lane(one.process.type, one.id)
-        lane.inputs.append(one)
+        """Park an instance on an input that is not in its queue yet."""
+        queue = self._queue(one.process.type, one.id)
+        queue.inputs.append(one)
         self.waiting += 1
-        self._park(lane, error)
+        self._park(queue, error)
 
     def restore(self, one: Input, parked: ParkedInput) -> None:
-        """Takes a parked input from before the start; the one that its instance is parked on comes first."""
-        lane = self._lane(parked.process, parked.instance)
-        one.written = parked
-        if parked.error:
-            lane.inputs.appendleft(one)
-            lane.parked = parked
-            self.parked[parked.process] += 1
-        else:
-            lane.inputs.append(one)
+        """Add an input that was parked before the start."""
+        self.parked.restore(self._queue(parked.process, parked.instance), one, parked)
 
-    def begin_restored(self) -> None:
-        """Has inputs taken that waited behind one which was taken, when the server ended."""
-        for lane in list(self._lanes.values()):
-            if lane.parked is None and not lane.busy:
-                self.waiting += len(lane.inputs)
-                self._begin(lane)
+    def start_restored(self) -> None:
+        """Start restored inputs that wait behind none: the one before them was taken before the start."""
+        for queue in list(self._queues.values()):
+            if queue.parked is None and not queue.busy:
+                self.waiting += len(queue.inputs)
+                self._steps.start(queue)
 
-    async def retry(self, lane: Lane) -> ParkedInput | None:
-        """Has a parked instance take its input again; returns it if it is parked again."""
+    async def retry(self, queue: InstanceQueue) -> ParkedInput | None:
+        """Unpark an instance, and wait until its input is taken; return the input's record if it is parked again.
+
+        Cancelling leaves the instance unparked.
+        """
         waiter: asyncio.Future[ParkedInput | None] = asyncio.get_running_loop().create_future()
-        lane.waiters.append(waiter)
-        self._unpark(lane)
+        queue.waiters.append(waiter)
+        self._unpark(queue)
         return await waiter
 
-    def discard(self, lane: Lane) -> None:
-        """Discards the input that an instance is parked on, and lets it go on with the others."""
-        # Without a handler it leads to no event; the open work of an output is done with all the same.
-        lane.inputs[0].handle = lane.inputs[0].key = None
-        self._unpark(lane)
+    def discard(self, queue: InstanceQueue) -> None:
+        """Discard the input on which an instance is parked, and unpark the instance."""
+        # Without a handler the step records no event; it still closes the output and releases the parked input.
+        queue.inputs[0].handle = queue.inputs[0].route = None
+        self._unpark(queue)
 
-    def _lane(self, process: str, id: str) -> Lane:
-        lane = self._lanes.get((process, id))
-        if lane is None:
-            lane = self._lanes[process, id] = Lane(process, id)
-        return lane
+    def _queue(self, process: str, id: str) -> InstanceQueue:
+        queue = self._queues.get((process, id))
+        if queue is None:
+            queue = self._queues[process, id] = InstanceQueue(process, id)
+        return queue
 
-    def _begin(self, lane: Lane) -> None:
-        lane.busy = True
-        self._ready.append(lane)
-        self._submit()
-
-    def _submit(self) -> None:
-        if self._submitting:
-            return
-        self._submitting = True
-        while self._ready and self._under_way < _STEPS_MAX and not self._closing:
-            lane = self._ready.popleft()
-            if lane.inputs[0].key is not None:
-                self._forward(lane)
-            else:
-                self._step(lane)
-        self._submitting = False
-
-    def _forward(self, lane: Lane) -> None:
-        """Finds out who hears an event, and tells them."""
-        one = lane.inputs[0]
-        assert one.key is not None
+    def _forward(self, queue: InstanceQueue) -> None:
+        """Give the first event to the instance that its key function names, if it names one."""
+        one = queue.inputs[0]
+        assert one.route is not None
         try:
-            id = one.key(one.value)
+            id = one.route(one.value)
         except Exception as error:
-            self._park(lane, error)
+            self._park(queue, error)
             return
         if id:
-            self.put(one.told_to(id))
-            one.written = None  # That goes when the other is done with.
-        self._took(lane, forwarded=bool(id))
-
-    def _step(self, lane: Lane) -> None:
-        submission = lane.inputs[0].submission()
-
-        def done() -> None:
-            self._done(lane, submission)
-
-        submission.done = done
-        try:
-            self._writer.submit(submission)
-        except Refusal as refusal:
-            self._later(lane, refusal)
+            self.put(one.for_instance(id))
         else:
-            self._under_way += 1
+            self.parked.delete(one)
+        self._finish(queue, forwarded=bool(id))
 
-    def _done(self, lane: Lane, submission: Submission) -> None:
-        self._under_way -= 1
-        refusal = submission.refusal
-        if refusal is None:
-            self._took(lane)
-        elif refusal.__cause__ is not None:
-            self._park(lane, refusal.__cause__)
-        elif isinstance(refusal, LogUnavailable | InternalError):
-            self._later(lane, refusal)  # Nothing of that batch was recorded.
-        else:
-            self._park(lane, refusal)
-        self._submit()
-
-    def _later(self, lane: Lane, refusal: Refusal) -> None:
-        """Has a lane go on after a while, as the log is not available now."""
-        if self._closing:
-            return
-        lane.attempts += 1
-        _log.warning("a step must wait", process=lane.process, instance=lane.id, cause=str(refusal))
-        asyncio.get_running_loop().call_later(backoff(lane.attempts), self._begin, lane)
-
-    def _took(self, lane: Lane, *, forwarded: bool = False) -> None:
-        one = lane.inputs.popleft()
-        lane.attempts = 0
+    def _finish(self, queue: InstanceQueue, *, forwarded: bool = False) -> None:
+        one = queue.inputs.popleft()
+        queue.attempts = 0
         self.waiting -= 1
         self._room.set()
-        if one.written is not None:
-            self._parking.delete(one.written)
-        _tell(lane, None)
-        if lane.inputs:
-            self._begin(lane)
+        queue.end_retries(None)
+        if queue.inputs:
+            self._steps.start(queue)
         else:
-            del self._lanes[lane.process, lane.id]
+            del self._queues[queue.process, queue.id]
         if not forwarded:
-            self._taken(one)
+            self._on_taken(one)
 
-    def _park(self, lane: Lane, error: BaseException) -> None:
-        one = lane.inputs[0]
-        attempts = one.written.attempts + 1 if one.written is not None and one.written.error else 1
-        text = f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS_MAX]
-        since = one.written.since if attempts > 1 and one.written is not None else time.time_ns() // 1000
-        _log.error("a process is parked", process=lane.process, instance=lane.id, position=one.position, error=text)
-        lane.busy = False
-        lane.attempts = 0
-        lane.parked = _parked(lane, one, text, attempts, since)
-        self.parked[lane.process] += 1
-        self.waiting -= len(lane.inputs)
-        for waiting in lane.inputs:
-            if waiting is one:
-                self._write_down(one, lane.parked)
-            else:
-                self._hold(lane, waiting)
-        _tell(lane, lane.parked)
+    def _park(self, queue: InstanceQueue, error: BaseException) -> None:
+        queue.busy = False
+        queue.attempts = 0
+        self.waiting -= len(queue.inputs)
+        self.parked.park(queue, error)
+        queue.end_retries(queue.parked)
 
-    def _hold(self, lane: Lane, one: Input) -> None:
-        """Keeps an input that waits behind a parked one. What came of an output is told again after a restart."""
-        if one.ordinal == EVENT and one.written is None:
-            self._write_down(one, _parked(lane, one, "", 0, time.time_ns() // 1000))
-
-    def _write_down(self, one: Input, parked: ParkedInput) -> None:
-        before, one.written = one.written, parked
-        self._parking.put(parked, lambda: self._taken(one) if parked.ordinal == EVENT else None)
-        if before is not None and before[:4] != parked[:4]:
-            self._parking.delete(before)
-
-    def _unpark(self, lane: Lane) -> None:
-        lane.parked = None
-        self.parked[lane.process] -= 1
-        self.waiting += len(lane.inputs)
-        self._begin(lane)
-
-
-def _parked(lane: Lane, one: Input, error: str, attempts: int, since: int) -> ParkedInput:
-    outcome = one.outcome.SerializeToString() if one.outcome is not None else b""
-    return ParkedInput(lane.process, lane.id, one.position, one.ordinal, error, attempts, since, outcome)
-
-
-def _tell(lane: Lane, parked: ParkedInput | None) -> None:
-    waiters, lane.waiters = lane.waiters, []
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(parked)
-
-
-class _Parking:
-    """Writes parked inputs down and deletes them, in the order that it is told to."""
-
-    def __init__(self, store: EventStore) -> None:
-        self._store = store
-        self._waiting: deque[tuple[bool, ParkedInput, Callable[[], None]]] = deque()
-        self._arrived = asyncio.Event()
-
-    def put(self, parked: ParkedInput, written: Callable[[], None]) -> None:
-        """Has an input written down, and `written` called when it is."""
-        self._waiting.append((True, parked, written))
-        self._arrived.set()
-
-    def delete(self, parked: ParkedInput) -> None:
-        """Has an input deleted."""
-        self._waiting.append((False, parked, lambda: None))
-        self._arrived.set()
-
-    async def run(self) -> None:
-        """Does what it is told, however long the log is not available."""
-        attempts = 0
-        while True:
-            while not self._waiting:
-                self._arrived.clear()
-                await self._arrived.wait()
-            put, parked, written = self._waiting[0]
-            try:
-                await (self._store.put_parked([parked]) if put else self._store.delete_parked([parked.key]))
-            except StoreUnavailable as error:
-                _log.warning("a parked input cannot be written now", cause=str(error))
-                attempts += 1
-                await asyncio.sleep(backoff(attempts))
-            else:
-                attempts = 0
-                self._waiting.popleft()
-                written()
+    def _unpark(self, queue: InstanceQueue) -> None:
+        queue.busy = True
+        self.waiting += len(queue.inputs)
+        self.parked.unpark(queue, lambda: self._steps.start(queue))

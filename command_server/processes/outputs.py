@@ -1,9 +1,8 @@
-"""Outputs: what processes want done, from the step that asked for it until they have heard what came of it."""
+"""Outputs of steps: commands, effects and timeouts, open until the process has taken their outcome."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -12,88 +11,111 @@ from typing import NamedTuple
 import structlog
 from google.protobuf.any_pb2 import Any
 
+from command_server.processes.backoff import backoff
 from command_server.store.event_store import EventStore, StoreUnavailable
 from command_server.store.records import Work, WorkKey, WorkKind
 from diptych.contract.frames import recorded
+from diptych.internal.v1.parking_pb2 import Outcome
 from diptych.v1.events_pb2 import RecordedEvent
 from diptych.v1.processes_pb2 import ProcessStepped
 
 _log = structlog.get_logger(__name__)
 
 STUCK_ATTEMPTS = 3
-"""An output that was tried so often, and must be tried again, is STUCK."""
+"""Failed attempts after which an output is STUCK."""
 
-_BACKOFF_SECONDS = (0.1, 30.0)
 _CONTENTS_MAX = 20_000
+"""Contents in memory; those of further outputs are read from the log."""
 
 
 class Content(NamedTuple):
-    """What an output says, and where it came from."""
+    """Content of an output, and its origin."""
 
     message: Any
+    """The command, request or timeout."""
     compensates: bool
+    """True if the output is retried until it succeeds."""
     event_id: str
-    """Of the step."""
+    """Event id of the step."""
     correlation_id: str
     traceparent: str
 
 
 class Output:
-    """An output that is open."""
+    """An open output."""
 
     __slots__ = ("attempts", "content", "reason", "retry", "since", "work")
 
     def __init__(self, work: Work, content: Content | None) -> None:
         self.work = work
         self.content = content
-        """None: it is to be read from the log."""
+        """None: the content must be read from the log."""
         self.attempts = 0
+        """Failed attempts."""
         self.reason = ""
-        """Why it must be tried again."""
+        """Reason of the last failed attempt."""
         self.since = 0.0
-        """When it was first tried in vain, in seconds since 1970."""
+        """Time of the first failed attempt, in seconds since 1970; 0: there was none."""
         self.retry: Retry | None = None
 
     @property
     def key(self) -> WorkKey:
-        """The step's position, and the ordinal."""
+        """Position of the step, and the ordinal."""
         return self.work.position, self.work.ordinal
 
     @property
     def stuck(self) -> bool:
-        """Whether an operator should know of it."""
+        """True after so many failed attempts that an operator should look at it."""
         return self.attempts >= STUCK_ATTEMPTS and bool(self.reason)
 
 
+OutcomeHandler = Callable[[Output, Content, Outcome], None]
+"""Function that takes the outcome of an output."""
+
+
 class Retry(NamedTuple):
-    """A further attempt, later."""
+    """A scheduled attempt."""
 
     timer: asyncio.TimerHandle
     start: Callable[[], None]
 
+    def start_now(self) -> None:
+        """Make the attempt now."""
+        self.timer.cancel()
+        self.start()
+
 
 class OpenOutputs:
-    """All outputs that are open, and what they say."""
+    """All open outputs, and as many of their contents as fit into memory."""
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
         self._open: dict[WorkKey, Output] = {}
         self._contents = 0
         self.kinds: Counter[tuple[str, WorkKind]] = Counter()
-        """How many are open, by type of process and kind."""
+        """Number of open outputs by type of process and kind."""
         self.instances: dict[str, Counter[str]] = {}
-        """How many are open, by type of process and instance."""
+        """Number of open outputs by type of process and instance."""
         self.stuck: dict[WorkKey, Output] = {}
 
     def __iter__(self) -> Iterator[Output]:
         return iter(list(self._open.values()))
 
     def get(self, key: WorkKey) -> Output | None:
-        """The open output of that key."""
+        """Return an open output; None if it is not open."""
         return self._open.get(key)
 
+    def stuck_of(self, process: str, instance: str) -> list[Output]:
+        """Return the outputs of an instance that are STUCK."""
+        return [one for one in self.stuck.values() if (one.work.process, one.work.instance) == (process, instance)]
+
+    def stuck_instances(self, process: str) -> set[str]:
+        """Return the instances of a type that have an output that is STUCK."""
+        stuck = list(self.stuck.values())
+        return {output.work.instance for output in stuck if output.work.process == process}
+
     def add(self, work: Work, content: Content | None = None) -> Output:
-        """Takes one. What it says is kept, if there is room."""
+        """Add an output; its content stays in memory if there is room."""
         output = Output(work, None)
         if content is not None and self._contents < _CONTENTS_MAX:
             output.content = content
@@ -104,7 +126,7 @@ class OpenOutputs:
         return output
 
     def close(self, key: WorkKey) -> None:
-        """Forgets one that is done with."""
+        """Remove an output whose outcome is taken."""
         output = self._open.pop(key, None)
         if output is None:
             return
@@ -118,7 +140,10 @@ class OpenOutputs:
             del instances[work.instance]
 
     async def content(self, output: Output) -> Content:
-        """What an output says, from the log if need be, however long that takes."""
+        """Return the content of an output; read it from the log if necessary, until the log is available.
+
+        Cancelling ends the wait.
+        """
         if output.content is not None:
             return output.content
         attempts = 0
@@ -126,25 +151,30 @@ class OpenOutputs:
             try:
                 frame = await self._store.frame_at(output.work.position)
             except StoreUnavailable as error:
-                _log.warning("the log cannot be read for an output", position=output.work.position, cause=str(error))
+                _log.warning("output of a process not read", position=output.work.position, cause=str(error))
                 attempts += 1
                 await asyncio.sleep(backoff(attempts))
                 continue
-            assert frame is not None, "an output was opened by an event that is not there"
+            assert frame is not None, "an output was opened by an event that is not in the log"
             event = recorded(frame)
             return contents(event, ProcessStepped.FromString(event.event.value))[output.work.ordinal]
 
-    def again(self, output: Output, reason: str, start: Callable[[], None]) -> None:
-        """Has an output tried again, after a time that grows with every attempt."""
+    def retry_later(self, output: Output, reason: str, start: Callable[[], None]) -> None:
+        """Schedule a further attempt, after a delay that grows with each attempt.
+
+        Args:
+            output: the output.
+            reason: reason of the failed attempt.
+            start: function that makes the attempt.
+        """
         loop = asyncio.get_running_loop()
         output.attempts += 1
         output.reason = reason
         output.since = output.since or time.time()
         if output.stuck:
             if output.key not in self.stuck:
-                _log.warning(
-                    "a process is stuck", process=output.work.process, instance=output.work.instance, reason=reason
-                )
+                work = output.work
+                _log.warning("process stuck", process=work.process, instance=work.instance, reason=reason)
             self.stuck[output.key] = output
 
         def begin() -> None:
@@ -155,8 +185,8 @@ class OpenOutputs:
 
 
 def contents(event: RecordedEvent, step: ProcessStepped) -> list[Content]:
-    """What the outputs of a step say."""
-    found = []
+    """Return the contents of a step's outputs, by ordinal."""
+    result = []
     correlation_id = event.metadata.correlation_id or event.event_id
     for output in step.outputs:
         match output.WhichOneof("output"):
@@ -166,32 +196,25 @@ def contents(event: RecordedEvent, step: ProcessStepped) -> list[Content]:
                 message = output.call
             case _:
                 message = output.timeout.timeout
-        found.append(Content(message, output.compensates, event.event_id, correlation_id, event.metadata.traceparent))
-    return found
-
-
-def backoff(attempts: int) -> float:
-    """How long to wait after so many attempts, in seconds, with jitter so that many do not come back at once."""
-    least, most = _BACKOFF_SECONDS
-    delay: float = min(most, least * 2 ** min(attempts - 1, 20))
-    return delay * random.uniform(0.5, 1.0)
+        result.append(Content(message, output.compensates, event.event_id, correlation_id, event.metadata.traceparent))
+    return result
 
 
 class OutputQueue:
-    """Outputs that wait for their turn. One task takes them."""
+    """Outputs that wait for their turn; one task takes them."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Output] = deque()
+        self._outputs: deque[Output] = deque()
         self._arrived = asyncio.Event()
 
     def put(self, output: Output) -> None:
-        """Adds one at the end."""
-        self._waiting.append(output)
+        """Append an output."""
+        self._outputs.append(output)
         self._arrived.set()
 
     async def take(self) -> Output:
-        """Takes the first, when there is one."""
-        while not self._waiting:
+        """Wait for an output, and take the first. Cancelling takes none."""
+        while not self._outputs:
             self._arrived.clear()
             await self._arrived.wait()
-        return self._waiting.popleft()
+        return self._outputs.popleft()

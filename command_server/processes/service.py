@@ -1,11 +1,11 @@
-"""ProcessService: what operators see and do of processes."""
+"""ProcessService: processes as operators see them."""
 
 from __future__ import annotations
 
 import time
 
 from command_server.processes.host import ProcessHost
-from command_server.processes.instance_queues import Lane
+from command_server.processes.instance_queue import InstanceQueue
 from command_server.processes.outputs import Output
 from command_server.store.event_store import EventStore, StoreUnavailable
 from command_server.store.records import WorkKind
@@ -17,7 +17,9 @@ from diptych.server.router import Router
 from diptych.v1 import processes_pb2 as messages
 
 SERVICE = "diptych.v1.ProcessService"
+
 _TROUBLES_MAX = 1000
+"""STUCK and PARKED instances in an answer, for each type of process."""
 
 
 class ProcessService:
@@ -38,34 +40,6 @@ class ProcessService:
             raise LogUnavailable(cause=str(error)) from error
         return messages.ListProcessesResponse(processes=processes).SerializeToString()
 
-    async def _status(self, name: str) -> messages.ProcessStatus:
-        host, outputs = self._host, self._host.outputs
-        status = messages.ProcessStatus(
-            process=name,
-            running_instances=len(outputs.instances.get(name, ())),
-            open_commands=outputs.kinds[name, WorkKind.COMMAND],
-            open_effects=outputs.kinds[name, WorkKind.EFFECT],
-            open_timeouts=outputs.kinds[name, WorkKind.TIMEOUT],
-            stuck_instances=len(host.stuck_instances(name)),
-            parked_instances=host.lanes.parked[name],
-            position=host.marks[name].position,
-        )
-        oldest = min(
-            (one.work.position for one in outputs if one.work.process == name and one.work.kind != WorkKind.TIMEOUT),
-            default=None,
-        )
-        if oldest is not None:
-            frame = await self._store.frame_at(oldest)
-            assert frame is not None, "an output was opened by an event that is not there"
-            age = time.time_ns() - recorded(frame).record_time.ToNanoseconds()
-            status.oldest_age.FromNanoseconds(max(0, age))
-        for lane in [lane for lane in host.lanes.parked_lanes() if lane.process == name][:_TROUBLES_MAX]:
-            status.troubles.append(_parked(lane))
-        stuck = [one for one in outputs.stuck.values() if one.work.process == name]
-        for output in sorted(stuck, key=lambda one: one.key)[: _TROUBLES_MAX - len(status.troubles)]:
-            status.troubles.append(_stuck(output, (await outputs.content(output)).message.TypeName()))
-        return status
-
     async def _retry(self, data: bytes, context: RequestContext) -> bytes:
         request = parse(messages.RetryProcessRequest, data)
         parked = await self._host.retry(request.process, request.id)
@@ -77,25 +51,58 @@ class ProcessService:
         waiting = self._host.discard(request.process, request.id)
         return messages.DiscardParkedInputResponse(waiting_inputs=waiting).SerializeToString()
 
+    async def _status(self, name: str) -> messages.ProcessStatus:
+        host, outputs = self._host, self._host.outputs
+        status = messages.ProcessStatus(
+            process=name,
+            running_instances=len(outputs.instances.get(name, ())),
+            open_commands=outputs.kinds[name, WorkKind.COMMAND],
+            open_effects=outputs.kinds[name, WorkKind.EFFECT],
+            open_timeouts=outputs.kinds[name, WorkKind.TIMEOUT],
+            stuck_instances=len(outputs.stuck_instances(name)),
+            parked_instances=host.queues.parked.counts[name],
+            position=host.marks[name].position,
+        )
+        await self._set_oldest_age(status)
+        for queue in [queue for queue in host.queues.parked_queues() if queue.process == name][:_TROUBLES_MAX]:
+            status.troubles.append(_parked_trouble(queue))
+        stuck = [one for one in outputs.stuck.values() if one.work.process == name]
+        for output in sorted(stuck, key=lambda one: one.key)[: _TROUBLES_MAX - len(status.troubles)]:
+            status.troubles.append(_stuck_trouble(output, (await outputs.content(output)).message.TypeName()))
+        return status
 
-def _parked(lane: Lane) -> messages.ProcessTrouble:
-    parked, one = lane.parked, lane.inputs[0]
+    async def _set_oldest_age(self, status: messages.ProcessStatus) -> None:
+        """Set the age of the oldest open command or effect."""
+        works = (one.work for one in self._host.outputs)
+        oldest = min(
+            (work.position for work in works if work.process == status.process and work.kind != WorkKind.TIMEOUT),
+            default=None,
+        )
+        if oldest is not None:
+            frame = await self._store.frame_at(oldest)
+            assert frame is not None, "an output was opened by an event that is not in the log"
+            age = time.time_ns() - recorded(frame).record_time.ToNanoseconds()
+            status.oldest_age.FromNanoseconds(max(0, age))
+
+
+def _parked_trouble(queue: InstanceQueue) -> messages.ProcessTrouble:
+    parked, one = queue.parked, queue.inputs[0]
     assert parked is not None
     trouble = messages.ProcessTrouble(
-        process=lane.process,
-        id=lane.id,
+        process=queue.process,
+        id=queue.id,
         kind=messages.PROCESS_TROUBLE_KIND_PARKED,
         reason=parked.error,
         input_type=one.message.DESCRIPTOR.full_name,
         position=one.position,
         attempts=parked.attempts,
-        waiting_inputs=len(lane.inputs) - 1,
+        waiting_inputs=len(queue.inputs) - 1,
     )
     trouble.since_time.FromMicroseconds(parked.since)
     return trouble
 
 
-def _stuck(output: Output, input_type: str) -> messages.ProcessTrouble:
+def _stuck_trouble(output: Output, input_type: str) -> messages.ProcessTrouble:
     trouble = messages.ProcessTrouble(
         process=output.work.process,
         id=output.work.instance,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from command_server.store.records import Decided, Reads, WorkKind
+from command_server.store.records import Decided, ParkedInput, Reads, WorkKind
 from command_server.store.sqlite_store import SqliteEventStore
 from diptych import Calling, Deciding, EffectFailed, Process, Refused, Send, send
 from diptych.contract.reasons import ProcessNotFound
@@ -267,13 +268,13 @@ async def test_a_compensation_that_fails_is_stuck_and_goes_on_when_told(tmp_path
     async with stage(tmp_path, library(mail)) as on:
         await fill(on)
         await on.execute(reserve(pickup=timedelta(milliseconds=1)))
-        await eventually(lambda: on.host.stuck_instances("reservation") == {"c1"}, seconds=SECONDS)
+        await eventually(lambda: on.host.outputs.stuck_instances("reservation") == {"c1"}, seconds=SECONDS)
         (stuck,) = on.host.outputs.stuck.values()
         assert (stuck.attempts, stuck.reason) == (3, "MAILBOX_FULL: It is full.")
         mail.failing = lambda request, calling: None
         assert await on.host.retry("reservation", "c1") is None
         await on.settled()
-        assert not on.host.stuck_instances("reservation")
+        assert not on.host.outputs.stuck_instances("reservation")
         with pytest.raises(ProcessNotFound):
             await on.host.retry("reservation", "c1")
 
@@ -296,7 +297,7 @@ async def test_a_compensating_command_that_is_refused_is_sent_until_it_is_accept
     async with stage(tmp_path, library(Mail(), processes=(reservation, process))) as on:
         await fill(on)
         await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m1"))
-        await eventually(lambda: on.host.stuck_instances("undoing") == {"c1"}, seconds=SECONDS)
+        await eventually(lambda: on.host.outputs.stuck_instances("undoing") == {"c1"}, seconds=SECONDS)
         (stuck,) = on.host.outputs.stuck.values()
         assert stuck.reason == "COPY_ON_LOAN: Copy c1 is on loan to m1."
         await on.execute(ReturnCopyRequest(copy_id="c1"))
@@ -310,16 +311,16 @@ async def test_a_poison_input_parks_one_instance_and_keeps_what_comes_after(tmp_
     async with stage(tmp_path, library(mail)) as on:
         await fill(on, poison, good)
         await on.execute(reserve(poison))
-        await eventually(lambda: on.host.lanes.parked["reservation"] == 1, seconds=SECONDS)
+        await eventually(lambda: on.host.queues.parked.counts["reservation"] == 1, seconds=SECONDS)
         await on.execute(BorrowCopyRequest(copy_id=poison, member_id="m1"))
         await on.execute(reserve(good))
         await on.until(f"reservation/{good}", *STARTED, *READY, *NOTIFIED)
         assert await on.names(f"reservation/{poison}") == [*STARTED]
-        lane = on.host.lanes.parked_lane("reservation", poison)
-        assert lane is not None
-        assert lane.parked is not None
-        assert lane.parked.error.startswith("ValueError: unsupported format character")
-        await eventually(lambda: len(lane.inputs) == 2, seconds=SECONDS)
+        queue = on.host.queues.parked_queue("reservation", poison)
+        assert queue is not None
+        assert queue.parked is not None
+        assert queue.parked.error.startswith("ValueError: unsupported format character")
+        await eventually(lambda: len(queue.inputs) == 2, seconds=SECONDS)
         again = await on.host.retry("reservation", poison)
         assert again is not None
         assert again.attempts == 2
@@ -335,7 +336,7 @@ async def test_a_parked_instance_goes_on_in_order_when_the_code_is_mended(
     async with stage(tmp_path, library(mail)) as on:
         await fill(on, poison)
         await on.execute(reserve(poison))
-        await eventually(lambda: on.host.lanes.parked["reservation"] == 1, seconds=SECONDS)
+        await eventually(lambda: on.host.queues.parked.counts["reservation"] == 1, seconds=SECONDS)
         await on.execute(BorrowCopyRequest(copy_id=poison, member_id="m1"))
 
         async def kept() -> bool:
@@ -346,7 +347,7 @@ async def test_a_parked_instance_goes_on_in_order_when_the_code_is_mended(
             await _mended(on, monkeypatch)
     if restarted:
         async with stage(tmp_path, library(mail)) as on:
-            assert on.host.lanes.parked["reservation"] == 1
+            assert on.host.queues.parked.counts["reservation"] == 1
             await _mended(on, monkeypatch)
 
 
@@ -355,7 +356,7 @@ async def test_what_waited_behind_an_input_that_was_taken_goes_on_after_a_start(
     async with stage(tmp_path, library(Mail())) as on:
         await fill(on, poison)
         await on.execute(reserve(poison))
-        await eventually(lambda: on.host.lanes.parked["reservation"] == 1, seconds=SECONDS)
+        await eventually(lambda: on.host.queues.parked.counts["reservation"] == 1, seconds=SECONDS)
         await on.execute(BorrowCopyRequest(copy_id=poison, member_id="m1"))
 
         async def kept() -> bool:
@@ -379,12 +380,99 @@ async def _mended(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIBRARY_MENDED", "1")
     assert await on.host.retry("reservation", poison) is None
     await on.until(f"reservation/{poison}", *STARTED, *READY, "ReservationEnded", *NOTIFIED)
-    await eventually(lambda: not on.host.lanes.parked["reservation"], seconds=SECONDS)
+    await eventually(lambda: not on.host.queues.parked.counts["reservation"], seconds=SECONDS)
 
     async def gone() -> bool:
         return not await on.store.parked_inputs()
 
     await eventually(gone)
+
+
+@asynccontextmanager
+async def parked_on_an_event(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    """A stage with an instance that is parked on an event; the code of the process is fixed already."""
+    name = "library.v1.CopyReturned"
+    binding = reservation.events[name]
+
+    def broken(state: object, event: object, at: Deciding) -> Sequence[Send[PutCopyBackRequest]]:
+        raise RuntimeError("planted")
+
+    async with stage(folder, library(Mail())) as on:
+        await fill(on)
+        await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m2"))
+        await on.execute(reserve())
+        await on.settled()
+        monkeypatch.setitem(reservation.events, name, binding._replace(handle=broken))
+        await on.execute(ReturnCopyRequest(copy_id="c1"))
+        await eventually(lambda: on.host.queues.parked.counts["reservation"] == 1, seconds=SECONDS)
+        monkeypatch.setitem(reservation.events, name, binding)
+        yield on
+
+
+async def test_a_retried_input_is_not_parked_again_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with parked_on_an_event(tmp_path, monkeypatch) as on:
+
+        async def kept() -> bool:
+            return len(await on.store.parked_inputs()) == 1
+
+        await eventually(kept, seconds=SECONDS)
+        never = asyncio.Event()
+
+        async def not_yet(keys: object) -> None:
+            await never.wait()
+
+        monkeypatch.setattr(on.store, "delete_parked", not_yet)
+        assert await on.host.retry("reservation", "c1") is None
+        assert await on.store.parked_inputs() == [], "the commit of the step releases the input"
+    async with stage(tmp_path, library(Mail())) as on:
+        assert on.host.queues.parked_queues() == []
+        await on.until("reservation/c1", *STARTED, "ProcessStepped", *READY, *NOTIFIED)
+
+
+async def test_a_retried_outcome_is_not_parked_again_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = "100%"
+    async with stage(tmp_path, library(Mail())) as on:
+        await fill(on, poison)
+        await on.execute(reserve(poison))
+
+        async def kept() -> bool:
+            return len(await on.store.parked_inputs()) == 1
+
+        await eventually(kept, seconds=SECONDS)
+    monkeypatch.setenv("LIBRARY_MENDED", "1")
+    async with stage(tmp_path, library(Mail())) as on:
+        never = asyncio.Event()
+
+        async def not_yet(keys: object) -> None:
+            await never.wait()
+
+        monkeypatch.setattr(on.store, "delete_parked", not_yet)
+        assert await on.host.retry("reservation", poison) is None
+        assert await on.store.parked_inputs() == [], "the commit of the step releases the input"
+    async with stage(tmp_path, library(Mail())) as on:
+        assert on.host.queues.parked_queues() == []
+
+
+async def test_a_retry_waits_until_the_parked_input_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that was written after its release would park the instance at the next start."""
+    original, writing = SqliteEventStore.put_parked, asyncio.Event()
+
+    async def slow(self: SqliteEventStore, inputs: Sequence[ParkedInput]) -> None:
+        await writing.wait()
+        await original(self, inputs)
+
+    monkeypatch.setattr(SqliteEventStore, "put_parked", slow)
+    async with parked_on_an_event(tmp_path, monkeypatch) as on:
+        retry = asyncio.create_task(on.host.retry("reservation", "c1"))
+        done, _ = await asyncio.wait((retry,), timeout=0.2)
+        assert not done
+        writing.set()
+        assert await retry is None
+        assert await on.store.parked_inputs() == []
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -406,7 +494,7 @@ async def test_a_parked_input_can_be_discarded(tmp_path: Path, restarted: bool) 
         if restarted:
             assert on.host.discard("reservation", poison) == 0
         await on.settled()
-        assert not on.host.lanes.parked["reservation"]
+        assert not on.host.queues.parked.counts["reservation"]
         assert await on.names(f"reservation/{poison}") == [*STARTED]
         with pytest.raises(ProcessNotFound):
             on.host.discard("reservation", poison)
@@ -441,8 +529,8 @@ async def test_a_key_function_that_fails_parks_the_events_of_that_aggregate(tmp_
 
         await eventually(kept)
         await eventually(lambda: heard == ["of-c2 c2.1"], seconds=SECONDS)
-        (lane,) = on.host.lanes.parked_lanes()
-        assert (lane.process, lane.id) == ("keyed", "@copy/c1")
+        (queue,) = on.host.queues.parked_queues()
+        assert (queue.process, queue.id) == ("keyed", "@copy/c1")
         if not restarted:
             broken = False
             assert await on.host.retry("keyed", "@copy/c1") is None
