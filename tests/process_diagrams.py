@@ -1,7 +1,7 @@
 """The state diagrams of the shop's processes, drawn from the code: `python -m tests.process_diagrams` writes them into
 `docs/shop-processes.md`.
 
-They show what was seen when every order of events was tried (see `diptych.testing.explore`), with clients that cancel
+They show the steps of every order of events (see `diptych.testing.explore`), with clients that cancel
 and ship, another user who takes the username, a product that runs out, and effects that fail.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from google.type.money_pb2 import Money
 
-from diptych.testing.explore import Answer, Seen, diagram, explore
+from diptych.testing import Answer, Transition, diagram, explore
 from shop import domain
 from shop.fulfilment import FulfilmentState, OrderFate, fulfilment
 from shop.registration import RegistrationState, registration
@@ -61,7 +61,7 @@ def fulfilment_phase(state: FulfilmentState) -> str:
     return ProcessStatus.Name(state.status).removeprefix("PROCESS_STATUS_")
 
 
-def registration_steps() -> list[Seen]:
+def registration_steps() -> list[Transition]:
     """All steps of a registration that others may get in the way of."""
 
     def send(request: SendEmailRequest, memory: str) -> Iterator[Answer]:
@@ -77,7 +77,7 @@ def registration_steps() -> list[Seen]:
     return explore(domain, registration, first=first, clients=rivals, effects={SendEmailRequest: send}).steps
 
 
-def fulfilment_steps() -> list[Seen]:
+def fulfilment_steps() -> list[Transition]:
     """All steps of the fulfilment of an order that may be cancelled or shipped by hand."""
 
     def charge(request: ChargePaymentRequest, memory: str) -> Iterator[Answer]:

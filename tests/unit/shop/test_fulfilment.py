@@ -7,8 +7,7 @@ from google.protobuf.message import Message
 from google.type.money_pb2 import Money
 
 from diptych import After, Call, Send
-from diptych.testing import ask, fold, given
-from diptych.testing.explore import Answer, Explored, World, explore
+from diptych.testing import Answer, Explored, World, ask, explore, fold, given
 from shop import domain
 from shop.fulfilment import fulfilment
 from shop.orders import order
@@ -185,8 +184,8 @@ done = (*confirming, completed)
 
 
 def test_it_begins_with_all_stock_at_once() -> None:
-    given(fulfilment).hears(placed).then(started, Send(reserve_tea), Send(reserve_mug))
-    given(fulfilment, started).hears(placed).then_nothing()
+    given(fulfilment).reacts(placed).then(started, Send(reserve_tea), Send(reserve_mug))
+    given(fulfilment, started).reacts(placed).then_nothing()
 
 
 def test_the_payment_is_asked_for_when_all_stock_is_reserved() -> None:
@@ -207,9 +206,9 @@ def test_the_order_is_confirmed_when_it_is_paid() -> None:
 
 
 def test_stock_leaves_when_the_order_is_shipped() -> None:
-    given(fulfilment, *done).hears(shipped).then(order_shipped, ship("tea"), ship("mug"))
+    given(fulfilment, *done).reacts(shipped).then(order_shipped, ship("tea"), ship("mug"))
     given(fulfilment, *done, order_shipped).accepted(ship("tea").command).then(gone("tea"))
-    given(fulfilment, *done, order_shipped).hears(shipped).then_nothing()
+    given(fulfilment, *done, order_shipped).reacts(shipped).then_nothing()
 
 
 def test_other_changes_of_an_order_are_not_heard() -> None:
@@ -217,12 +216,12 @@ def test_other_changes_of_an_order_are_not_heard() -> None:
         (ORDER_STATUS_CONFIRMED, ORDER_STATUS_PENDING),
         (ORDER_STATUS_DELIVERED, ORDER_STATUS_SHIPPED),
     ):
-        given(fulfilment, *done).hears(status_changed(status, previous)).then_nothing()
+        given(fulfilment, *done).reacts(status_changed(status, previous)).then_nothing()
 
 
 def test_an_imported_order_is_not_fulfilled() -> None:
-    given(fulfilment, id="o1").hears(cancelled).then_nothing()
-    given(fulfilment, id="o1").hears(shipped).then_nothing()
+    given(fulfilment, id="o1").reacts(cancelled).then_nothing()
+    given(fulfilment, id="o1").reacts(shipped).then_nothing()
 
 
 # Stock that is not to be had.
@@ -237,8 +236,8 @@ def test_one_item_that_is_not_to_be_had_cancels_the_order() -> None:
 def test_what_is_reserved_is_released_once_the_order_is_cancelled() -> None:
     turned = (started, reserved("tea"), item_refused("mug"), out_of_stock)
     given(fulfilment, *turned).accepted(CancelOrderRequest(order_id="o1")).then(order_cancelled, release("tea"))
-    given(fulfilment, *turned).hears(cancelled).then(order_cancelled, release("tea"))
-    given(fulfilment, *turned, order_cancelled).hears(cancelled).then_nothing()
+    given(fulfilment, *turned).reacts(cancelled).then(order_cancelled, release("tea"))
+    given(fulfilment, *turned, order_cancelled).reacts(cancelled).then_nothing()
     given(fulfilment, *turned, order_cancelled).accepted(CancelOrderRequest(order_id="o1")).then_nothing()
     given(fulfilment, *turned, order_cancelled).accepted(release("tea").command).then(
         released("tea"), failed("STOCK_TOO_LOW")
@@ -247,9 +246,9 @@ def test_what_is_reserved_is_released_once_the_order_is_cancelled() -> None:
 
 def test_what_is_reserved_too_late_is_released_too() -> None:
     turned = (started, item_refused("mug"), out_of_stock)
-    given(fulfilment, *turned).hears(cancelled).then(order_cancelled)  # And it has not failed yet.
+    given(fulfilment, *turned).reacts(cancelled).then(order_cancelled)  # And it has not failed yet.
     given(fulfilment, *turned).accepted(reserve_tea).then(reserved("tea"))
-    given(fulfilment, *turned, reserved("tea")).hears(cancelled).then(order_cancelled, release("tea"))
+    given(fulfilment, *turned, reserved("tea")).reacts(cancelled).then(order_cancelled, release("tea"))
     given(fulfilment, *turned, order_cancelled).accepted(reserve_tea).then(reserved("tea"), release("tea"))
 
 
@@ -266,7 +265,7 @@ def test_a_declined_payment_cancels_the_order_and_there_is_nothing_to_void() -> 
         declined, not_paid, cancel("CARD_DECLINED: No.")
     )
     turned = (*charging, declined, not_paid)
-    given(fulfilment, *turned).hears(cancelled).then(order_cancelled, release("tea"), release("mug"))
+    given(fulfilment, *turned).reacts(cancelled).then(order_cancelled, release("tea"), release("mug"))
     given(fulfilment, *turned, order_cancelled, released("tea")).accepted(release("mug").command).then(
         released("mug"), failed("CARD_DECLINED")
     )
@@ -313,12 +312,12 @@ def test_a_timeout_that_comes_too_late_changes_nothing() -> None:
 
 
 def test_a_cancelled_order_gets_back_the_stock_that_it_has() -> None:
-    given(fulfilment, started, reserved("tea")).hears(cancelled).then(by_customer, order_cancelled, release("tea"))
+    given(fulfilment, started, reserved("tea")).reacts(cancelled).then(by_customer, order_cancelled, release("tea"))
 
 
 def test_a_cancelled_order_gets_back_a_payment_that_was_taken_or_may_have_been() -> None:
     for history in (charging, confirming, done):
-        given(fulfilment, *history).hears(cancelled).then(
+        given(fulfilment, *history).reacts(cancelled).then(
             by_customer, order_cancelled, void("ORDER_CANCELLED"), release("tea"), release("mug")
         )
 
@@ -336,7 +335,7 @@ def test_a_confirmation_that_comes_after_the_cancellation_is_void() -> None:
 
 
 def test_an_order_that_is_shipped_by_hand_keeps_its_stock_until_it_is_clear_how_it_ends() -> None:
-    given(fulfilment, *charging).hears(shipped).then(order_shipped)
+    given(fulfilment, *charging).reacts(shipped).then(order_shipped)
     given(fulfilment, *confirming, order_shipped).accepted(confirm).then(completed, ship("tea"), ship("mug"))
 
 
@@ -344,7 +343,7 @@ def test_an_order_that_is_shipped_by_hand_takes_its_stock_with_it_though_it_is_n
     turned = (*charging, declined, not_paid)
     for after in (
         given(fulfilment, *turned).refused(CancelOrderRequest(order_id="o1"), shipped_by_hand),
-        given(fulfilment, *turned).hears(shipped),
+        given(fulfilment, *turned).reacts(shipped),
     ):
         after.then(order_shipped, ship("tea"), ship("mug"))
     given(fulfilment, *turned, order_shipped).refused(CancelOrderRequest(order_id="o1"), shipped_by_hand).then_nothing()

@@ -7,8 +7,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from diptych import Call, Send
-from diptych.testing import ask, fold, given
-from diptych.testing.explore import Answer, Explored, World, explore
+from diptych.testing import Answer, Explored, World, ask, explore, fold, given
 from shop import domain
 from shop.process_views import processes, registrations
 from shop.refusals import EmailTaken, RegistrationExists, RegistrationNotFound, UsernameTaken, UserNotFound

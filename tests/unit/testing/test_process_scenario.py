@@ -35,7 +35,7 @@ from library.v1.events_pb2 import (
     SendNoticeResponse,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ADA = MemberRegistered(member_id="m1", email="ada@example.com", name="Ada")
 STARTED = ReservationStarted(copy_id="c1", member_id="m1", email="ada@example.com")
 STARTED.pickup_time.FromTimedelta(timedelta(days=3))
@@ -93,19 +93,19 @@ def test_a_timeout_ends_what_it_was_set_for() -> None:
 
 
 def test_an_event_of_another_aggregate() -> None:
-    given(reservation, STARTED).hears(CopyReturned(copy_id="c1", member_id="m2")).then(send(ASIDE))
-    given(reservation).hears(CopyReturned(copy_id="c1")).then_nothing()
-    given(reservation, STARTED, READY).hears(CopyBorrowed(copy_id="c1", member_id="m1")).then(ended("COLLECTED"))
-    given(reservation).hears(CopyReturned()).then_nothing()
+    given(reservation, STARTED).reacts(CopyReturned(copy_id="c1", member_id="m2")).then(send(ASIDE))
+    given(reservation).reacts(CopyReturned(copy_id="c1")).then_nothing()
+    given(reservation, STARTED, READY).reacts(CopyBorrowed(copy_id="c1", member_id="m1")).then(ended("COLLECTED"))
+    given(reservation).reacts(CopyReturned()).then_nothing()
 
 
 def test_mistakes_of_a_test_are_named() -> None:
     with pytest.raises(LookupError, match=r"Process reservation has no handler that reacts to library\.v1\.CopyAdded"):
-        given(reservation, STARTED).hears(CopyAdded(copy_id="c1"))
-    with pytest.raises(ValueError, match="of reservation c1, and the event is heard by c2"):
-        given(reservation, STARTED).hears(CopyReturned(copy_id="c2"))
+        given(reservation, STARTED).reacts(CopyAdded(copy_id="c1"))
+    with pytest.raises(ValueError, match="The history is of reservation c1, and the event is for c2"):
+        given(reservation, STARTED).reacts(CopyReturned(copy_id="c2"))
     with pytest.raises(AssertionError, match=r"(?s)Expected nothing\nbut recorded:.*send PutCopyAsideRequest"):
-        given(reservation, STARTED).hears(CopyReturned(copy_id="c1")).then_nothing()
+        given(reservation, STARTED).reacts(CopyReturned(copy_id="c1")).then_nothing()
     with pytest.raises(AssertionError, match="Expected"):
         given(reservation).when(COMMAND, also=[given(member, ADA)]).then(send(ASIDE), STARTED)
 
@@ -127,9 +127,9 @@ def test_outputs_that_cannot_be_are_found() -> None:
         return [after(timedelta(days=1), PickupExpired())]  # type: ignore[list-item]
 
     with pytest.raises(InvalidRequest, match="copy_id"):
-        given(process).hears(CopyBorrowed(copy_id="c1"))
+        given(process).reacts(CopyBorrowed(copy_id="c1"))
     with pytest.raises(LookupError, match=r"Process sloppy has no handler for timeout library\.v1\.PickupExpired"):
-        given(process).hears(CopyReturned(copy_id="c1"))
+        given(process).reacts(CopyReturned(copy_id="c1"))
 
 
 def test_an_effect_that_failed_says_why() -> None:

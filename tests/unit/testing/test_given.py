@@ -116,7 +116,7 @@ def test_mistakes_of_a_test_are_named() -> None:
         given(copy).when(GetMemberRequest())
     with pytest.raises(LookupError, match=r"Aggregate copy has no evolver for library\.v1\.MemberRegistered"):
         given(copy, registered)
-    with pytest.raises(ValueError, match="Which copy is it"):
+    with pytest.raises(ValueError, match="The copy has no id; give it one"):
         given(copy).when(ReturnCopyRequest(copy_id="c2"), also=[given(copy)])
 
 

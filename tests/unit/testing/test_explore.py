@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from diptych.testing.explore import Answer, Explored, Seen, World, diagram, explore
+from diptych.testing import Answer, Explored, Transition, World, diagram, explore
 from shop import domain
 from shop.registration import registration
 from shop.users import user
@@ -35,7 +35,7 @@ def test_without_anybody_else_there_is_one_way_to_one_end() -> None:
     (end,) = found.ends
     assert end.state(registration, "r1").status == PROCESS_STATUS_COMPLETED
     assert end.memory == "."
-    assert [step.what for step in found.steps] == [
+    assert [step.label for step in found.steps] == [
         "StartRegistration",
         "RegisterUser accepted",
         "SendEmail answered",
@@ -90,11 +90,11 @@ def test_a_first_command_that_is_refused_is_an_error() -> None:
 
 def test_a_diagram_has_each_change_of_phase_once_from_the_first_to_the_last() -> None:
     steps = [
-        Seen("", "Started", "running"),
-        Seen("running", "Ticked", "running"),
-        Seen("running", "Stopped", "over"),
-        Seen("running", "Broke", "over"),
-        Seen("running", "Stopped", "over"),
+        Transition("", "Started", "running"),
+        Transition("running", "Ticked", "running"),
+        Transition("running", "Stopped", "over"),
+        Transition("running", "Broke", "over"),
+        Transition("running", "Stopped", "over"),
     ]
     assert diagram(steps, str) == (
         "stateDiagram-v2\n"
