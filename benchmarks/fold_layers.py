@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from diptych.domain.loading import load
+from diptych.storage.read_store import Lease
 from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.events_pb2 import EventBatch, RecordedEvent
-from projector.store.read_store_file import ReadStoreFile
 from projector.store.row_writer import RowWriter
+from projector.store.sqlite_read_store import SqliteReadStore
 
 
 def events_of(log: str, count: int) -> list[RecordedEvent]:
@@ -27,15 +28,16 @@ async def fold(folder: str, log: str, projection: str, events: int) -> dict[str,
     wanted = load("shop").domain.projections[projection]
     recorded = events_of(log, events)
     mine = [event for event in recorded if event.event.type_url.rpartition("/")[2] in wanted.event_types]
-    file = ReadStoreFile(Path(folder) / f"fold-{time.monotonic_ns()}.db", "benchmarks")
+    file = SqliteReadStore(Path(folder) / f"fold-{time.monotonic_ns()}.db", "benchmarks")
     await file.open()
-    writer = RowWriter(file, wanted)
-    await file.run(writer.open)
+    lease = await file.acquire(wanted)
+    assert isinstance(lease, Lease)
+    writer = RowWriter(await file.open_generation(lease, lease.active))
     folding = 0.0
     began = time.perf_counter()
     for start in range(0, len(mine), 1000):
         batch = mine[start : start + 1000]
-        committed = await file.run(writer.commit, batch, Checkpoint(batch[-1].position, batch[-1].event_id))
+        committed = await writer.commit(batch, Checkpoint(batch[-1].position, batch[-1].event_id))
         if committed.folded.failure is not None:
             raise committed.folded.failure
         folding += committed.fold_seconds

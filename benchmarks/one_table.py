@@ -14,9 +14,10 @@ from benchmarks.bare_sqlite import review_key
 from diptych.domain.projection import Projection
 from diptych.domain.recorded import Recorded
 from diptych.internal.v1.log_pb2 import FollowResponse
+from diptych.storage.read_store import Lease
 from diptych.storage.read_store_schema import Checkpoint
-from projector.store.read_store_file import ReadStoreFile
 from projector.store.row_writer import RowWriter
+from projector.store.sqlite_read_store import SqliteReadStore
 from shop.reviews import id_of
 from shop.v1.product_events_pb2 import ProductReviewed
 from shop.v1.products_pb2 import Review
@@ -59,16 +60,17 @@ def _frames(events: int) -> list[bytes]:
 async def fold(folder: str, *, events: int) -> dict[str, float]:
     """Folds so many events into a new file; returns events a second, and the bytes of a row."""
     frames = _frames(events)
-    file = ReadStoreFile(Path(folder) / f"fold-{time.monotonic_ns()}.db", "benchmarks")
+    file = SqliteReadStore(Path(folder) / f"fold-{time.monotonic_ns()}.db", "benchmarks")
     await file.open()
-    writer = RowWriter(file, one_table)
-    await file.run(writer.open)
+    lease = await file.acquire(one_table)
+    assert isinstance(lease, Lease)
+    writer = RowWriter(await file.open_generation(lease, lease.active))
     size = 0
     began = time.perf_counter()
     for data in frames:
         batch = FollowResponse.FromString(data).events
         last = batch[-1]
-        committed = await file.run(writer.commit, batch, Checkpoint(last.position, last.event_id))
+        committed = await writer.commit(batch, Checkpoint(last.position, last.event_id))
         if committed.rows != len(batch):
             raise AssertionError(f"{committed.rows} rows of {len(batch)} events")
         if not size:

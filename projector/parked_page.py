@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from diptych.contract.page_token import PageTokens
 from diptych.contract.reasons import PageTokenInvalid
+from diptych.storage.read_store import ParkedStream
 from diptych.v1 import projections_pb2
 from diptych.v1.commands_pb2 import AggregateRef
 from diptych.v1.events_pb2 import RecordedEvent
-from projector.store.parked_streams import ParkedStream
 
 PAGE_SIZE_UNSET = 50
 PAGE_SIZE_MAX = 1000

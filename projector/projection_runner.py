@@ -35,6 +35,7 @@ from diptych.server.channels import Channel
 from diptych.server.health import Health
 from diptych.server.settings import ProjectorSettings
 from diptych.storage.errors import ReadStoreError, StoreError
+from diptych.storage.read_store import Generation, Lease, ParkedStream, ReadStore
 from diptych.v1 import projections_pb2 as states
 from projector.feed.feed import Feed
 from projector.generation.change_queue import ChangeQueue
@@ -45,10 +46,6 @@ from projector.generation.retry_policy import RetryPolicy
 from projector.generation.status_publisher import Outlet
 from projector.generation.throttle import FoldingLoad, LiveThrottle, RebuildThrottle
 from projector.log_head import Head
-from projector.store import generations
-from projector.store.generations import Generation
-from projector.store.parked_streams import ParkedStream
-from projector.store.read_store_file import ReadStoreFile
 from projector.store.row_writer import RowWriter
 from projector.store.tombstones import Tombstones
 
@@ -67,7 +64,7 @@ _log = structlog.get_logger(__name__)
 class Parts(NamedTuple):
     """What all lines of a projector share."""
 
-    file: ReadStoreFile
+    store: ReadStore
     channel: Channel
     head: Head
     feed: Feed
@@ -79,32 +76,33 @@ class Parts(NamedTuple):
 class Line:
     """Runs one projection."""
 
-    def __init__(self, parts: Parts, projection: Projection) -> None:
-        self.projection = projection
+    def __init__(self, parts: Parts, lease: Lease) -> None:
+        self.projection: Projection = lease.projection
+        self._lease = lease
         self.live: Follower | None = None
         """Folds the generation that answers. None: this version has none yet."""
         self.build: Build | None = None
         """The generation that is being filled."""
         self._parts = parts
-        self._file = parts.file
+        self._store = parts.store
         self._turns = ChangeQueue()
         self._retrying = asyncio.Lock()
         self._tasks: dict[asyncio.Task[None], object] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._drop = asyncio.Event()
         self._drop.set()
-        self._log = _log.bind(projection=projection.name)
+        self._log = _log.bind(projection=self.projection.name)
 
     async def open(self) -> None:
         """Opens what there is in the read store, and says so; raises `StartError`."""
-        found = await self._file.run(generations.take_up, self._file, self.projection)
-        if found.answering:
+        lease = self._lease
+        if lease.active:
             pace = LiveThrottle(self._parts.share, self._parts.settings.batch_events_max)
-            self.live = await self._follower(found.answering, pace, answering=True, speaking=True, going=True)
-            self.live.rebuilding = bool(found.filling)
-        if found.filling:
+            self.live = await self._follower(lease.active, pace, answering=True, speaking=True, going=True)
+            self.live.rebuilding = bool(lease.filling)
+        if lease.filling:
             # What an operator paused is not filled either.
-            self.build = await self._build(found.filling, going=not found.paused)
+            self.build = await self._build(lease.filling, going=not lease.paused)
         await self.speaker.begin()
 
     @property
@@ -152,7 +150,7 @@ class Line:
         """What operators are told."""
         status = self.speaker.status()
         try:
-            found = await self._file.run(generations.listed, self._file, self.projection.name)
+            found = await self._store.generations(self.projection.name)
         except ReadStoreError as error:
             self._log.warning("the generations cannot be read", error=str(error))
             return status
@@ -190,7 +188,7 @@ class Line:
         async def change() -> Build:
             self._check_going()
             if self.build is None:
-                await self._begin(await self._file.run(generations.begin_filling, self._file, self.projection))
+                await self._begin(await self._store.begin(self._lease))
             elif self.build.failure:
                 await self.build.follower.resume()
             assert self.build is not None
@@ -215,7 +213,7 @@ class Line:
                 if self.build.failure:
                     await self.build.follower.resume()
                 return self.build
-            if not await self._file.run(generations.begin_return, self._file, self.projection, generation):
+            if not await self._store.begin_return(self._lease, generation):
                 raise GenerationNotFound(projection=name, generation=generation)
             await self._begin(generation)
             return self.build
@@ -231,7 +229,7 @@ class Line:
                 raise RebuildNotRunning(projection=self.projection.name)
             going = await build.follower.halt()
             try:
-                await self._file.run(generations.cancel, self._file, self.projection.name, build.generation)
+                await self._store.cancel(self._lease, build.generation)
             except BaseException:
                 if going:
                     build.follower.go()
@@ -298,11 +296,9 @@ class Line:
         self, generation: int, pace: LiveThrottle | RebuildThrottle, *, answering: bool, speaking: bool, going: bool
     ) -> Follower:
         parts = self._parts
-        writer = RowWriter(parts.file, self.projection)
-        await parts.file.run(writer.open, generation)
+        writer = RowWriter(await parts.store.open_generation(self._lease, generation))
         outlet = Outlet(parts.feed, parts.health, self.projection.name, speaking=speaking)
         return Follower(
-            parts.file,
             writer,
             parts.channel,
             parts.head,
@@ -354,15 +350,12 @@ class Line:
         going = live is not None and await live.halt()
         build.pace.hurried = True
         try:
-            found = await self._file.run(generations.listed, self._file, self.projection.name)
-            others = {one.version for one in found} - {self.projection.version}
-            elsewhere = self._file.leads.led_elsewhere(self.projection.name, others)
             if live is not None and not live.diverged:
                 async with asyncio.timeout(_TAKE_OVER_SECONDS):
                     await new.reach(live)
             async with new.step:
                 old = None if live is None else live.place
-                await self._file.run(generations.switch, self._file, old, new.place, elsewhere)
+                await self._store.switch(old, new.place)
                 await self._promote(build)
             return True
         except (OSError, StoreError) as error:  # A time-out is an OSError, too.
@@ -399,10 +392,8 @@ class Line:
         self._start_tombstones(follower)
 
     def _start_tombstones(self, follower: Follower) -> None:
-        writer, _ = follower.place
-        self._start(
-            follower, Tombstones(self._file, writer, keep_seconds=self._parts.settings.tombstone_hours * 3600).run()
-        )
+        store, _ = follower.place
+        self._start(follower, Tombstones(store, keep_seconds=self._parts.settings.tombstone_hours * 3600).run())
 
     def _start_build(self, build: Build) -> None:
         self._start(build.follower, build.follower.run())
@@ -434,7 +425,7 @@ class Line:
             try:
                 while True:
                     started = time.monotonic()
-                    if not await self._file.run(generations.drop_some, self._file, self.projection):
+                    if not await self._store.drop_some(self._lease):
                         break
                     await asyncio.sleep(max(_DROP_PAUSE_SECONDS, time.monotonic() - started))
             except StoreError as error:
@@ -444,7 +435,7 @@ class Line:
 
 def info_of(one: Generation) -> states.GenerationInfo:
     """What operators are told of a generation."""
-    state = states.GENERATION_STATE_FILLING if one.filling else states.GENERATION_STATE_KEPT
+    state = states.GENERATION_STATE_FILLING if one.is_filling else states.GENERATION_STATE_KEPT
     return states.GenerationInfo(
         generation=one.generation,
         version=one.version,

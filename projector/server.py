@@ -19,6 +19,7 @@ from diptych.server.lifecycle import Served
 from diptych.server.router import Router
 from diptych.server.settings import ProjectorSettings, sqlite_path
 from diptych.storage.errors import ReadStoreError, StoreError
+from diptych.storage.read_store import Lease, LeaseHolder, ReadStore
 from projector.feed.feed import Feed
 from projector.generation.follower import Follower
 from projector.generation.throttle import LAG_SECONDS, FoldingLoad
@@ -26,8 +27,7 @@ from projector.log_head import Head, HeadFollower
 from projector.projection_runner import Line, Parts
 from projector.services import Services
 from projector.standby_runner import Standby
-from projector.store.leases import Leads
-from projector.store.read_store_file import ReadStoreFile
+from projector.store.sqlite_read_store import SqliteReadStore
 
 _BUSY_SECONDS = 0.25
 """A live projection that folded something so short a time ago will have something to fold soon."""
@@ -54,9 +54,9 @@ async def bootstrap(
     settings: ProjectorSettings, domain: str, projections: Sequence[Projection], health: Health
 ) -> Served:
     """Opens the read store and follows the log for every projection; raises `StartError`."""
-    file = ReadStoreFile(sqlite_path(settings.read_store), health.address)
+    store = SqliteReadStore(sqlite_path(settings.read_store), health.address)
     ordered = sorted(projections, key=lambda projection: projection.name)
-    await file.open(ordered)
+    await store.open(ordered)
     channel = open_server_channel(settings.commands)
     head, feed = Head(), Feed(settings.feeds_max)
     lines: dict[str, Line | Standby] = {}
@@ -70,35 +70,35 @@ async def bootstrap(
 
     share = FoldingLoad(
         live_lag_seconds=lambda: max((follower.lag_seconds for follower in live()), default=0.0),
-        live_busy=lambda: not file.leads.first or bool(busy()),
-        live_at_head=lambda: not file.leads.first or any(one.lag_seconds < LAG_SECONDS for one in busy()),
+        live_busy=lambda: not store.primary or bool(busy()),
+        live_at_head=lambda: not store.primary or any(one.lag_seconds < LAG_SECONDS for one in busy()),
     )
-    parts = Parts(file, channel, head, feed, health, share, settings)
+    parts = Parts(store, channel, head, feed, health, share, settings)
 
-    async def lead(projection: Projection) -> None:
-        line = Line(parts, projection)
+    async def lead(lease: Lease) -> None:
+        line = Line(parts, lease)
         await line.open()
-        lines[projection.name] = line
+        lines[lease.projection.name] = line
 
-    async def stand_by(projection: Projection, owner: str) -> None:
-        async def follow_on() -> None:
+    async def stand_by(projection: Projection, holder: LeaseHolder) -> None:
+        async def follow_on(lease: Lease) -> None:
             """Goes on with the projection in the other one's place, within the task of the standby."""
-            await lead(projection)
+            await lead(lease)
             await lines[projection.name].run()
 
-        standby = Standby(parts, projection, owner, follow_on)
+        standby = Standby(parts, projection, holder, follow_on)
         await standby.open()
         lines[projection.name] = standby
 
     try:
         for projection in ordered:
-            owner = file.leads.attempt(projection)
-            await (lead(projection) if owner is None else stand_by(projection, owner))
+            acquired = await store.acquire(projection)
+            await (lead(acquired) if isinstance(acquired, Lease) else stand_by(projection, acquired))
     except BaseException as error:
         await channel.close()
-        await file.close()
+        await store.close()
         if isinstance(error, ReadStoreError):
-            raise StartError(f"The read store {file.path} cannot be used: {error}.") from error
+            raise StartError(f"The read store {store.description} cannot be used: {error}.") from error
         raise
 
     def head_heard() -> None:
@@ -109,8 +109,8 @@ async def bootstrap(
     Services(feed, lines).bind(router)
     tasks = [asyncio.create_task(line.run()) for line in lines.values()]
     tasks.append(asyncio.create_task(HeadFollower(channel, settings.commands, head, head_heard).run()))
-    if not file.leads.first:
-        tasks.append(asyncio.create_task(_come_first(file.leads)))
+    if not store.primary:
+        tasks.append(asyncio.create_task(_come_first(store)))
 
     async def drain() -> None:
         for task in tasks:
@@ -125,16 +125,16 @@ async def bootstrap(
                 await line.close()
             except StoreError as error:
                 _log.warning("a checkpoint is not written", projection=line.projection.name, error=str(error))
-        await file.close()
+        await store.close()
 
     return Served(router, failed=_first_failure(tasks), drain=drain, close=close)
 
 
-async def _come_first(leads: Leads) -> None:
+async def _come_first(store: ReadStore) -> None:
     """Takes the file's own lock when the projector that came before has ended."""
     while True:
         await asyncio.sleep(_COME_FIRST_SECONDS)
-        if leads.come_first():
+        if store.become_primary():
             return
 
 

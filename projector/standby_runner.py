@@ -8,7 +8,6 @@ its checkpoint when somebody waits, and takes the lead when the other one has en
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -21,6 +20,7 @@ from diptych.domain.projection import Projection
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc
 from diptych.server.channels import CallError, open_server_channel
 from diptych.storage.errors import ReadStoreError
+from diptych.storage.read_store import Generation, Lease, LeaseHolder, ParkedStream
 from diptych.storage.read_store_schema import decode_epochs, shape
 from diptych.v1 import projections_pb2 as states
 from projector.generation.follower import views_of
@@ -28,9 +28,6 @@ from projector.generation.rebuild import Build
 from projector.generation.status_publisher import Outlet
 from projector.log_head import Lag
 from projector.projection_runner import Parts, info_of
-from projector.store import generations
-from projector.store.generations import Generation
-from projector.store.parked_streams import ParkedStream
 
 _LOOK_SECONDS = 0.1
 
@@ -46,12 +43,12 @@ class Standby:
     """Tells of one projection what another projector makes of it, and waits for its lead."""
 
     def __init__(
-        self, parts: Parts, projection: Projection, owner: str, take_lead: Callable[[], Awaitable[None]]
+        self, parts: Parts, projection: Projection, holder: LeaseHolder, take_lead: Callable[[Lease], Awaitable[None]]
     ) -> None:
         self.projection = projection
         self._parts = parts
-        self._file = parts.file
-        self._owner = owner
+        self._store = parts.store
+        self._holder = holder
         self._take_lead = take_lead
         self._shape = shape(projection)
         self._outlet = Outlet(parts.feed, parts.health, projection.name, speaking=True)
@@ -62,20 +59,25 @@ class Standby:
 
     async def open(self) -> None:
         """Looks for the first time; raises `ReadStoreError`."""
-        self._log.info("another projector folds this projection", owner=self._owner)
+        self._log.info("another projector folds this projection", owner=self._holder.owner)
         await self._look()
 
     async def run(self) -> None:
         """Runs until the other projector has ended, then gives the lead to whoever it was told."""
-        while (owner := self._file.leads.attempt(self.projection)) is not None:
-            self._owner = owner
+        lease: Lease | None = None
+        while lease is None:
             try:
+                acquired = await self._store.acquire(self.projection)
+                if isinstance(acquired, Lease):
+                    lease = acquired
+                    break
+                self._holder = acquired
                 await self._look()
             except ReadStoreError as error:
                 self._log.warning("the read store cannot be read", error=str(error))
             await asyncio.sleep(_LOOK_SECONDS)
         self._log.info("the other projector has ended; its lead is taken")
-        await self._take_lead()
+        await self._take_lead(lease)
 
     def head_heard(self) -> None:
         """Takes word that the head has changed."""
@@ -83,9 +85,9 @@ class Standby:
 
     async def write_checkpoint(self) -> int:
         """Has the other projector write its checkpoint, if it can be reached; returns the position on disk."""
-        address = re.search(r"address=(\S+)", self._owner)
-        if address is not None:
-            async with open_server_channel(address[1]) as channel:
+        address = self._holder.address
+        if address:
+            async with open_server_channel(address) as channel:
                 wanted = feed_pb2.WriteCheckpointRequest(projection=self.projection.name)
                 try:
                     await feed_pb2_grpc.FeedServiceStub(channel).WriteCheckpoint(wanted, timeout=_ASK_SECONDS)
@@ -152,7 +154,7 @@ class Standby:
         raise self._refusal()
 
     def _refusal(self) -> ProjectionLedElsewhere:
-        return ProjectionLedElsewhere(projection=self.projection.name, owner=self._owner)
+        return ProjectionLedElsewhere(projection=self.projection.name, owner=self._holder.owner)
 
     @property
     def _answering(self) -> Generation | None:
@@ -178,7 +180,7 @@ class Standby:
 
     async def _look(self) -> None:
         """Looks at the store, and tells what is new there: not which rows, as those are the other one's."""
-        self._found = await self._file.run(generations.listed, self._file, self.projection.name)
+        self._found = await self._store.generations(self.projection.name)
         self._lag.note(self._position)
         found, state = self._answering, self._state
         if found is None or self._told == (found, state):
@@ -195,7 +197,7 @@ class Standby:
             parked_streams=found.parked_streams,
             left_out_events=found.left_out_events,
             left_out_position=found.left_out_position,
-            filling=found.filled,
+            filling=found.filling,
         )
         identity = self._identity
         if identity is not None:

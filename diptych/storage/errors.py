@@ -6,6 +6,7 @@
     - `ReadStoreError`: the read store can't be read or written now; trying again may help.
   - `LeaseLostError`: another projector writes this generation; trying again doesn't help.
   - `OvertakenError`: a switch would lower the applied position.
+  - `StreamNotParkedError`: a stream that is to be released or discarded is not parked.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class LeaseLostError(StoreError):
 
 class OvertakenError(StoreError):
     """The generation to be replaced has applied more of the log than the new one."""
+
+
+class StreamNotParkedError(StoreError):
+    """The stream is not parked, or no longer. Nothing was written."""
 
 
 @contextmanager

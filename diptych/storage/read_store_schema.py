@@ -65,6 +65,8 @@ generations = Table(
     Column("epochs", String, nullable=False),
     # Random, in hexadecimal: whoever fills the tables anew, in place or in another file, gives another one.
     Column("filling", String, nullable=False, server_default=""),
+    # Fence of the lease that writes it: a leader with another fence may change nothing.
+    Column("fence", BigInteger, nullable=False, server_default="0"),
     # Rows that were deleted after this position still have their tombstones.
     Column("tombstone_floor", BigInteger, nullable=False, server_default="0"),
     # An operator paused it: nothing is applied after the checkpoint until it is resumed.

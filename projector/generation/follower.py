@@ -26,7 +26,8 @@ from diptych.internal.v1 import log_pb2, log_pb2_grpc
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
 from diptych.server import failpoints
 from diptych.server.channels import CallError, Channel
-from diptych.storage.errors import LeaseLostError, ReadStoreError
+from diptych.storage.errors import LeaseLostError, ReadStoreError, StreamNotParkedError
+from diptych.storage.read_store import GenerationStore, ParkedStream
 from diptych.storage.read_store_schema import Checkpoint, shape
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.events_pb2 import RecordedEvent
@@ -40,8 +41,7 @@ from projector.generation.status_publisher import Outlet
 from projector.generation.throttle import Throttle
 from projector.log_head import RETRY_SECONDS, Head, Lag
 from projector.metrics import ProjectionMetrics
-from projector.store.parked_streams import ParkedStream, error_of, trace_of
-from projector.store.read_store_file import ReadStoreFile
+from projector.store.parked_streams import error_of, trace_of
 from projector.store.row_writer import RowWriter
 
 CHECKPOINT_SECONDS = 1.0
@@ -79,7 +79,6 @@ class Follower:
 
     def __init__(
         self,
-        file: ReadStoreFile,
         writer: RowWriter,
         channel: Channel,
         head: Head,
@@ -106,7 +105,6 @@ class Follower:
         """When it last folded anything, by the monotonic clock."""
         self.applied_position = writer.stored.position
         """Everything up to here is applied; on disk may be less."""
-        self._file = file
         self._writer = writer
         self._stub = log_pb2_grpc.LogServiceStub(channel)
         self._head = head
@@ -153,9 +151,9 @@ class Follower:
         return 0.0 if self.state in _STANDING else self._lag.seconds(self.applied_position)
 
     @property
-    def place(self) -> tuple[RowWriter, Checkpoint]:
+    def place(self) -> tuple[GenerationStore, Checkpoint]:
         """What writes its generation, and the checkpoint that it has reached."""
-        return self._writer, self._checkpoint
+        return self._writer.store, self._checkpoint
 
     @property
     def step(self) -> asyncio.Lock:
@@ -217,8 +215,8 @@ class Follower:
             lag_events=lambda: self.lag_events,
             lag_seconds=lambda: self._lag.seconds(self.applied_position),
             state=self._state_name,
-            parked_streams=lambda: self._writer.parked.numbers.streams,
-            left_out_events=lambda: self._writer.parked.numbers.events,
+            parked_streams=lambda: self._writer.left_out.streams,
+            left_out_events=lambda: self._writer.left_out.events,
         )
 
     async def pause(self) -> None:
@@ -248,7 +246,7 @@ class Follower:
         """Stops following, and writes whether it is for long; if that cannot be written, all is as before."""
         working = await self._steering.stop()
         try:
-            await self._file.run(self._writer.write_paused, paused, self._checkpoint)
+            await self._writer.write_paused(paused, self._checkpoint)
         except BaseException:
             if working:
                 self._steering.start()
@@ -291,7 +289,7 @@ class Follower:
     async def write_checkpoint(self) -> int:
         """Writes the checkpoint to the read store if a later one is not there; returns the position on disk."""
         if self._checkpoint.position > self._writer.stored.position:
-            await self._file.run(self._writer.write_checkpoint, self._checkpoint)
+            await self._writer.write_checkpoint(self._checkpoint)
         self._written = time.monotonic()
         return self._writer.stored.position
 
@@ -320,17 +318,13 @@ class Follower:
                 lag_time=lag,
             ),
             views=views_of(self.projection),
-            parked_streams=self._writer.parked.numbers.streams,
-            left_out_events=self._writer.parked.numbers.events,
+            parked_streams=self._writer.left_out.streams,
+            left_out_events=self._writer.left_out.events,
         )
 
     async def list_parked(self, after: int, size: int, *, discarded: bool) -> tuple[list[ParkedStream], bool]:
         """Parked streams by their first position, after one, and whether there are more; raises `ReadStoreError`."""
-
-        def page() -> tuple[list[ParkedStream], bool]:
-            return self._writer.parked.page(after, size, discarded=discarded)
-
-        return await self._file.run(page)
+        return await self._writer.store.parked_page(after, size, discarded=discarded)
 
     async def discard_parked(self, aggregate: AggregateRef) -> int:
         """Lets a parked stream go on without what is left out; returns how many events that is.
@@ -338,8 +332,8 @@ class Follower:
         Raises `ParkedNotFound`, `LeaseLostError`, `ReadStoreError`.
         """
         try:
-            count = await self._file.run(self._writer.discard, aggregate)
-        except KeyError:
+            count = await self._writer.discard(aggregate)
+        except StreamNotParkedError:
             raise ParkedNotFound(projection=self.projection.name, aggregate=str(aggregate)) from None
         self._log.warning("DISCARDED: what is parked of a stream", aggregate=str(aggregate), events=count)
         self._publish()
@@ -350,7 +344,7 @@ class Follower:
 
         Raises `ParkedNotFound`, `EntangledError`, `LogUnavailable`, `ReadStoreError`.
         """
-        found = await self._file.run(self._writer.parked.one, aggregate)
+        found = await self._writer.store.parked_stream(aggregate)
         if found is None:
             raise ParkedNotFound(projection=self.projection.name, aggregate=str(aggregate))
         if self.diverged:
@@ -395,7 +389,7 @@ class Follower:
                     continue
                 events = [event for event in frame.events if event.position <= through]
                 position = min(frame.position, through)
-                left_out = await self._file.run(self._writer.parked.between, refold.position, position)
+                left_out = await self._writer.store.left_out_between(refold.position, position)
                 await asyncio.to_thread(refold.add, events, left_out)
                 refold.position = position
         finally:
@@ -410,10 +404,10 @@ class Follower:
             try:
                 failure = refold.failure
                 if failure is not None:
-                    await self._file.run(self._writer.fail_again, aggregate, failure)
+                    await self._writer.fail_again(aggregate, failure)
                 else:
-                    failure = await self._file.run(self._writer.refold, aggregate, refold.first_position, refold.events)
-            except KeyError:
+                    failure = await self._writer.refold(aggregate, refold.first_position, refold.events)
+            except StreamNotParkedError:
                 raise ParkedNotFound(projection=self.projection.name, aggregate=str(aggregate)) from None
             if failure is not None:
                 raise StillParked(
@@ -491,7 +485,7 @@ class Follower:
         """Applies consecutive events, up to the first that fails, which it returns."""
         async with self._pace.turn(len(events)), self._steering.step:  # What is committed must be known here.
             started, self.worked = time.perf_counter(), time.monotonic()
-            committed = await self._file.run(self._writer.commit, events, through)
+            committed = await self._writer.commit(events, through)
             folded = committed.folded
             self._metrics.committed(len(events), committed.rows, committed.fold_seconds, time.perf_counter() - started)
             if folded.changed_position:
@@ -524,7 +518,7 @@ class Follower:
             )
             await asyncio.sleep(pause)
             return False
-        parked = self._writer.parked.numbers.streams
+        parked = self._writer.left_out.streams
         if parked >= self._parked_streams_max:
             self._stalled_event = event
             self._log.error("an event cannot be folded", position=event.position, exception=trace_of(failure))
@@ -533,7 +527,7 @@ class Follower:
                 f"{error_of(failure)}"
             )
         async with self._steering.step:
-            checkpoint = await self._file.run(self._writer.park, failure, attempts)
+            checkpoint = await self._writer.park(failure, attempts)
             self._written = time.monotonic()
             self._patience.record_parked()
             self._advance(event.position, checkpoint)
@@ -570,7 +564,7 @@ class Follower:
             )
         # A projection that stalled on the store goes on when it can write again, which this tries.
         if identity != self._writer.identity or self.state == states.PROJECTION_STATE_STALLED:
-            await self._file.run(self._writer.write_identity, identity)
+            await self._writer.write_identity(identity)
 
     def _same_log(self, first: log_pb2.FollowResponse) -> LogIdentity:
         """The identity of the log that is followed; raises `_StalledError` if the rows come from another."""
@@ -633,7 +627,7 @@ class Follower:
 
     def _publish(self, *, known: bool = True) -> None:
         """Tells the feed. With `known` it is told which rows have changed, else that this is not known."""
-        left_out = self._writer.parked.numbers
+        left_out = self._writer.left_out
         feed = ProjectionFeed(
             name=self.projection.name,
             version=self.projection.version,

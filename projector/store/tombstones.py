@@ -1,8 +1,11 @@
-"""Tombstones: what deleted rows leave, so that watches can be resumed, and how they go when they are old.
+"""Tombstones: records of deleted rows, by which watches resume, and their removal when they have expired.
 
-How old a tombstone is, its position tells: now and then the time is noted at which the checkpoint was passed. Those
-that lie behind a note older than the limit go, a few at a time, so that folding is not held up. Before the first of
-them does, the generation's floor is raised: whoever would resume from before it is told that it is too late.
+A tombstone has the position of its deletion, and marks say when the checkpoint passed a position. So:
+
+1. Now and then a mark records the time and the checkpoint.
+2. The last mark older than the limit gives the position through which tombstones have expired.
+3. The generation's floor is raised to the last expired tombstone. A watch that would resume below it is refused.
+4. The expired tombstones are deleted a few at a time, so that folding does not wait long.
 """
 
 from __future__ import annotations
@@ -11,111 +14,104 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from diptych.domain.projection import Projection
+from diptych.storage.errors import LeaseLostError, ReadStoreError
+from diptych.storage.read_store import GenerationStore
 from diptych.storage.read_store_schema import Compiled, compile_sqlite, generations, marks, view_table
-from projector.store.read_store_file import ReadStoreFile, transaction
-from projector.store.row_writer import RowWriter
+from projector.store.sqlite_connection import execute
 
-_ROWS_MAX = 500
-"""Tombstones that go in one transaction."""
+REMOVE_ROWS_MAX = 500
+"""Tombstones that one transaction deletes."""
 
 _PAUSE_SECONDS = 0.05
-"""What folding has between two of them, at least."""
+"""Least pause between two of these transactions, for folding."""
 
-_MARKS = 100
-"""Notes that are kept: a tombstone stays at most so much of the limit, and an interval, longer than it must."""
+_MARKS_MAX = 100
+"""Marks within the limit. A tombstone stays too long by 1/100 of the limit and one interval at most."""
 
 _INTERVAL_SECONDS = (1.0, 600.0)
+"""Least and greatest interval between two marks."""
 
 _log = structlog.get_logger(__name__)
 
 
 def steady_clock() -> Callable[[], float]:
-    """A clock that begins with the wall clock's time and goes on evenly: setting that one makes nothing old at once."""
+    """Return a clock that starts at the wall clock's time and runs evenly: setting the wall clock expires nothing."""
     ahead = time.time() - time.monotonic()
     return lambda: ahead + time.monotonic()
 
 
 class Tombstones:
-    """Notes times and removes old tombstones of one generation."""
+    """Removes expired tombstones of one generation, on any database."""
 
     def __init__(
-        self,
-        file: ReadStoreFile,
-        writer: RowWriter,
-        *,
-        keep_seconds: float,
-        clock: Callable[[], float] | None = None,
+        self, store: GenerationStore, *, keep_seconds: float, clock: Callable[[], float] | None = None
     ) -> None:
-        self._file = file
-        self._writer = writer
+        """Prepare the removal.
+
+        Args:
+            store: The generation.
+            keep_seconds: Time from a row's deletion until its tombstone expires.
+            clock: Seconds since 1970; None: a clock that runs evenly.
+        """
+        self._store = store
         self._keep_seconds = keep_seconds
         self._clock = clock or steady_clock()
-        self._interval = min(max(keep_seconds / _MARKS, _INTERVAL_SECONDS[0]), _INTERVAL_SECONDS[1])
-        self._log = _log.bind(projection=writer.projection.name)
+        self._interval = min(max(keep_seconds / _MARKS_MAX, _INTERVAL_SECONDS[0]), _INTERVAL_SECONDS[1])
+        self._log = _log.bind(projection=store.projection.name)
 
     async def run(self) -> None:
-        """Does so for ever."""
+        """Remove expired tombstones until cancelled, or until another projector has taken over."""
         while True:
             try:
                 await self.purge()
-            except sqlite3.Error as error:
-                self._log.warning("old tombstones are not removed", error=str(error))
+            except ReadStoreError as error:
+                self._log.warning("tombstones not removed, trying again", error=str(error))
+            except LeaseLostError as error:
+                self._log.warning("tombstones not removed", error=str(error))
+                return
             await asyncio.sleep(self._interval)
 
     async def purge(self) -> int:
-        """Notes the time, and removes what is too old; returns how much."""
-        statements = _Statements(self._writer)
+        """Record a mark and remove the expired tombstones; return their number.
+
+        Raises:
+            LeaseLostError: Another leader has taken over.
+            ReadStoreError: The store can't be written now.
+        """
+        now = self._clock()
         removed = 0
-        floor = await self._file.run(self._raise_floor, statements)
-        for statement in statements.remove if floor else ():
-            while gone := await self._file.run(self._remove, statement, floor):
-                removed += gone
-                await asyncio.sleep(_PAUSE_SECONDS)
+        floor = await self._store.raise_floor(now, now - self._keep_seconds)
+        while floor and (count := await self._store.remove_tombstones(floor)):
+            removed += count
+            await asyncio.sleep(_PAUSE_SECONDS)
         if removed:
-            self._log.info("old tombstones are removed", removed=removed, oldest_position=floor)
+            self._log.info("tombstones removed", removed=removed, floor=floor)
         return removed
 
-    def _raise_floor(self, statements: _Statements) -> int:
-        """On the database's thread: notes the time, and raises the floor to the last tombstone that is too old."""
-        now = self._clock()
-        connection = self._file.connection
-        with transaction(self._file.connection):
-            _run(connection, statements.note, position=self._writer.stored.position, time=_microseconds(now))
-            ((passed,),) = _run(connection, statements.passed, time=_microseconds(now - self._keep_seconds))
-            if passed is None:
-                return 0
-            last = [_run(connection, statement, position=passed).fetchone()[0] or 0 for statement in statements.last]
-            floor = max(last, default=0)
-            if floor:
-                _run(connection, statements.raise_floor, floor=floor, position=floor)
-            _run(connection, statements.forget, position=passed)
-            return floor
 
-    def _remove(self, statement: Compiled, floor: int) -> int:
-        """On the database's thread."""
-        with transaction(self._file.connection):
-            return _run(self._file.connection, statement, position=floor).rowcount
+class TombstoneStatements:
+    """Statements on the tombstones of one generation, on SQLite. For the database's thread, in a transaction."""
 
-
-class _Statements:
-    """The statements on one generation."""
-
-    def __init__(self, writer: RowWriter) -> None:
-        name, generation = writer.projection.name, writer.generation
-        noted = (marks.c.projection == name) & (marks.c.generation == generation)
-        note = insert(marks).values(
+    def __init__(self, projection: Projection, generation: int) -> None:
+        name = projection.name
+        of_generation = (marks.c.projection == name) & (marks.c.generation == generation)
+        mark = insert(marks).values(
             projection=name, generation=generation, position=bindparam("position"), time=bindparam("time")
         )
-        self.note = compile_sqlite(note.on_conflict_do_nothing())
-        self.passed = compile_sqlite(select(func.max(marks.c.position)).where(noted, marks.c.time <= bindparam("time")))
-        self.forget = compile_sqlite(delete(marks).where(noted, marks.c.position < bindparam("position")))
-        self.raise_floor = compile_sqlite(
+        self._mark = compile_sqlite(mark.on_conflict_do_nothing())
+        self._passed = compile_sqlite(
+            select(func.max(marks.c.position)).where(of_generation, marks.c.time <= bindparam("time"))
+        )
+        self._delete_marks = compile_sqlite(
+            delete(marks).where(of_generation, marks.c.position < bindparam("position"))
+        )
+        self._raise_floor = compile_sqlite(
             update(generations)
             .where(
                 generations.c.projection == name,
@@ -124,18 +120,43 @@ class _Statements:
             )
             .values(tombstone_floor=bindparam("floor"))
         )
-        self.last: list[Compiled] = []
-        self.remove: list[Compiled] = []
-        for view in writer.projection.views:
+        self._last: list[Compiled] = []
+        self._remove: list[Compiled] = []
+        for view in projection.views:
             table = view_table(view, generation)
-            old = table.c.row.is_(None) & (table.c.position <= bindparam("position"))
-            self.last.append(compile_sqlite(select(func.max(table.c.position)).where(old)))
-            some = select(table.c.key).where(old).limit(_ROWS_MAX)
-            self.remove.append(compile_sqlite(delete(table).where(table.c.key.in_(some))))
+            expired = table.c.row.is_(None) & (table.c.position <= bindparam("position"))
+            self._last.append(compile_sqlite(select(func.max(table.c.position)).where(expired)))
+            some = select(table.c.key).where(expired).limit(REMOVE_ROWS_MAX)
+            self._remove.append(compile_sqlite(delete(table).where(table.c.key.in_(some))))
 
+    def raise_floor(self, connection: sqlite3.Connection, position: int, now: float, expired: float) -> int:
+        """Record a mark and raise the floor; return it, or 0 if no tombstone has expired.
 
-def _run(connection: sqlite3.Connection, statement: Compiled, **values: Any) -> sqlite3.Cursor:
-    return connection.execute(statement.sql, statement.bind(**values))
+        Args:
+            connection: Connection with an open transaction.
+            position: The stored checkpoint.
+            now: Seconds since 1970.
+            expired: Seconds since 1970 up to which deleted rows have expired tombstones.
+        """
+        execute(connection, self._mark, position=position, time=_microseconds(now))
+        ((passed,),) = execute(connection, self._passed, time=_microseconds(expired))
+        if passed is None:
+            return 0
+        floor = max(
+            (execute(connection, statement, position=passed).fetchone()[0] or 0 for statement in self._last), default=0
+        )
+        if floor:
+            execute(connection, self._raise_floor, floor=floor, position=floor)
+        execute(connection, self._delete_marks, position=passed)
+        return floor
+
+    def remove(self, connection: sqlite3.Connection, floor: int) -> int:
+        """Delete some tombstones of one view at or below the floor; return their number, 0 if none is left."""
+        for statement in self._remove:
+            removed = execute(connection, statement, position=floor).rowcount
+            if removed:
+                return removed
+        return 0
 
 
 def _microseconds(seconds: float) -> int:

@@ -59,7 +59,7 @@ async def test_bug_a_wall_clock_set_forth_made_tombstones_old_at_once(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever would have resumed a watch was told RESUME_TOKEN_EXPIRED, though the row had been deleted just then."""
-    tombstones = Tombstones(stage.file, stage.writer, keep_seconds=3600)
+    tombstones = Tombstones(stage.writer.store, keep_seconds=3600)
     await stage.put(Noted(key="a", text="x"), Erased(key="a"))
     await tombstones.purge()
     await stage.put(Noted(key="b", text="x"))

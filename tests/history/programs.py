@@ -132,9 +132,9 @@ def feed_late(number: int) -> None:
 @plant
 def switch_too_early(number: int) -> None:
     """A new generation takes over when it has so many events, and never gets those that came until then."""
+    from diptych.storage.read_store import Generation
     from projector.generation.follower import Follower
     from projector.projection_runner import Line
-    from projector.store import generations
 
     async def reach(self: Any, other: Any) -> None:
         return None
@@ -149,7 +149,7 @@ def switch_too_early(number: int) -> None:
     wrap(Follower, "_apply", around)
     wrap(Follower, "reach", lambda original: reach)
     wrap(Line, "_near", lambda original: lambda self, build, least: build.follower.applied_position >= number)
-    setattr(generations.Generation, "position", property(lambda self: 0))  # noqa: B010 - so that nobody objects.
+    setattr(Generation, "position", property(lambda self: 0))  # noqa: B010 - so that nobody objects.
 
 
 def _with_events(change: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
@@ -176,7 +176,7 @@ def fold_twice(number: int) -> None:
 @plant
 def checkpoint_before_rows(number: int) -> None:
     """The checkpoint is committed so many milliseconds before the rows that it speaks of."""
-    from projector.store.read_store_file import ReadStoreFile
+    from projector.store.sqlite_read_store import SqliteReadStore
 
     class Early:
         """A connection that commits the checkpoint first."""
@@ -209,7 +209,7 @@ def checkpoint_before_rows(number: int) -> None:
 
         return connect
 
-    wrap(ReadStoreFile, "_connect", around)
+    wrap(SqliteReadStore, "_connect", around)
 
 
 # Bugs of the query server.

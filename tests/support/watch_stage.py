@@ -19,12 +19,14 @@ from diptych.domain.refusal import Refusal
 from diptych.internal.v1 import feed_pb2
 from diptych.server.request_context import RequestContext
 from diptych.server.settings import QueryServerSettings
+from diptych.storage.read_store import Lease
 from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.projections_pb2 import ProjectionState
 from diptych.v1.read_model_pb2 import ResetReason, WatchRequest, WatchResponse
 from projector.store import generations
-from projector.store.read_store_file import ReadStoreFile, transaction
 from projector.store.row_writer import RowWriter
+from projector.store.sqlite_connection import transaction
+from projector.store.sqlite_read_store import SqliteReadStore
 from projector.store.tombstones import Tombstones
 from query_server.freshness.tracker import Freshness, HeadHeard
 from query_server.rows.row_reader import StoredGeneration
@@ -103,7 +105,7 @@ class Stage:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = ReadStoreFile(path, "127.0.0.1:1")
+        self.file = SqliteReadStore(path, "127.0.0.1:1")
         self.events: list[Any] = []
         self.history: dict[str, list[Rows]] = {"notes": [{}], "notes_tags": [{}]}
         """Of each view, what it is at each position."""
@@ -130,17 +132,17 @@ class Stage:
         """Begins a new generation, which answers at once, and fills it."""
         self._version += 1
         projection = Notes(version=self._version).projection
-        self.writer = RowWriter(self.file, projection)
 
-        def begin() -> None:
+        def begin() -> int:
             with transaction(self.file.connection):
                 self.file.connection.execute("UPDATE diptych_generations SET active = FALSE")
-                generation = generations.begin(self.file, projection, active=True)
-            self.writer.open(generation)
+                return generations.begin(self.file.connection, projection, 1, active=True)
 
-        await self.file.run(begin)
-        await self.file.run(self.writer.write_identity, IDENTITY)
-        self.tombstones = Tombstones(self.file, self.writer, keep_seconds=3600, clock=lambda: self.time)
+        generation = await self.file.run(begin)
+        lease = Lease(projection, 1, generation, 0, paused=False)
+        self.writer = RowWriter(await self.file.open_generation(lease, generation))
+        await self.writer.write_identity(IDENTITY)
+        self.tombstones = Tombstones(self.writer.store, keep_seconds=3600, clock=lambda: self.time)
         wanted = self.folded if upto is None else upto
         self.folded = self.changed = 0
         await self.fold(wanted)
@@ -159,7 +161,7 @@ class Stage:
         batch = self.events[self.folded :][:count]
         if batch:
             last = batch[-1]
-            committed = await self.file.run(self.writer.commit, batch, Checkpoint(last.position, last.event_id))
+            committed = await self.writer.commit(batch, Checkpoint(last.position, last.event_id))
             assert committed.folded.failure is None
             self.folded = last.position
             self.changed = committed.folded.changed_position or self.changed
@@ -167,7 +169,7 @@ class Stage:
     async def write_checkpoint(self) -> None:
         """Writes what is applied in memory alone."""
         if self.folded:
-            await self.file.run(self.writer.write_checkpoint, Checkpoint(self.folded, f"a-{self.folded}"))
+            await self.writer.write_checkpoint(Checkpoint(self.folded, f"a-{self.folded}"))
 
     async def put(self, *events: Any) -> None:
         """Records events and folds them."""

@@ -1,9 +1,11 @@
-"""What is parked: which events are left out, and what can be folded in place later."""
+"""Parked streams: which events are left out, and which can be folded in place later."""
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ from hypothesis import strategies as st
 
 from diptych.domain.aggregate import AggregateRef
 from diptych.domain.memory_rows import MemoryRows
-from diptych.storage.errors import LeaseLostError
+from diptych.storage.errors import LeaseLostError, StreamNotParkedError
+from diptych.storage.read_store import Lease, LeftOut, ParkedStream
 from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.generation.parked_refold import EntangledError, ParkedRefold
-from projector.store.parked_streams import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, LeftOut
-from projector.store.read_store_file import ReadStoreFile
+from projector.store.parked_streams import ERROR_CHARACTERS_MAX, TRACE_CHARACTERS_MAX
 from projector.store.row_writer import RowWriter
+from projector.store.sqlite_read_store import SqliteReadStore
 from tests.support.notes import Archived, Erased, Note, Noted, Notes, Tag, Tagged, log_of_streams, recorded
 
 _KEYS = st.sampled_from("abc")
@@ -44,19 +47,39 @@ def by_key() -> Notes:
 
 
 class Store:
-    """A read store with one generation, as its thread has it."""
+    """A read store with one generation open, driven from functions that are not coroutines."""
 
-    def __init__(self, file: ReadStoreFile, notes: Notes) -> None:
+    def __init__(self, file: SqliteReadStore, notes: Notes, runner: asyncio.Runner) -> None:
         self.file = file
         self.notes = notes
-        self.writer = RowWriter(file, notes.projection)
-        self.writer.open()
+        self.runner = runner
+        self.run = runner.run
+        self.writer = self.run(self._open())
+
+    async def _open(self) -> RowWriter:
+        lease = await self.file.acquire(self.notes.projection)
+        assert isinstance(lease, Lease)
+        return RowWriter(await self.file.open_generation(lease, lease.active or lease.filling))
 
     def reopened(self) -> Store:
-        return Store(self.file, self.notes)
+        return Store(self.file, self.notes, self.runner)
 
     def commit(self, events: Sequence[RecordedEvent]) -> Any:
-        return self.writer.commit(events, Checkpoint(events[-1].position, events[-1].event_id))
+        return self.run(self.writer.commit(events, Checkpoint(events[-1].position, events[-1].event_id)))
+
+    @property
+    def left_out(self) -> LeftOut:
+        return self.writer.left_out
+
+    @property
+    def parked(self) -> dict[AggregateRef, int]:
+        return dict(self.writer.store.parked)
+
+    def discard(self, key: str) -> int:
+        return self.run(self.writer.discard(note(key)))
+
+    def page(self, after: int, size: int, *, discarded: bool) -> tuple[list[ParkedStream], bool]:
+        return self.run(self.writer.store.parked_page(after, size, discarded=discarded))
 
     def fold(self, log: Sequence[RecordedEvent], cuts: Sequence[int] = (1000,)) -> None:
         """Folds a log in batches of these sizes, over and over, and parks what fails."""
@@ -67,10 +90,10 @@ class Store:
             events = list(log[start : start + cuts[turn % len(cuts)]])
             start, turn = start + len(events), turn + 1
             while events and (failure := self.commit(events).folded.failure) is not None:
-                self.writer.park(failure, 1)
+                self.run(self.writer.park(failure, 1))
                 events = [event for event in events if event.position > failure.position]
         if last is not None:
-            self.writer.write_checkpoint(Checkpoint(last.position, last.event_id))
+            self.run(self.writer.write_checkpoint(Checkpoint(last.position, last.event_id)))
 
     def followed(self, log: Sequence[RecordedEvent]) -> list[RecordedEvent]:
         """What the log would send of these."""
@@ -79,37 +102,42 @@ class Store:
 
     def refold(self, key: str, log: Sequence[RecordedEvent], cuts: Sequence[int] = (1000,)) -> Any:
         """Folds what is parked of a stream in place, having read the log in frames of these sizes."""
-        first = self.writer.parked.first[note(key)]
+        first = self.parked[note(key)]
         refold = ParkedRefold(self.notes.projection, first)
         rest, turn = self.followed(log[first - 1 :]), 0
         while rest:
             frame, rest = rest[: cuts[turn % len(cuts)]], rest[cuts[turn % len(cuts)] :]
             turn += 1
-            refold.add(frame, self.writer.parked.between(refold.position, frame[-1].position))
+            between = self.writer.store.left_out_between(refold.position, frame[-1].position)
+            refold.add(frame, self.run(between))
             refold.position = frame[-1].position
-        return self.writer.refold(note(key), first, refold.events)
+        return self.run(self.writer.refold(note(key), first, refold.events))
 
     def rows(self) -> Any:
         return {view: self.read(f"SELECT * FROM {view}_g1 ORDER BY key") for view in ("notes", "notes_tags")}
 
-    def left_out(self) -> set[int]:
+    def left_out_positions(self) -> set[int]:
         return {position for (position,) in self.read("SELECT position FROM diptych_parked_events")}
 
     def read(self, sql: str) -> list[Any]:
-        return self.file.connection.execute(sql).fetchall()
+        return self.run(self.file.run(lambda: self.file.connection.execute(sql).fetchall()))
 
 
-def opened(folder: Path, notes: Notes) -> Store:
-    file = ReadStoreFile(folder / "read.db", "127.0.0.1:1")
-    file._connect()  # This thread is as good as one of its own.
-    return Store(file, notes)
+@contextmanager
+def opened(folder: Path, notes: Notes) -> Iterator[Store]:
+    with asyncio.Runner() as runner:
+        file = SqliteReadStore(folder / "read.db", "127.0.0.1:1")
+        runner.run(file.open())
+        try:
+            yield Store(file, notes, runner)
+        finally:
+            runner.run(file.close())
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = opened(tmp_path, by_key())
-    yield store
-    store.file.connection.close()
+    with opened(tmp_path, by_key()) as store:
+        yield store
 
 
 def folded(log: Sequence[RecordedEvent], left_out: set[int], notes: Notes) -> Any:
@@ -121,12 +149,8 @@ def folded(log: Sequence[RecordedEvent], left_out: set[int], notes: Notes) -> An
 
 def in_a_store(notes: Notes, test: Any) -> Any:
     """Runs a test on a store of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        store = opened(Path(folder), notes)
-        try:
-            return test(store)
-        finally:
-            store.file.connection.close()
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), notes) as store:
+        return test(store)
 
 
 def log_of(events: Sequence[tuple[Any, str]]) -> list[RecordedEvent]:
@@ -155,14 +179,14 @@ def test_rows_are_the_fold_of_the_log_without_what_is_parked_whatever_the_batche
 
     def test(store: Store) -> None:
         store.fold(log, cuts)
-        left_out = store.left_out()
+        left_out = store.left_out_positions()
         assert left_out == expected_left_out(events)
         assert store.rows() == folded(log, left_out, by_key())
-        numbers = store.writer.parked.numbers
+        numbers = store.left_out
         streams = {key for position, (_, key) in enumerate(events, 1) if position in left_out}
         assert numbers == (len(streams), len(left_out), max(left_out, default=0))
-        again = store.reopened().writer.parked
-        assert (again.numbers, again.first) == (numbers, store.writer.parked.first)
+        again = store.reopened()
+        assert (again.left_out, again.parked) == (numbers, store.parked)
 
     in_a_store(by_key(), test)
 
@@ -179,7 +203,7 @@ def test_what_is_folded_in_place_gives_what_folding_in_order_would_have_given(
         store.notes.poison = "mended"
         for key in order:
             before, filling = store.rows(), store.writer.filling
-            if note(key) not in store.writer.parked.first:
+            if note(key) not in store.parked:
                 continue
             try:
                 assert store.refold(key, log, cuts) is None
@@ -187,8 +211,10 @@ def test_what_is_folded_in_place_gives_what_folding_in_order_would_have_given(
                 assert store.rows() == before
             else:
                 assert store.writer.filling != filling
-                assert note(key) not in store.reopened().writer.parked.first
-            assert store.rows() == folded(log, store.left_out(), Notes(poison="-", count_under=lambda e: e.key))
+                store = store.reopened()
+                assert note(key) not in store.parked
+            left_out = store.left_out_positions()
+            assert store.rows() == folded(log, left_out, Notes(poison="-", count_under=lambda e: e.key))
 
     in_a_store(by_key(), test)
 
@@ -205,11 +231,11 @@ def test_rows_that_nothing_else_touches_are_folded_in_place(store: Store) -> Non
         ]
     )
     store.fold(log)
-    assert store.left_out() == {2, 4, 5}
+    assert store.left_out_positions() == {2, 4, 5}
     store.notes.poison = "-"
     assert store.refold("a", log) is None
-    assert store.left_out() == set()
-    assert store.writer.parked.numbers == LeftOut()
+    assert store.left_out_positions() == set()
+    assert store.left_out == LeftOut()
     assert store.rows()["notes"][0] == ("a", 4, Note(text="z", edits=3).SerializeToString(), 3)
     assert store.read("SELECT * FROM diptych_parked") == []
 
@@ -222,7 +248,7 @@ def test_a_row_that_an_event_since_touched_or_looked_up_is_entangled(store: Stor
     store.notes.poison = "-"
     with pytest.raises(EntangledError, match=r"Event 3 of note/b, .* touched row r of view notes_tags"):
         store.refold("a", log)
-    assert store.left_out() == {1, 2}
+    assert store.left_out_positions() == {1, 2}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +264,7 @@ def test_what_lies_in_the_way_of_folding_in_place(store: Store, parked: Any, oth
     events = ((Noted(key="a", text="poison"), "a"), (parked, "a"), (other, "o"))
     log = log_of(events)
     store.fold(log)
-    assert store.left_out() == {1, 2}
+    assert store.left_out_positions() == {1, 2}
     store.notes.poison = "-"
     with pytest.raises(EntangledError, match=row):
         store.refold("a", log)
@@ -251,56 +277,56 @@ def test_what_fails_again_stays_as_it_was(store: Store) -> None:
     store.notes.poison = "worse"
     failure = store.refold("a", log)
     assert failure.position == 3
-    found = store.writer.parked.one(note("a"))
+    found = store.run(store.writer.store.parked_stream(note("a")))
     assert found is not None
     assert (found.first_position, found.events, found.attempts, found.discard_time) == (2, 2, 2, None)
     assert found.error.startswith("Event 3 (notes.v1.Noted of note/a) failed in view notes_tags, row a: ValueError")
     assert RecordedEvent.FromString(found.event) == log[2]
-    assert (store.rows(), store.writer.filling, store.left_out()) == (before, filling, {2, 3})
+    assert (store.rows(), store.writer.filling, store.left_out_positions()) == (before, filling, {2, 3})
 
 
 def test_what_was_parked_anew_in_the_meantime_is_not_taken_for_what_was_asked_for(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text="poison"), Noted(key="a", text="poison")])
     store.fold(log[:1])
-    store.writer.discard(note("a"))
+    store.discard("a")
     store.fold(log[1:])
-    with pytest.raises(KeyError):
-        store.writer.refold(note("a"), 1, log[:1])
-    assert store.writer.parked.numbers == LeftOut(1, 2, 2)
+    with pytest.raises(StreamNotParkedError):
+        store.run(store.writer.refold(note("a"), 1, log[:1]))
+    assert store.left_out == LeftOut(1, 2, 2)
 
 
 def test_events_that_mended_code_folds_no_more_are_let_go(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text="poison"), Tagged(key="a", tags=["r"])])
     store.fold(log)
-    assert store.writer.refold(note("a"), 1, log[1:]) is None
-    assert store.writer.parked.numbers == LeftOut()
+    assert store.run(store.writer.refold(note("a"), 1, log[1:])) is None
+    assert store.left_out == LeftOut()
 
 
 def test_a_discarded_stream_goes_on_and_what_was_left_out_stays_listed(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text="poison"), Noted(key="a", text="x"), Noted(key="a", text="y")])
     store.fold(log[:2])
-    assert store.writer.discard(note("a")) == 2
-    assert store.writer.parked.numbers == LeftOut(0, 2, 2)
+    assert store.discard("a") == 2
+    assert store.left_out == LeftOut(0, 2, 2)
     again = store.reopened()
     again.fold(log[2:])
     assert again.rows() == folded(log, {1, 2}, by_key())
-    assert again.left_out() == {1, 2}
-    assert again.writer.parked.page(0, 10, discarded=False) == ([], False)
-    ((stream,), more) = again.writer.parked.page(0, 10, discarded=True)
+    assert again.left_out_positions() == {1, 2}
+    assert again.page(0, 10, discarded=False) == ([], False)
+    ((stream,), more) = again.page(0, 10, discarded=True)
     assert (stream.first_position, stream.events, stream.discard_time is not None, more) == (1, 2, True, False)
-    with pytest.raises(KeyError):
-        again.writer.discard(note("a"))
+    with pytest.raises(StreamNotParkedError):
+        again.discard("a")
 
 
 def test_a_stream_is_parked_again_after_it_was_discarded(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text=text) for text in ("poison", "x", "poison", "z")])
     store.fold(log[:1])
-    store.writer.discard(note("a"))
+    store.discard("a")
     store.fold(log[1:])
-    assert store.writer.parked.numbers == LeftOut(1, 3, 4)
+    assert store.left_out == LeftOut(1, 3, 4)
     store.notes.poison = "-"
     assert store.refold("a", log) is None
-    assert store.writer.parked.numbers == LeftOut(0, 1, 1)
+    assert store.left_out == LeftOut(0, 1, 1)
     assert store.rows() == folded(log, {1}, store.notes)
 
 
@@ -311,7 +337,7 @@ def test_what_is_held_before_a_failing_event_is_remembered_with_the_checkpoint(s
     store.fold(log[:1])
     committed = store.commit(log[1:])
     assert (committed.folded.failure.position, committed.checkpoint) == (4, (3, "a-3"))
-    assert (store.left_out(), store.writer.stored.position) == ({1, 3}, 3)
+    assert (store.left_out_positions(), store.writer.stored.position) == ({1, 3}, 3)
 
 
 def test_parking_by_a_writer_that_lost_its_lead_is_none(store: Store) -> None:
@@ -320,16 +346,16 @@ def test_parking_by_a_writer_that_lost_its_lead_is_none(store: Store) -> None:
     failure = store.commit(log).folded.failure
     other.fold(log)
     with pytest.raises(LeaseLostError):
-        store.writer.park(failure, 1)
-    assert store.writer.parked.numbers == LeftOut()
-    assert other.reopened().writer.parked.numbers == LeftOut(1, 1, 1)
+        store.run(store.writer.park(failure, 1))
+    assert store.left_out == LeftOut()
+    assert other.reopened().left_out == LeftOut(1, 1, 1)
 
 
 def test_generations_park_for_themselves(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text="poison")])
     store.fold(log)
-    newer = Store(store.file, Notes(version=2, count_under=lambda event: event.key))
-    assert (newer.writer.generation, newer.writer.parked.numbers, newer.writer.parked.first) == (2, LeftOut(), {})
+    newer = Store(store.file, Notes(version=2, count_under=lambda event: event.key), store.runner)
+    assert (newer.writer.generation, newer.left_out, newer.parked) == (2, LeftOut(), {})
     newer.fold(log)
     assert newer.read("SELECT generation, position FROM diptych_parked_events") == [(1, 1), (2, 1)]
 
@@ -340,10 +366,10 @@ def test_errors_and_traces_are_bounded_and_pages_end(store: Store) -> None:
         failure = store.commit([event]).folded.failure
         failure.args = ("much " * 1000,)
         failure.__cause__ = ValueError("more " * 10_000)
-        store.writer.park(failure, 1)
-    page, more = store.writer.parked.page(0, 20, discarded=False)
+        store.run(store.writer.park(failure, 1))
+    page, more = store.page(0, 20, discarded=False)
     assert ([stream.first_position for stream in page], more) == (list(range(1, 21)), True)
-    page, more = store.writer.parked.page(20, 20, discarded=False)
+    page, more = store.page(20, 20, discarded=False)
     assert ([stream.first_position for stream in page], more) == (list(range(21, 31)), False)
     assert all(len(stream.error) == ERROR_CHARACTERS_MAX for stream in page)
     assert all(len(stream.trace) == TRACE_CHARACTERS_MAX for stream in page)
@@ -353,5 +379,5 @@ def test_an_event_that_cannot_be_read_is_parked(store: Store) -> None:
     log = log_of_streams([Noted(key="a"), Noted(key="a", text="x"), Noted(key="b", text="y")])
     log[0].event.value = b"\xff"
     store.fold(log)
-    assert store.left_out() == {1, 2}
+    assert store.left_out_positions() == {1, 2}
     assert store.rows()["notes_tags"] == [("b", 3, Tag(count=1).SerializeToString(), "")]

@@ -14,30 +14,29 @@ from diptych.server.errors import StartError
 from diptych.storage.errors import LeaseLostError, ReadStoreError
 from diptych.storage.read_store_schema import Checkpoint, decode_epochs
 from diptych.v1.events_pb2 import RecordedEvent
-from projector.store.read_store_file import ReadStoreFile
 from projector.store.row_writer import Committed, RowWriter
+from projector.store.sqlite_read_store import SqliteReadStore
 from tests.support.notes import Erased, Note, Noted, Notes, Tagged, log_of
+from tests.support.read_stores import opened_writer
 
 
 @pytest.fixture
-async def file(tmp_path: Path) -> AsyncIterator[ReadStoreFile]:
-    file = ReadStoreFile(tmp_path / "deep" / "read.db", "127.0.0.1:1")
+async def file(tmp_path: Path) -> AsyncIterator[SqliteReadStore]:
+    file = SqliteReadStore(tmp_path / "deep" / "read.db", "127.0.0.1:1")
     await file.open()
     yield file
     await file.close()
 
 
-async def opened(file: ReadStoreFile, notes: Notes | None = None) -> RowWriter:
-    writer = RowWriter(file, (notes or Notes()).projection)
-    await file.run(writer.open)
-    return writer
+async def opened(file: SqliteReadStore, notes: Notes | None = None) -> RowWriter:
+    return await opened_writer(file, (notes or Notes()).projection)
 
 
-async def commit(file: ReadStoreFile, writer: RowWriter, events: Sequence[RecordedEvent]) -> Committed:
-    return await file.run(writer.commit, events, Checkpoint(events[-1].position, events[-1].event_id))
+async def commit(writer: RowWriter, events: Sequence[RecordedEvent]) -> Committed:
+    return await writer.commit(events, Checkpoint(events[-1].position, events[-1].event_id))
 
 
-def read(file: ReadStoreFile, sql: str) -> list[Any]:
+def read(file: SqliteReadStore, sql: str) -> list[Any]:
     """What another process would see."""
     connection = sqlite3.connect(f"file:{file.path}?mode=ro", uri=True)
     try:
@@ -46,14 +45,14 @@ def read(file: ReadStoreFile, sql: str) -> list[Any]:
         connection.close()
 
 
-def checkpoint(file: ReadStoreFile) -> Any:
+def checkpoint(file: SqliteReadStore) -> Any:
     return read(file, "SELECT generation, position, event_id FROM diptych_generations WHERE active")
 
 
-async def test_rows_and_checkpoint_are_written_together(file: ReadStoreFile) -> None:
+async def test_rows_and_checkpoint_are_written_together(file: SqliteReadStore) -> None:
     writer = await opened(file)
     log = log_of([Noted(key="a", text="x"), Noted(key="ä", text="y"), Noted(key="a", text="z")])
-    committed = await commit(file, writer, log)
+    committed = await commit(writer, log)
     assert (committed.rows, committed.folded.changed_position, committed.checkpoint) == (3, 3, (3, "a-3"))
     assert read(file, "SELECT * FROM notes_g1 ORDER BY key") == [
         ("a", 3, Note(text="z", edits=2).SerializeToString(), 2),
@@ -62,17 +61,17 @@ async def test_rows_and_checkpoint_are_written_together(file: ReadStoreFile) -> 
     assert checkpoint(file) == [(1, 3, "a-3")]
 
 
-async def test_a_deleted_row_leaves_a_tombstone_and_can_come_back(file: ReadStoreFile) -> None:
+async def test_a_deleted_row_leaves_a_tombstone_and_can_come_back(file: SqliteReadStore) -> None:
     writer = await opened(file)
     log = log_of([Noted(key="a", text="x"), Erased(key="a"), Noted(key="a", text="y")])
-    await commit(file, writer, log[:2])
+    await commit(writer, log[:2])
     assert read(file, "SELECT * FROM notes_g1") == [("a", 2, None, None)]
-    await commit(file, writer, log[2:])
+    await commit(writer, log[2:])
     assert read(file, "SELECT * FROM notes_g1") == [("a", 3, Note(text="y", edits=1).SerializeToString(), 1)]
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-async def test_tables_do_not_depend_on_the_size_of_batches(file: ReadStoreFile, size: int) -> None:
+async def test_tables_do_not_depend_on_the_size_of_batches(file: SqliteReadStore, size: int) -> None:
     writer = await opened(file)
     made = [
         [
@@ -84,79 +83,79 @@ async def test_tables_do_not_depend_on_the_size_of_batches(file: ReadStoreFile, 
     ]
     log = log_of([event for three in made for event in three])
     for start in range(0, len(log), size):
-        await commit(file, writer, log[start : start + size])
+        await commit(writer, log[start : start + size])
     in_one = await opened(file, Notes("whole"))
-    await commit(file, in_one, log)
+    await commit(in_one, log)
     for view in ("", "_tags"):
         assert read(file, f"SELECT * FROM notes{view}_g1") == read(file, f"SELECT * FROM whole{view}_g1")
 
 
-async def test_a_batch_that_changes_no_row_writes_nothing(file: ReadStoreFile) -> None:
+async def test_a_batch_that_changes_no_row_writes_nothing(file: SqliteReadStore) -> None:
     writer = await opened(file)
-    committed = await commit(file, writer, log_of([Erased(key="a")]))
+    committed = await commit(writer, log_of([Erased(key="a")]))
     assert (committed.rows, committed.checkpoint) == (0, (1, "a-1"))
     assert checkpoint(file) == [(1, 0, "")]
-    assert await file.run(writer.write_checkpoint, committed.checkpoint) == (1, "a-1")
+    assert await writer.write_checkpoint(committed.checkpoint) == (1, "a-1")
     assert checkpoint(file) == [(1, 1, "a-1")]
-    assert await file.run(writer.write_checkpoint, Checkpoint(0, "")) == (1, "a-1")
+    assert await writer.write_checkpoint(Checkpoint(0, "")) == (1, "a-1")
 
 
-async def test_what_came_before_a_failing_event_is_committed(file: ReadStoreFile) -> None:
+async def test_what_came_before_a_failing_event_is_committed(file: SqliteReadStore) -> None:
     writer = await opened(file)
     log = log_of([Noted(key="a", text="x"), Noted(key="a", text="poison"), Noted(key="b", text="y")])
-    committed = await commit(file, writer, log)
+    committed = await commit(writer, log)
     assert committed.folded.failure is not None
     assert committed.checkpoint == (1, "a-1")
     assert read(file, "SELECT key, position FROM notes_g1") == [("a", 1)]
     assert checkpoint(file) == [(1, 1, "a-1")]
 
 
-async def test_a_writer_goes_on_where_another_stopped(file: ReadStoreFile) -> None:
+async def test_a_writer_goes_on_where_another_stopped(file: SqliteReadStore) -> None:
     identity = LogIdentity(b"12345678", [Epoch(1, 1), Epoch(2, 5)])
     first = await opened(file)
-    await file.run(first.write_identity, identity)
-    await commit(file, first, log_of([Noted(key="a", text="x")]))
+    await first.write_identity(identity)
+    await commit(first, log_of([Noted(key="a", text="x")]))
     second = await opened(file)
     assert (second.generation, second.stored, second.identity) == (1, (1, "a-1"), identity)
     ((log_id, epochs),) = read(file, "SELECT log_id, epochs FROM diptych_generations")
     assert decode_epochs(log_id, epochs) == identity
 
 
-async def test_a_writer_that_lost_its_lead_writes_nothing(file: ReadStoreFile) -> None:
+async def test_a_writer_that_lost_its_lead_writes_nothing(file: SqliteReadStore) -> None:
     old, new = await opened(file), await opened(file)
     log = log_of([Noted(key="a", text="x"), Noted(key="a", text="y")])
-    await commit(file, new, log[:1])
-    with pytest.raises(LeaseLostError, match="no longer 0"):
-        await commit(file, old, log)
+    await commit(new, log[:1])
+    with pytest.raises(LeaseLostError, match="has fence 2, and this projector has fence 1"):
+        await commit(old, log)
     with pytest.raises(LeaseLostError):
-        await file.run(old.write_checkpoint, Checkpoint(2, "a-2"))
+        await old.write_checkpoint(Checkpoint(2, "a-2"))
     assert read(file, "SELECT key, position FROM notes_g1") == [("a", 1)]
     assert checkpoint(file) == [(1, 1, "a-1")]
-    await commit(file, new, log[1:])
+    await commit(new, log[1:])
     assert checkpoint(file) == [(1, 2, "a-2")]
 
 
-async def test_a_failed_commit_leaves_rows_and_checkpoint_as_they_were(file: ReadStoreFile) -> None:
+async def test_a_failed_commit_leaves_rows_and_checkpoint_as_they_were(file: SqliteReadStore) -> None:
     writer = await opened(file)
     log = log_of([Noted(key="a", text="x"), Noted(key="a", text="y")])
-    await commit(file, writer, log[:1])
+    await commit(writer, log[:1])
     await file.run(
         lambda: file.connection.execute(
             "CREATE TRIGGER full BEFORE UPDATE ON diptych_generations BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
         )
     )
     with pytest.raises(ReadStoreError, match="disk is full"):
-        await commit(file, writer, log[1:])
+        await commit(writer, log[1:])
     assert read(file, "SELECT key, position FROM notes_g1") == [("a", 1)]
     await file.run(lambda: file.connection.execute("DROP TRIGGER full"))
-    await commit(file, writer, log[1:])
+    await commit(writer, log[1:])
     assert checkpoint(file) == [(1, 2, "a-2")]
 
 
-async def test_a_pause_is_written_with_the_checkpoint_and_found_again(file: ReadStoreFile) -> None:
+async def test_a_pause_is_written_with_the_checkpoint_and_found_again(file: SqliteReadStore) -> None:
     writer = await opened(file)
-    await commit(file, writer, log_of([Noted(key="a", text="x")]))
-    await file.run(writer.write_paused, True, Checkpoint(5, "a-5"))
+    await commit(writer, log_of([Noted(key="a", text="x")]))
+    await writer.write_paused(True, Checkpoint(5, "a-5"))
     assert (writer.paused, writer.stored) == (True, (5, "a-5"))
     assert checkpoint(file) == [(1, 5, "a-5")]
 
@@ -164,29 +163,29 @@ async def test_a_pause_is_written_with_the_checkpoint_and_found_again(file: Read
     assert (again.paused, again.stored) == (True, (5, "a-5"))
     newer = await opened(file, Notes(version=2))
     assert (newer.generation, newer.paused) == (2, True), "the projection is paused, whatever its version"
-    await file.run(newer.write_paused, False, Checkpoint(0, ""))
+    await newer.write_paused(False, Checkpoint(0, ""))
     assert not (await opened(file, Notes(version=2))).paused
 
 
-async def test_a_pause_by_a_writer_that_lost_its_lead_is_none(file: ReadStoreFile) -> None:
+async def test_a_pause_by_a_writer_that_lost_its_lead_is_none(file: SqliteReadStore) -> None:
     writer, other = await opened(file), await opened(file)
-    await commit(file, other, log_of([Noted(key="a", text="x")]))
+    await commit(other, log_of([Noted(key="a", text="x")]))
     with pytest.raises(LeaseLostError):
-        await file.run(writer.write_paused, True, Checkpoint(0, ""))
+        await writer.write_paused(True, Checkpoint(0, ""))
     assert not writer.paused
     assert not (await opened(file)).paused
     ((level,),) = await file.run(lambda: file.connection.execute("PRAGMA synchronous").fetchall())
     assert level == 1, "it is NORMAL again"
 
 
-async def test_a_changed_shape_under_the_same_version_is_refused(file: ReadStoreFile) -> None:
+async def test_a_changed_shape_under_the_same_version_is_refused(file: SqliteReadStore) -> None:
     await opened(file)
     with pytest.raises(StartError, match=r"columns of projection notes have changed .* still 1: raise the version"):
         await opened(file, Notes(columns=False))
 
 
-async def test_a_newer_version_is_filled_beside_the_old_one(file: ReadStoreFile) -> None:
-    await commit(file, await opened(file), log_of([Noted(key="a", text="x")]))
+async def test_a_newer_version_is_filled_beside_the_old_one(file: SqliteReadStore) -> None:
+    await commit(await opened(file), log_of([Noted(key="a", text="x")]))
     newer = await opened(file, Notes(version=2, columns=False))
     assert (newer.generation, newer.stored) == (2, (0, ""))
     assert checkpoint(file) == [(1, 1, "a-1")], "the old one answers, until the new one has caught up"
@@ -194,17 +193,17 @@ async def test_a_newer_version_is_filled_beside_the_old_one(file: ReadStoreFile)
     assert (await opened(file)).generation == 1, "and is folded on"
 
 
-async def test_a_second_projector_on_the_file_is_refused_and_told_who_has_it(file: ReadStoreFile) -> None:
+async def test_a_second_projector_on_the_file_is_refused_and_told_who_has_it(file: SqliteReadStore) -> None:
     with pytest.raises(StartError, match=r"pid=\d+ address=127.0.0.1:1"):
-        await ReadStoreFile(file.path, "127.0.0.1:2").open()
+        await SqliteReadStore(file.path, "127.0.0.1:2").open()
 
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "read.db"
     path.write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(StartError, match="cannot be opened"):
-        await ReadStoreFile(path, "127.0.0.1:1").open()
+        await SqliteReadStore(path, "127.0.0.1:1").open()
     path.unlink()
-    again = ReadStoreFile(path, "127.0.0.1:1")
+    again = SqliteReadStore(path, "127.0.0.1:1")
     await again.open()  # The lock was given back.
     await again.close()

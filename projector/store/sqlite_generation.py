@@ -1,0 +1,271 @@
+"""One generation of a projection in the read store, on SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, select, update
+
+from diptych.domain.aggregate import AggregateRef
+from diptych.domain.folding import Contents
+from diptych.server import failpoints
+from diptych.storage.errors import LeaseLostError
+from diptych.storage.read_store import Change, GenerationStore, KeysToLoad, Lease, LeftOut, ParkedStream
+from diptych.storage.read_store_schema import (
+    Checkpoint,
+    Compiled,
+    compile_sqlite,
+    decode_epochs,
+    encode_epochs,
+    generations,
+    new_filling,
+    view_table,
+)
+from projector.store.generations import check_fence
+from projector.store.parked_streams import ParkedStreams
+from projector.store.row_statement import Columns, RowStatement
+from projector.store.sqlite_connection import WriterThread, durable_transaction, execute, transaction
+from projector.store.store_reader import StoreReader
+from projector.store.tombstones import TombstoneStatements
+
+
+class SqliteGenerationStore(GenerationStore):
+    """Rows, checkpoint and parked streams of one generation.
+
+    A transaction on the database's thread:
+
+    1. `fold` loads the keys_to_load rows, and lets its caller make a change of them.
+    2. The changed rows are written by `RowStatement`, parked streams by `ParkedStreams`.
+    3. One update writes the checkpoint and all else that the generation's own row has. It names the fence and the
+       checkpoint that this leader left; if it changes no row, everything is rolled back.
+    4. After the commit the attributes take the new values.
+    """
+
+    def __init__(self, writer: WriterThread, reader: StoreReader, lease: Lease, generation: int) -> None:
+        self.projection = lease.projection
+        self.generation = generation
+        self.lease = lease
+        self.stored = Checkpoint(0, "")
+        self.identity = None
+        self.paused = False
+        self.filling = ""
+        self.left_out = LeftOut()
+        self.parked: dict[AggregateRef, int] = {}
+        self._writer = writer
+        self._reader = reader
+        self._parked_streams = ParkedStreams(self.projection.name, generation)
+        self._rows = [RowStatement(view_table(view, generation)) for view in self.projection.views]
+        self._tombstones = TombstoneStatements(self.projection, generation)
+        self._updates: dict[tuple[str, ...], Compiled] = {}
+
+    def load(self) -> None:
+        """Read the generation's state. Runs on the database's thread. Raise `LeaseLostError`, `sqlite3.Error`."""
+        name, connection = self.projection.name, self._writer.connection
+        with transaction(connection):
+            check_fence(connection, self.lease)
+            row = execute(connection, _STATE, of_projection=name, of_generation=self.generation).fetchone()
+            position, event_id, log_id, epochs, filling, paused, *left_out = row
+            self.stored = Checkpoint(position, event_id)
+            self.identity = decode_epochs(log_id, epochs)
+            self.paused = bool(paused)
+            self.left_out = LeftOut(*left_out)
+            self.filling = filling or new_filling()
+            if not filling:  # The file was created before fillings had names.
+                execute(connection, _NAME, of_projection=name, of_generation=self.generation, new_filling=self.filling)
+            self.parked = self._parked_streams.read_all(connection)
+
+    async def fold(
+        self,
+        keys_to_load: Callable[[], KeysToLoad],
+        fold: Callable[[Sequence[Contents]], Change | None],
+        *,
+        durable: bool = False,
+    ) -> Change | None:
+        """Load rows, let `fold` make a change of them and commit it, all in one transaction."""
+        return await self._writer.run(self._fold, keys_to_load, fold, durable)
+
+    async def write(self, change: Change, *, durable: bool = False) -> int:
+        """Commit a change."""
+        return await self._writer.run(self._write, change, durable)
+
+    async def parked_stream(self, aggregate: AggregateRef) -> ParkedStream | None:
+        """Return a parked stream, or None if it is not parked."""
+        first = self.parked.get(aggregate)
+        if first is None:
+            return None
+        return await self._reader.parked_stream(self.projection.name, self.generation, first)
+
+    async def parked_page(self, after: int, size: int, *, discarded: bool) -> tuple[list[ParkedStream], bool]:
+        """Return parked streams by their first position, and True if there are more."""
+        return await self._reader.parked_page(self.projection.name, self.generation, after, size, discarded=discarded)
+
+    async def left_out_between(self, after: int, through: int) -> dict[int, int]:
+        """Return the left out positions after `after` and up to `through`, each with its stream's first position."""
+        return await self._reader.left_out_between(self.projection.name, self.generation, after, through)
+
+    async def raise_floor(self, now: float, expired: float) -> int:
+        """Record when the checkpoint was passed, and raise the floor over the tombstones that have expired."""
+        return await self._writer.run(self._raise_floor, now, expired)
+
+    async def remove_tombstones(self, floor: int) -> int:
+        """Remove some tombstones at or below the floor; return their number, 0 if none is left."""
+        return await self._writer.run(self._remove_tombstones, floor)
+
+    # The functions below run on the database's thread.
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint in a transaction of the caller, who sets `stored` after the commit."""
+        self._update({"position": checkpoint.position, "event_id": checkpoint.event_id})
+
+    def _fold(
+        self,
+        keys_to_load: Callable[[], KeysToLoad],
+        fold: Callable[[Sequence[Contents]], Change | None],
+        durable: bool,
+    ) -> Change | None:
+        failpoints.hit("fold.taken")
+        keys = keys_to_load()
+        connection = self._writer.connection
+        with durable_transaction(connection) if durable else transaction(connection):
+            contents: list[Contents] = []
+            columns: list[Columns] = []
+            for statement, of_view in zip(self._rows, keys, strict=True):
+                rows, values = statement.load(connection, of_view) if of_view else ({}, {})
+                contents.append(rows)
+                columns.append(values)
+            change = fold(contents)
+            if change is None:
+                return None
+            left_out, _ = self._put(connection, change, columns)
+            failpoints.hit("fold.written")
+        failpoints.hit("fold.committed")
+        self._take(change, left_out)
+        return change
+
+    def _write(self, change: Change, durable: bool) -> int:
+        connection = self._writer.connection
+        with durable_transaction(connection) if durable else transaction(connection):
+            left_out, events = self._put(connection, change, [{} for _ in self._rows])
+            failpoints.hit("checkpoint.written")
+        self._take(change, left_out)
+        return events
+
+    def _put(self, connection: sqlite3.Connection, change: Change, columns: Sequence[Columns]) -> tuple[LeftOut, int]:
+        """Write a change; return the numbers of left out events, and the events that it discards or releases."""
+        if change.rows:
+            for statement, rows, before in zip(self._rows, change.rows, columns, strict=True):
+                if rows:
+                    statement.write(connection, rows.values(), before)
+        left_out, events = self.left_out, 0
+        if change.hold or change.park or change.fail_again or change.release or change.discard:
+            # A leader that lost its lease would violate a key, as the stream may be parked already.
+            check_fence(connection, self.lease)
+            left_out, events = self._parked_streams.write(connection, change, self.parked, left_out)
+        checkpoint = change.checkpoint or self.stored
+        values: dict[str, Any] = {"position": checkpoint.position, "event_id": checkpoint.event_id}
+        if left_out is not self.left_out:
+            values["parked_streams"], values["left_out_events"], values["left_out_position"] = left_out
+        if change.identity is not None:
+            values["log_id"], values["epochs"] = encode_epochs(change.identity)
+        if change.paused is not None:
+            values["paused"] = change.paused
+        if change.filling is not None:
+            values["filling"] = change.filling
+        self._update(values)
+        return left_out, events
+
+    def _take(self, change: Change, left_out: LeftOut) -> None:
+        """Take the values of a committed change."""
+        self.left_out = left_out
+        if change.checkpoint is not None:
+            self.stored = change.checkpoint
+        if change.identity is not None:
+            self.identity = change.identity
+        if change.paused is not None:
+            self.paused = change.paused
+        if change.filling is not None:
+            self.filling = change.filling
+        if change.park is not None:
+            event = change.park.event
+            self.parked[AggregateRef(event.aggregate.type, event.aggregate.id)] = event.position
+        for aggregate in (change.release, change.discard):
+            if aggregate is not None:
+                del self.parked[aggregate]
+
+    def _update(self, values: dict[str, Any]) -> None:
+        """Update the generation's own row, if the store has the fence and checkpoint of this leader."""
+        columns = tuple(values)
+        statement = self._updates.get(columns)
+        if statement is None:
+            statement = self._updates[columns] = _update_statement(columns)
+        bound = {f"new_{name}": value for name, value in values.items()}
+        old_position, old_event_id = self.stored
+        cursor = execute(
+            self._writer.connection,
+            statement,
+            of_projection=self.projection.name,
+            of_generation=self.generation,
+            old_fence=self.lease.fence,
+            old_position=old_position,
+            old_event_id=old_event_id,
+            **bound,
+        )
+        if cursor.rowcount != 1:
+            check_fence(self._writer.connection, self.lease)
+            raise LeaseLostError(
+                f"another projector has written generation {self.generation} of projection {self.projection.name}: "
+                f"its checkpoint is no longer {old_position}, where this projector left it"
+            )
+
+    def _raise_floor(self, now: float, expired: float) -> int:
+        connection = self._writer.connection
+        with transaction(connection):
+            check_fence(connection, self.lease)
+            return self._tombstones.raise_floor(connection, self.stored.position, now, expired)
+
+    def _remove_tombstones(self, floor: int) -> int:
+        connection = self._writer.connection
+        with transaction(connection):
+            check_fence(connection, self.lease)
+            return self._tombstones.remove(connection, floor)
+
+
+def _update_statement(columns: Sequence[str]) -> Compiled:
+    return compile_sqlite(
+        update(generations)
+        .where(
+            _C.projection == bindparam("of_projection"),
+            _C.generation == bindparam("of_generation"),
+            _C.fence == bindparam("old_fence"),
+            _C.position == bindparam("old_position"),
+            _C.event_id == bindparam("old_event_id"),
+        )
+        .values({name: bindparam(f"new_{name}") for name in columns})
+    )
+
+
+_C = generations.c
+_STATE = compile_sqlite(
+    select(
+        _C.position,
+        _C.event_id,
+        _C.log_id,
+        _C.epochs,
+        _C.filling,
+        _C.paused,
+        _C.parked_streams,
+        _C.left_out_events,
+        _C.left_out_position,
+    ).where(_C.projection == bindparam("of_projection"), _C.generation == bindparam("of_generation"))
+)
+_NAME = compile_sqlite(
+    update(generations)
+    .where(
+        _C.projection == bindparam("of_projection"),
+        _C.generation == bindparam("of_generation"),
+        _C.filling == "",
+    )
+    .values(filling=bindparam("new_filling"))
+)
