@@ -19,9 +19,10 @@ from diptych.domain.loading import load
 from diptych.server import lifecycle
 from diptych.server.errors import StartError
 from diptych.server.health import Health
-from diptych.server.lifecycle import Served
+from diptych.server.lifecycle import ServerParts
 from diptych.server.router import Router
-from diptych.server.settings import CommandServerSettings, sqlite_path
+from diptych.server.settings import CommandServerSettings, sqlite_path, without_password
+from diptych.server.supervise import TaskSupervisor
 
 _ANSWER_SECONDS = 1.0
 """Left for the last answers when the server stops."""
@@ -30,13 +31,13 @@ _ANSWER_SECONDS = 1.0
 def run(settings: CommandServerSettings) -> int:
     """Runs the command server until it is told to stop; returns the exit status."""
 
-    async def start(health: Health) -> Served:
-        return await bootstrap(settings, health)
+    async def start(health: Health, tasks: TaskSupervisor) -> ServerParts:
+        return await bootstrap(settings, health, tasks)
 
     return lifecycle.run("command-server", settings, start)
 
 
-async def bootstrap(settings: CommandServerSettings, health: Health) -> Served:
+async def bootstrap(settings: CommandServerSettings, health: Health, tasks: TaskSupervisor) -> ServerParts:
     """Opens the log and everything on it."""
     try:
         domain = load(settings.domain)
@@ -50,8 +51,8 @@ async def bootstrap(settings: CommandServerSettings, health: Health) -> Served:
         raise StartError(f"The log {settings.log} cannot be opened: {error}.") from error
     head = HeadReader(store)
     writer = Writer(domain, store, settings, tail.publish)
-    following = asyncio.create_task(tail.run(), name="event-tail")
-    writing = asyncio.create_task(writer.run(), name="writer")
+    tasks.start(tail.run(), name="event tail")
+    writing = tasks.start(writer.run(), name="writer")
     router = Router(domain.domain.package)
     commands = CommandServices(domain, writer, tail.identity, router, settings)
     EventService(domain, store, tail, head, router, settings)
@@ -62,13 +63,11 @@ async def bootstrap(settings: CommandServerSettings, health: Health) -> Served:
     except StoreUnavailable as error:
         raise StartError(f"The log {settings.log} cannot be read: {error}.") from error
     ProcessService(host, store, router)
-    ended: asyncio.Future[None] = asyncio.ensure_future(writing)
 
     async def close() -> None:
         await host.close()
         writer.close()
-        await ended
-        following.cancel()
+        await asyncio.wait((writing,))
         await store.close()
 
     async def drain() -> None:
@@ -78,4 +77,9 @@ async def bootstrap(settings: CommandServerSettings, health: Health) -> Served:
         patience = settings.stop_seconds - min(_ANSWER_SECONDS, settings.stop_seconds / 2)
         asyncio.get_running_loop().call_later(patience, writer.give_up)
 
-    return Served(router, failed=ended, drain=drain, close=close)
+    description = {
+        "domain": domain.domain.name,
+        "log": without_password(settings.log),
+        "head_position": tail.head,
+    }
+    return ServerParts(router, drain=drain, close=close, description=description)

@@ -15,9 +15,10 @@ from diptych.server import lifecycle
 from diptych.server.channels import open_server_channel
 from diptych.server.errors import StartError
 from diptych.server.health import Health
-from diptych.server.lifecycle import Served
+from diptych.server.lifecycle import ServerParts
 from diptych.server.router import Router
-from diptych.server.settings import ProjectorSettings, sqlite_path
+from diptych.server.settings import ProjectorSettings, sqlite_path, without_password
+from diptych.server.supervise import TaskSupervisor
 from diptych.storage.errors import ReadStoreError, StoreError
 from diptych.storage.read_store import Lease, LeaseHolder, ReadStore
 from projector.feed.feed import Feed
@@ -40,19 +41,19 @@ _log = structlog.get_logger(__name__)
 def run(settings: ProjectorSettings) -> int:
     """Runs a projector until it is told to stop; returns the exit status."""
 
-    async def start(health: Health) -> Served:
+    async def start(health: Health, tasks: TaskSupervisor) -> ServerParts:
         try:
             domain = load(settings.domain).domain
         except DomainError as error:
             raise StartError(str(error)) from error
-        return await bootstrap(settings, domain.name, list(domain.projections.values()), health)
+        return await bootstrap(settings, domain.name, list(domain.projections.values()), health, tasks)
 
     return lifecycle.run("projector", settings, start)
 
 
 async def bootstrap(
-    settings: ProjectorSettings, domain: str, projections: Sequence[Projection], health: Health
-) -> Served:
+    settings: ProjectorSettings, domain: str, projections: Sequence[Projection], health: Health, tasks: TaskSupervisor
+) -> ServerParts:
     """Opens the read store and follows the log for every projection; raises `StartError`."""
     store = SqliteReadStore(sqlite_path(settings.read_store), health.address)
     ordered = sorted(projections, key=lambda projection: projection.name)
@@ -107,15 +108,15 @@ async def bootstrap(
 
     router = Router(f"{domain}.v1")
     Services(feed, lines).bind(router)
-    tasks = [asyncio.create_task(line.run()) for line in lines.values()]
-    tasks.append(asyncio.create_task(HeadFollower(channel, settings.commands, head, head_heard).run()))
+    # No task should fail: the failure of a projection becomes its state.
+    for name, line in lines.items():
+        tasks.start(line.run(), name=f"projection {name}")
+    tasks.start(HeadFollower(channel, settings.commands, head, head_heard).run(), name="head of the log")
     if not store.primary:
-        tasks.append(asyncio.create_task(_come_first(store)))
+        tasks.start(_come_first(store), name="primary projector's lock")
 
     async def drain() -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.close()
         feed.close()
 
     async def close() -> None:
@@ -127,7 +128,8 @@ async def bootstrap(
                 _log.warning("a checkpoint is not written", projection=line.projection.name, error=str(error))
         await store.close()
 
-    return Served(router, failed=_first_failure(tasks), drain=drain, close=close)
+    description = {"domain": domain, "read_store": without_password(settings.read_store), "log": settings.commands}
+    return ServerParts(router, drain=drain, close=close, description=description)
 
 
 async def _come_first(store: ReadStore) -> None:
@@ -136,17 +138,3 @@ async def _come_first(store: ReadStore) -> None:
         await asyncio.sleep(_COME_FIRST_SECONDS)
         if store.become_primary():
             return
-
-
-def _first_failure(tasks: Sequence[asyncio.Task[None]]) -> asyncio.Future[None]:
-    """Fails with the first task that does. None should: what befalls a projection is told as its state."""
-    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def ended(task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not failed.done():
-            failed.set_exception(error)
-
-    for task in tasks:
-        task.add_done_callback(ended)
-    return failed

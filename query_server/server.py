@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from prometheus_client import REGISTRY
 
 from diptych.domain.errors import DomainError
@@ -11,9 +9,10 @@ from diptych.domain.loading import LoadedDomain, load
 from diptych.server import lifecycle
 from diptych.server.errors import StartError
 from diptych.server.health import Health
-from diptych.server.lifecycle import Served
+from diptych.server.lifecycle import ServerParts
 from diptych.server.router import Router
-from diptych.server.settings import QueryServerSettings, sqlite_path
+from diptych.server.settings import QueryServerSettings, sqlite_path, without_password
+from diptych.server.supervise import TaskSupervisor
 from query_server.cache.cache import Cache
 from query_server.freshness.tracker import Freshness
 from query_server.metrics import QueryServerMetrics
@@ -29,17 +28,19 @@ from query_server.watch.service import Watches
 def run(settings: QueryServerSettings) -> int:
     """Runs a query server until it is told to stop; returns the exit status."""
 
-    async def start(health: Health) -> Served:
+    async def start(health: Health, tasks: TaskSupervisor) -> ServerParts:
         try:
             loaded = load(settings.domain)
         except DomainError as error:
             raise StartError(str(error)) from error
-        return await bootstrap(settings, loaded, health)
+        return await bootstrap(settings, loaded, health, tasks)
 
     return lifecycle.run("query-server", settings, start)
 
 
-async def bootstrap(settings: QueryServerSettings, loaded: LoadedDomain, health: Health) -> Served:
+async def bootstrap(
+    settings: QueryServerSettings, loaded: LoadedDomain, health: Health, tasks: TaskSupervisor
+) -> ServerParts:
     """Opens the parts of a query server and starts what it follows."""
     domain = loaded.domain
     upstreams = Upstreams(settings.commands, settings.projector)
@@ -56,29 +57,26 @@ async def bootstrap(settings: QueryServerSettings, loaded: LoadedDomain, health:
     metrics = QueryServerMetrics(freshness, reader, cache, watches)
     REGISTRY.register(metrics)
     watch = StoreWatch(reader, freshness, upstreams, health, sorted(router.services))
-    following = upstreams.follow(freshness)
+    upstreams.follow(freshness, tasks)
     await watch.look()
-    running = [asyncio.create_task(watch.run()), asyncio.create_task(watches.run())]
-    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def ended(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and not failed.done() and (error := task.exception()) is not None:
-            failed.set_exception(error)
-
-    for task in (*running, *following):
-        task.add_done_callback(ended)
+    tasks.start(watch.run(), name="store poller")
+    tasks.start(watches.run(), name="watches")
 
     async def drain() -> None:
         freshness.close()
         await watches.drain()
 
     async def close() -> None:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await tasks.close()
         await watches.close()
         REGISTRY.unregister(metrics)
         await upstreams.close()
         await reader.close()
 
-    return Served(router, failed=failed, drain=drain, close=close, healthy=False)
+    description = {
+        "domain": domain.name,
+        "read_store": without_password(settings.read_store),
+        "log": settings.commands,
+        "projector": settings.projector,
+    }
+    return ServerParts(router, drain=drain, close=close, healthy=False, description=description)

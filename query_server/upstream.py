@@ -16,6 +16,7 @@ import structlog
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc, log_pb2, log_pb2_grpc
 from diptych.server import failpoints
 from diptych.server.channels import END, CallError, StreamCall, open_server_channel
+from diptych.server.supervise import TaskSupervisor
 from diptych.v1 import commands_pb2, events_pb2, events_pb2_grpc
 from query_server.freshness.tracker import GONE_SECONDS, Freshness, HeadHeard, identity_from
 
@@ -50,17 +51,13 @@ class Upstreams:
         self._log = log_pb2_grpc.LogServiceStub(self._commands)
         self._events = events_pb2_grpc.EventServiceStub(self._commands)
         self._feed = feed_pb2_grpc.FeedServiceStub(self._projector)
-        self._tasks: list[asyncio.Task[None]] = []
         self._checkpoints: dict[str, asyncio.Future[None]] = {}
         self._feed_call: StreamCall[object, object] | None = None
 
-    def follow(self, freshness: Freshness) -> list[asyncio.Task[None]]:
-        """Starts to follow both; returns the tasks that do, and that end only by `close` or by a defect."""
-        self._tasks = [
-            asyncio.create_task(_for_ever("the projector's feed", lambda: self._follow_feed(freshness))),
-            asyncio.create_task(_for_ever("the head of the log", lambda: self._follow_head(freshness))),
-        ]
-        return self._tasks
+    def follow(self, freshness: Freshness, tasks: TaskSupervisor) -> None:
+        """Start to follow the feed and the head in the supervisor's tasks, until it closes."""
+        tasks.start(_for_ever("the projector's feed", lambda: self._follow_feed(freshness)), name="projector's feed")
+        tasks.start(_for_ever("the head of the log", lambda: self._follow_head(freshness)), name="head of the log")
 
     def follow_feed_anew(self) -> None:
         """Ends the feed, so that the next one tells everything again."""
@@ -69,9 +66,7 @@ class Upstreams:
 
     async def close(self) -> None:
         """Ends the streams and closes the channels."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._checkpoints.values(), return_exceptions=True)
+        await asyncio.gather(*self._checkpoints.values(), return_exceptions=True)
         await self._commands.close()
         await self._projector.close()
 

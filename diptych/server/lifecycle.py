@@ -1,7 +1,13 @@
-"""Serving: what is the same for all three servers, from the port to the exit status.
+"""The lifecycle that all servers share, from the port to the exit status.
 
-A server is made by a `start` function that opens its parts and returns them as a `Served`; `run` binds the port,
-tells health, prints the ready line, waits for SIGTERM or SIGINT, and stops everything in order.
+A server is a `Start` function that opens its parts. `run` then takes these steps:
+
+1. Bind the port, so that a second start fails before it touches a file.
+2. Start the parts. A `StartError` ends the process with status 1.
+3. Bind health and reflection, check that every rpc has a handler, and serve.
+4. Print the ready line once the server is healthy.
+5. Wait for SIGTERM, SIGINT or the failure of a background task.
+6. Stop: health says NOT_SERVING, streams are drained, calls get `stop_seconds` to end, and the parts are closed.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ import ipaddress
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -25,45 +31,139 @@ from diptych.server.health import HEALTH, Health
 from diptych.server.reflection import bind_reflection
 from diptych.server.router import Router
 from diptych.server.settings import ServerSettings
+from diptych.server.supervise import TaskFailedError, TaskSupervisor
 from diptych.server.telemetry import configure_logging, serve_metrics
 
 _log = structlog.get_logger(__name__)
 
+_SWITCH_INTERVAL_SECONDS = 0.001
+"""Time for which one thread may hold the interpreter. The event loop must not wait 5 ms, the default, for another."""
+
 _GARBAGE_OBJECTS = 5000
-"""How many new objects there must be before cycles among them are looked for; with 700, it is after every 20 calls."""
+"""New objects between two searches for garbage cycles. Python's default of 700 means one search for every 20 calls."""
 
 
-async def _nothing() -> None:
+async def _do_nothing() -> None:
     return None
 
 
 @dataclass
-class Served:
-    """What a server has opened."""
+class ServerParts:
+    """The opened parts of a server, as its `Start` function returns them."""
 
     router: Router
-    failed: asyncio.Future[None] | None = None
-    """Fails when a part that the server cannot live without does."""
-    drain: Callable[[], Awaitable[None]] = _nothing
-    """Called first when stopping: ends streams and lets nothing new in."""
-    close: Callable[[], Awaitable[None]] = _nothing
-    """Called last: closes what was opened."""
+    drain: Callable[[], Awaitable[None]] = _do_nothing
+    """First step of stopping: end the streams and refuse new ones."""
+    close: Callable[[], Awaitable[None]] = _do_nothing
+    """Last step of stopping: close every part."""
     healthy: bool = True
-    """Whether "" and the services are told SERVING at start; if not, the server itself tells when they are."""
-    services: tuple[str, ...] = field(default=())
+    """True if health is SERVING from the start; False if the server itself sets it later."""
+    description: Mapping[str, object] = field(default_factory=dict)
+    """Fields of the log event `started`: the domain, the store and the head."""
 
 
-Start = Callable[[Health], Awaitable[Served]]
+Start = Callable[[Health, TaskSupervisor], Awaitable[ServerParts]]
+"""Opens the parts of a server. Background tasks run in the supervisor; the failure of one stops the server."""
 
 
 def check_addresses(settings: ServerSettings) -> None:
-    """Refuses an address beyond loopback unless the settings say `insecure`."""
+    """Check that the server listens on loopback only, or that the settings allow more.
+
+    Raises:
+        StartError: An address is beyond loopback and `insecure` is not set.
+    """
     for address in (settings.address, settings.metrics_address):
         if address is not None and not settings.insecure and not _is_loopback(address):
             raise StartError(
                 f"{address} can be reached from other machines, and neither TLS nor authentication is set up: "
                 "listen on a loopback address, or say --insecure."
             )
+
+
+def run(program: str, settings: ServerSettings, start: Start) -> int:
+    """Run a server until SIGTERM, SIGINT or a failure, and return the exit status.
+
+    Args:
+        program: Name of the server, for log lines and the ready line.
+        settings: Settings of the server.
+        start: Function that opens the parts.
+    """
+    configure_logging(program, settings.log_level, settings.log_format)
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    try:
+        _arm_failpoints()
+        check_addresses(settings)
+        return uvloop.run(_serve(program, settings, start))
+    except StartError as error:
+        print(f"diptych {program}: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+async def _serve(program: str, settings: ServerSettings, start: Start) -> int:
+    stop = _stop_event()
+    server = GrpcServer(settings.message_bytes_max)
+    health = Health(server.bind_port(settings.address))
+    async with TaskSupervisor() as tasks:
+        parts = await start(health, tasks)
+        await _open(server, parts, health, settings)
+        stop_metrics = serve_metrics(settings.metrics_address)
+        _freeze_garbage()
+        _log.info("started", address=health.address, **parts.description)
+        tasks.start(_announce(program, health), name="announce")
+        status = await _run_until_stopped(stop, tasks)
+        health.stop()
+        await parts.drain()
+        await server.stop(settings.stop_seconds)
+        await parts.close()
+        stop_metrics()
+    _log.info("stopped", status=status)
+    return status
+
+
+def _stop_event() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _open(server: GrpcServer, parts: ServerParts, health: Health, settings: ServerSettings) -> None:
+    """Bind the services of gRPC itself, check the router, and serve."""
+    router = parts.router
+    router.calls_max = settings.calls_max
+    services = sorted(router.services)
+    health.bind(router)
+    bind_reflection(router, (*services, HEALTH))
+    router.check_complete()
+    for service in {"", *services} - health.serving.keys():
+        await health.set(service, parts.healthy)
+    await server.start(router)
+
+
+def _freeze_garbage() -> None:
+    """Exempt the objects of the start from garbage collection, and collect less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_OBJECTS)
+
+
+async def _announce(program: str, health: Health) -> None:
+    """Print the ready line. A query server listens before it is healthy, as its read store may not exist yet."""
+    await health.ready.wait()
+    print(f"diptych {program} ready address={health.address}", flush=True)
+    _log.info("ready", address=health.address)
+
+
+async def _run_until_stopped(stop: asyncio.Event, tasks: TaskSupervisor) -> int:
+    """Wait for the end, and return the exit status."""
+    try:
+        await tasks.wait_for(stop)
+    except TaskFailedError as error:
+        _log.error("background task failed, stopping", exc_info=error)
+        return 1
+    return 0
 
 
 def _arm_failpoints() -> None:
@@ -79,67 +179,3 @@ def _is_loopback(address: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def run(program: str, settings: ServerSettings, start: Start) -> int:
-    """Runs a server until it is told to stop; returns the exit status."""
-    configure_logging(program, settings.log_level, settings.log_format)
-    sys.setswitchinterval(0.001)  # The loop shares the interpreter with a database thread, and must not wait 5 ms.
-    try:
-        _arm_failpoints()
-        check_addresses(settings)
-        return uvloop.run(_serve(program, settings, start))
-    except StartError as error:
-        print(f"diptych {program}: {error}", file=sys.stderr, flush=True)
-        return 1
-
-
-async def _serve(program: str, settings: ServerSettings, start: Start) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    server = GrpcServer(settings.message_bytes_max)
-    served_health = Health(server.bind_port(settings.address))
-    served = await start(served_health)
-    served.router.calls_max = settings.calls_max
-    services = sorted(served.router.services)
-    served_health.bind(served.router)
-    bind_reflection(served.router, (*services, HEALTH))
-    served.router.check_complete()
-    for service in {"", *services} - served_health.told.keys():
-        await served_health.set(service, served.healthy)
-    await server.start(served.router)
-    metrics = serve_metrics(settings.metrics_address)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GARBAGE_OBJECTS)
-    announcing = asyncio.create_task(_announce(program, served_health))
-    status = await _until_stopped(stop, served)
-    announcing.cancel()
-    served_health.stop()
-    await served.drain()
-    await server.stop(settings.stop_seconds)
-    await served.close()
-    metrics()
-    _log.info("stopped")
-    return status
-
-
-async def _announce(program: str, served_health: Health) -> None:
-    """Prints the line that others wait for. A query server listens before it is healthy: its read store may come."""
-    _log.info("listening", address=served_health.address)
-    await served_health.ready.wait()
-    print(f"diptych {program} ready address={served_health.address}", flush=True)
-    _log.info("ready", address=served_health.address)
-
-
-async def _until_stopped(stop: asyncio.Event, served: Served) -> int:
-    waiting: set[asyncio.Future[object]] = {asyncio.ensure_future(stop.wait())}
-    if served.failed is not None:
-        waiting.add(served.failed)  # type: ignore[arg-type]
-    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    if served.failed is not None and served.failed in done:
-        _log.error("a part of the server failed", exc_info=served.failed.exception())
-        return 1
-    return 0

@@ -45,6 +45,11 @@ def sqlite_path(dsn: str) -> Path:
     return Path(database)
 
 
+def without_password(dsn: str) -> str:
+    """Return a DSN for log lines, its password replaced by ***."""
+    return make_url(dsn).render_as_string(hide_password=True)
+
+
 class ServerSettings(BaseSettings):
     """What every server is told."""
 

@@ -76,6 +76,21 @@ class TaskSupervisor:
         assert self._runner is not None, "wait is called inside the async with block"
         await asyncio.shield(self._runner)
 
+    async def wait_for(self, event: asyncio.Event) -> None:
+        """Wait until an event is set. Cancelling it leaves the tasks running.
+
+        Raises:
+            TaskFailedError: A task failed before the event was set. The other tasks have ended.
+        """
+        if self._open:
+            waiting = self.start(event.wait(), name="wait")
+            try:
+                await asyncio.wait((waiting,))  # The failure of another task cancels it.
+            finally:
+                waiting.cancel()
+        if not event.is_set():
+            await self.wait()
+
     async def close(self) -> None:
         """Cancel all tasks and wait for their end. Raises nothing: failures are reported by `wait`."""
         self._open = False

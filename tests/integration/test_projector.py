@@ -25,6 +25,7 @@ from diptych.internal.v1 import feed_pb2, feed_pb2_grpc
 from diptych.server.grpc_transport import GrpcHandlers
 from diptych.server.health import Health
 from diptych.server.settings import ProjectorSettings
+from diptych.server.supervise import TaskSupervisor
 from diptych.v1 import projections_pb2 as states
 from diptych.v1 import projections_pb2_grpc
 from projector.server import bootstrap
@@ -104,19 +105,20 @@ async def running(
         }
     )
     health = Health("127.0.0.1:0")
-    served = await bootstrap(settings, "notes", projections or (Notes().projection,), health)
     server = grpc.aio.server()
-    health.bind(served.router)
-    server.add_generic_rpc_handlers((GrpcHandlers(served.router),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Running(channel)
-    finally:
-        await served.drain()
-        await server.stop(1)
-        await served.close()
+    async with TaskSupervisor() as tasks:
+        parts = await bootstrap(settings, "notes", projections or (Notes().projection,), health, tasks)
+        health.bind(parts.router)
+        server.add_generic_rpc_handlers((GrpcHandlers(parts.router),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield Running(channel)
+        finally:
+            await parts.drain()
+            await server.stop(1)
+            await parts.close()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from diptych.domain.loading import load
 from diptych.server.grpc_transport import GrpcHandlers
 from diptych.server.health import Health
 from diptych.server.settings import QueryServerSettings
+from diptych.server.supervise import TaskSupervisor
 from diptych.v1 import read_model_pb2_grpc
 from library.lending import activity, lending
 from library.v1 import query_service_pb2_grpc
@@ -108,17 +109,18 @@ async def started_query_server(path: Path, upstreams: ScriptedUpstreams, **setti
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     port = server.add_insecure_port(chosen.address)
     health = Health(f"127.0.0.1:{port}")
-    served = await bootstrap(chosen, load("library"), health)
-    health.bind(served.router)
-    server.add_generic_rpc_handlers((GrpcHandlers(served.router),))
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        try:
-            yield QueryServer(channel, upstreams, upstreams.identity)
-        finally:
-            await served.drain()
-            await server.stop(1)
-            await served.close()
+    async with TaskSupervisor() as tasks:
+        parts = await bootstrap(chosen, load("library"), health, tasks)
+        health.bind(parts.router)
+        server.add_generic_rpc_handlers((GrpcHandlers(parts.router),))
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            try:
+                yield QueryServer(channel, upstreams, upstreams.identity)
+            finally:
+                await parts.drain()
+                await server.stop(1)
+                await parts.close()
 
 
 def library_store(path: Path, identity: LogIdentity | None) -> StoreFile:

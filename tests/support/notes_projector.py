@@ -6,8 +6,9 @@ import sys
 
 from diptych.server import lifecycle
 from diptych.server.health import Health
-from diptych.server.lifecycle import Served
+from diptych.server.lifecycle import ServerParts
 from diptych.server.settings import ProjectorSettings
+from diptych.server.supervise import TaskSupervisor
 from projector.server import bootstrap
 from tests.support.notes import Notes
 
@@ -17,8 +18,9 @@ def main(log: str, file: str) -> int:
         {"address": "127.0.0.1:0", "commands": log, "read_store": f"sqlite:///{file}", "batch_events_max": 10}
     )
 
-    async def start(health: Health) -> Served:
-        return await bootstrap(settings, "notes", [Notes("first").projection, Notes("second").projection], health)
+    async def start(health: Health, tasks: TaskSupervisor) -> ServerParts:
+        notes = [Notes("first").projection, Notes("second").projection]
+        return await bootstrap(settings, "notes", notes, health, tasks)
 
     return lifecycle.run("projector", settings, start)
 

@@ -85,6 +85,25 @@ async def test_cancelled_wait_leaves_the_tasks_running() -> None:
         assert not task.done()
 
 
+async def test_wait_for_an_event_ends_when_it_is_set() -> None:
+    event = asyncio.Event()
+    async with TaskSupervisor() as tasks:
+        task = tasks.start(forever(), name="one")
+        asyncio.get_running_loop().call_soon(event.set)
+        await tasks.wait_for(event)
+        assert not task.done()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_wait_for_an_event_raises_the_failure_of_a_task(*, late: bool) -> None:
+    async with TaskSupervisor() as tasks:
+        failing = tasks.start(fail("broken"), name="the one")
+        if late:
+            await asyncio.wait((failing,))
+        with pytest.raises(TaskFailedError, match="'the one'"):
+            await tasks.wait_for(asyncio.Event())
+
+
 async def test_exception_of_the_block_is_raised_as_it_is() -> None:
     started: list[asyncio.Task[None]] = []
 

@@ -1,4 +1,4 @@
-"""Health and reflection: what they answer, and that nobody harms the server through them."""
+"""Health: its answers, and its limits against callers that would harm the server."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2 as untyped_health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
 from diptych.client import CallRefused
-from diptych.server import health as standard_services
+from diptych.server import health as module
 from diptych.server.grpc_transport import GrpcHandlers
 from diptych.server.health import HEALTH, Health
-from diptych.server.reflection import REFLECTION, bind_reflection
 from diptych.server.router import Router
 
 health_pb2: Any = untyped_health_pb2
@@ -27,7 +25,6 @@ SERVING, NOT_SERVING, UNKNOWN = 1, 2, 3
 async def served(health: Health) -> AsyncIterator[grpc.aio.Channel]:
     router = Router("test.v1")
     health.bind(router)
-    bind_reflection(router, (HEALTH,))
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((GrpcHandlers(router),))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -53,7 +50,7 @@ def watch(channel: grpc.aio.Channel, service: str) -> Any:
     return call(health_pb2.HealthCheckRequest(service=service).SerializeToString(), timeout=60)
 
 
-async def test_health_is_what_was_told() -> None:
+async def test_health_is_the_one_that_was_set() -> None:
     health = Health("here")
     await health.set("", True)
     await health.set("shop.v1.QueryService", False)
@@ -68,7 +65,7 @@ async def test_health_is_what_was_told() -> None:
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_watch_is_told_changes_until_the_server_stops() -> None:
+async def test_watch_gets_changes_until_the_server_stops() -> None:
     health = Health("here")
     async with served(health) as channel:
         call = watch(channel, "one")
@@ -83,8 +80,8 @@ async def test_a_watch_is_told_changes_until_the_server_stops() -> None:
         assert await call.read() is grpc.aio.EOF
 
 
-async def test_there_is_a_limit_to_watches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standard_services, "WATCHES_MAX", 1)
+async def test_watches_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WATCHES_MAX", 1)
     async with served(Health("here")) as channel:
         first = watch(channel, "one")
         await first.read()
@@ -95,7 +92,7 @@ async def test_there_is_a_limit_to_watches(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("path", [f"/{HEALTH}/Check", f"/{HEALTH}/List", f"/{HEALTH}/Watch"])
-async def test_bug_a_malformed_health_request_was_answered_in_words_of_python(path: str) -> None:
+async def test_bug_malformed_request_was_answered_with_an_error_of_python(path: str) -> None:
     """UNKNOWN, `Unexpected <class 'google.protobuf.message.DecodeError'>`; `List` was `Method not implemented!`."""
     async with served(Health("here")) as channel:
         call: Any = channel.unary_stream(path)
@@ -105,21 +102,8 @@ async def test_bug_a_malformed_health_request_was_answered_in_words_of_python(pa
         assert CallRefused.of(refused.value).reason == "MALFORMED_MESSAGE"
 
 
-async def test_bug_a_malformed_reflection_request_was_answered_in_words_of_python() -> None:
-    async with served(Health("here")) as channel:
-        call: Any = channel.stream_stream(f"/{REFLECTION}/ServerReflectionInfo")
-        asked = call(timeout=30)
-        await asked.write(reflection_pb2.ServerReflectionRequest(list_services="*").SerializeToString())
-        answer = reflection_pb2.ServerReflectionResponse.FromString(await asked.read())
-        assert sorted(one.name for one in answer.list_services_response.service) == sorted([HEALTH, REFLECTION])
-        await asked.write(b"\x0a\x05ab")
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await asked.read()
-        assert CallRefused.of(refused.value).reason == "MALFORMED_MESSAGE"
-
-
-async def test_bug_who_watches_health_and_reads_nothing_could_hold_up_who_tells_it() -> None:
-    """A frame was sent under the lock that telling takes, so that a projection stood still with it."""
+async def test_bug_watch_that_is_not_read_blocked_set() -> None:
+    """The servicer that gRPC ships sends a frame under the lock that `set` takes, so a projection stood still too."""
     health = Health("here")
     watching = health._watch(health_pb2.HealthCheckRequest(service="one").SerializeToString(), None)  # type: ignore[arg-type]
     await anext(watching)  # And it never comes back for more.

@@ -254,7 +254,7 @@ CHANGES = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_would_break_readers_of_the_last_release_is_refused(tmp_path: Path, what: str) -> None:
     """By `make contracts`, in a repository of its own that has a release."""
-    root, programs = Path(__file__).resolve().parents[2], Path(sys.executable).parent
+    root, programs = Path(__file__).resolve().parents[3], Path(sys.executable).parent
     if not (programs / "buf").exists() or shutil.which("make") is None:
         pytest.skip("buf or make is not installed.")
     (tmp_path / "diptych/contract").mkdir(parents=True)

@@ -1,15 +1,13 @@
-"""Rules of the contract: every violation is told, with the full path of its field; and what a status may grow to."""
+"""Validation: a refusal reports every violation of the contract, with the full path of its field."""
 
 from __future__ import annotations
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2, status_pb2
 from google.type.money_pb2 import Money
 
-from diptych.contract.reasons import CommandUnknown, InvalidRequest, MalformedMessage
+from diptych.contract.reasons import InvalidRequest, MalformedMessage
 from diptych.contract.validation import check, parse
-from diptych.server.status import shorten
 from diptych.v1.commands_pb2 import CommandContext
 from shop.v1.order_commands_pb2 import ImportedItem, ImportOrderRequest
 from shop.v1.user_commands_pb2 import RegisterUserRequest, UpdateUserProfileRequest
@@ -82,32 +80,3 @@ def test_bytes_that_are_no_message_are_malformed() -> None:
     assert refused.value.type == "shop.v1.RegisterUserRequest"
     with pytest.raises(MalformedMessage):
         parse(RegisterUserRequest, b"\x1a\x01\xff")  # Not UTF-8.
-
-
-def test_a_short_status_stays_as_it_is() -> None:
-    status = InvalidRequest.of(("email", "must be an address"), ("", "too much")).to_status("shop.v1")
-    copy = status_pb2.Status.FromString(status.SerializeToString())
-    assert shorten(copy) == status
-
-
-def test_a_status_of_many_violations_is_cut_to_what_clients_take_and_tells_how_many_there_were() -> None:
-    refusal = InvalidRequest.of(*((f"items[{number}].quantity", "must be at least 1") for number in range(2000)))
-    status = shorten(refusal.to_status("shop.v1"))
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    assert status.details[0].Unpack(info)
-    assert status.details[1].Unpack(bad)
-    assert status.ByteSize() < 4096
-    assert info.metadata["violations"] == "2000"
-    assert len(bad.field_violations) > 20
-    assert bad.field_violations[0].field == "items[0].quantity"
-
-
-@pytest.mark.parametrize("character", ["x", "é", "%", "\n", "😀"])
-def test_what_a_client_sent_makes_no_status_large(character: str) -> None:
-    for refusal in (
-        CommandUnknown(type=character * 1_000_000),
-        InvalidRequest.of((character * 1_000_000, character * 1_000_000)),
-    ):
-        status = shorten(refusal.to_status("shop.v1"))
-        assert status.ByteSize() < 4096
-        assert len(status.message.encode()) <= 1000

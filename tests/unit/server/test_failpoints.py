@@ -15,7 +15,7 @@ import pytest
 from diptych.server import failpoints
 from tests.history.stage import PROGRAMS, failpoints_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
