@@ -201,3 +201,9 @@ class History:
     """All of it, as it was read from the start when the run was over."""
     final: dict[str, int] = field(default_factory=dict)
     """The positions at which the projections were said to be when the run was over."""
+
+    def has(self, reads: int, writes: int) -> bool:
+        """Return True if at least that many reads were answered and commands acknowledged."""
+        answered = sum(read.refused is None for read in self.reads)
+        acknowledged = sum(write.known is Known.ACKNOWLEDGED for write in self.writes)
+        return answered >= reads and acknowledged >= writes

@@ -21,6 +21,9 @@ from tests.history.shopping import Board, Importer, Shopper, open_shop
 from tests.history.stage import TROUBLES, Stage, stored
 from tests.support.polling import eventually
 
+_ROUNDS_MAX = 8
+"""Rounds of a run, of `Plan.seconds` each, until it has as many reads and writes as it must have."""
+
 _RESETS = frozenset({"RESET_REASON_GENERATION"})
 """Why a watch may begin anew where projections are rebuilt."""
 
@@ -52,6 +55,9 @@ class Plan:
     watches: bool = True
     rebuilds: bool = False
     """Whether projections are rebuilt, switched and switched back all the time."""
+    reads_min: int = 0
+    writes_min: int = 0
+    """Answered reads and acknowledged writes that a run must have: on a slow machine it goes on for more rounds."""
     end_seconds: float = 20.0
     """How long everything may take to settle when the faults are over."""
     slow: Mapping[str, float] = field(default_factory=dict)
@@ -171,17 +177,26 @@ async def _play(
         following += [asyncio.create_task(sleep(stage.commands, address)) for address in stage.queries.values()]
     shoppers = [Shopper(client, board, random.Random(rng.random())) for client in others]
     importer = Importer(importing, board, random.Random(rng.random()), stage.commands)
-    working = [asyncio.create_task(shopper.shop(plan.seconds)) for shopper in shoppers]
-    working.append(asyncio.create_task(importer.send(plan.seconds)))
-    working.append(asyncio.create_task(_look(stage, plan.seconds, board, random.Random(rng.random()))))
-    if plan.trouble is not None:
-        working.append(asyncio.create_task(_befall(plan.trouble, stage, board)))
-    elif plan.faults:
-        working.append(asyncio.create_task(stage.torment(plan.seconds)))
-    if plan.rebuilds:
-        working.append(asyncio.create_task(rebuilder.work(plan.seconds, lambda: board.over)))
+
+    def work() -> list[asyncio.Task[None]]:
+        tasks = [asyncio.create_task(shopper.shop(plan.seconds)) for shopper in shoppers]
+        tasks.append(asyncio.create_task(importer.send(plan.seconds)))
+        tasks.append(asyncio.create_task(_look(stage, plan.seconds, board, random.Random(rng.random()))))
+        if plan.trouble is not None:
+            tasks.append(asyncio.create_task(_befall(plan.trouble, stage, board)))
+        elif plan.faults:
+            tasks.append(asyncio.create_task(stage.torment(plan.seconds)))
+        if plan.rebuilds:
+            tasks.append(asyncio.create_task(rebuilder.work(plan.seconds, lambda: board.over)))
+        return tasks
+
+    working: list[asyncio.Task[None]] = []
     try:
-        await asyncio.gather(*working)
+        for _ in range(_ROUNDS_MAX):
+            working = work()
+            await asyncio.gather(*working)
+            if board.over or stage.history.has(plan.reads_min, plan.writes_min):
+                break
         await stage.calm()
         if plan.rebuilds:
             await rebuilder.settle(plan.end_seconds)

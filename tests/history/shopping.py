@@ -300,18 +300,18 @@ class Importer:
         self.board = board
         self.rng = rng
         self._address = address
+        self._number = 0
 
     async def send(self, seconds: float) -> None:
         """Sends batches for a time."""
         until = time.monotonic() + seconds
-        number = 0
         async with Connection(self._address) as connection, connection.command_stream(window=4) as stream:
             answers = []
             while time.monotonic() < until and not self.board.over:
                 commands: list[tuple[Message, str, str]] = []
                 for _ in range(self.rng.randint(1, 12)):
-                    number += 1
-                    commands.append(self._command(f"{self.client.name}-{number}"))
+                    self._number += 1
+                    commands.append(self._command(f"{self.client.name}-{self._number}"))
                 began = time.monotonic()
                 answer = await stream.submit([command for command, _, _ in commands])
                 answers.append(asyncio.create_task(self._note(commands, began, answer)))

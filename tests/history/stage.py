@@ -391,8 +391,11 @@ class Stage:
                 if not (actor.armed or actor.killed or actor.ends_by_itself):
                     raise
                 continue
-            actor.up.set()
             self.history.faults.append(Fault(kind="end", target=actor.name, began=began, ended=time.monotonic()))
+            # It may have been killed after its ready line and before this task went on. Whoever did waits for `up`,
+            # which must stand for the next process.
+            if not actor.killed:
+                actor.up.set()
 
 
 def stored(path: Path, domain: Domain) -> list[Stored]:
