@@ -40,6 +40,7 @@ from shop.v1.product_commands_pb2 import (
     CreateProductResponse,
 )
 from shop.v1.product_queries_pb2 import GetProductRequest, SearchProductsRequest, SearchProductsResponse
+from tests.support.polling import eventually
 
 EXECUTE = "/diptych.v1.CommandStreamService/Execute"
 _RATE_MAX = 15_000
@@ -206,15 +207,17 @@ async def orders(address: str, *, first: int, count: int, concurrency: int, prod
     async def head() -> int:
         return GetHeadResponse.FromString(await get_head(b"")).head_position
 
+    async def head_at_rest() -> int:
+        """Return the head if all processes have taken every event and have nothing open, else 0."""
+        listed = ListProcessesResponse.FromString(await list_processes(b""))
+        last = await head()
+        open_ = any(one.position != last or one.open_commands or one.open_effects for one in listed.processes)
+        return 0 if open_ else last
+
     before, began = await head(), time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(concurrency)))
     placed = time.perf_counter()
-    while True:
-        listed = ListProcessesResponse.FromString(await list_processes(b""))
-        last = await head()
-        if all(one.position == last and not (one.open_commands or one.open_effects) for one in listed.processes):
-            break
-        await asyncio.sleep(0.005)
+    last = await eventually(head_at_rest, what="all processes have ended", seconds=300, every=0.005)
     ended = time.perf_counter()
     return {
         "rate": count / (ended - began),
@@ -358,13 +361,14 @@ async def watchers(address: str, *, count: int, seconds: float, sampled: int, pr
 
     tasks = [asyncio.create_task(one(number)) for number in range(count)]
     began = time.monotonic()
-    while ready < count:
+
+    def all_live() -> bool:
         for task in tasks:
             if task.done():
                 task.result()
-        await asyncio.sleep(0.05)
-        if time.monotonic() - began > _SECONDS_MAX:
-            raise AssertionError(f"{ready} of {count} watchers are there")
+        return ready == count
+
+    await eventually(all_live, what=f"all {count} watchers are live", seconds=_SECONDS_MAX, every=0.05)
     frames = 0
     print("watching", flush=True)
     await asyncio.sleep(seconds)
@@ -494,15 +498,13 @@ def _load(latencies: Sequence[float], took: float, request: bytes, sizes: Sequen
 async def catch_up(address: str, projections: Sequence[str], head: int, seconds: float = 300.0) -> None:
     """Watches a projector until all of these projections have come so far."""
     call = _unary(address, "/diptych.v1.ProjectionService/ListProjections")
-    applied: list[int] = []
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+
+    async def has_caught_up() -> bool:
         response = ListProjectionsResponse.FromString(await call(b""))
         applied = [one.progress.applied_position for one in response.projections if one.name in projections]
-        if applied and min(applied) >= head:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"not at {head} in time: {applied}")
+        return bool(applied) and min(applied) >= head
+
+    await eventually(has_caught_up, what=f"all of {list(projections)} are at {head}", seconds=seconds)
 
 
 async def steer(address: str, what: str, projection: str) -> None:

@@ -323,7 +323,8 @@ async def whole_log(address: str) -> list[events_pb2.RecordedEvent]:
             request_serializer=_serialize,
             response_deserializer=events_pb2.SubscribeResponse.FromString,
         )
-        async for frame in call(events_pb2.SubscribeRequest(), timeout=30):
+        # Channels of one process share connections: that of another client may be backing off after a failed attempt.
+        async for frame in call(events_pb2.SubscribeRequest(), timeout=30, wait_for_ready=True):
             events += frame.batch.events
             if frame.HasField("caught_up"):
                 break

@@ -215,8 +215,12 @@ class Stage:
             if await self._operate(lambda stub: stub.Pause(PauseRequest(projection=projection), timeout=2)):
                 await asyncio.sleep(seconds)
             # What was asked for may have been done, though nobody answered.
-            while not await self._operate(lambda stub: stub.Resume(ResumeRequest(projection=projection), timeout=2)):
-                await asyncio.sleep(0.1)
+            await eventually(
+                lambda: self._operate(lambda stub: stub.Resume(ResumeRequest(projection=projection), timeout=2)),
+                what=f"{projection} resumes",
+                seconds=60,
+                every=0.1,
+            )
 
         await self._befall("pause", projection, stand)
 

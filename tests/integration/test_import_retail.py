@@ -29,6 +29,7 @@ from shop.v1.order_queries_pb2 import GetOrderAnalyticsRequest, GetOrderRequest
 from shop.v1.product_commands_pb2 import CreateProductRequest
 from shop.v1.product_queries_pb2 import GetProductRequest
 from tests.support.pair import Pair
+from tests.support.polling import eventually
 from tests.support.programs import ROOT, Program
 
 RETAIL = Path(os.environ.get("DIPTYCH_RETAIL_CSV") or ROOT.parent / "shared" / "data" / "online_retail_2010-12.csv")
@@ -100,6 +101,16 @@ def pounds(amount: Money) -> Decimal:
     return amount.units + Decimal(amount.nanos).scaleb(-9)
 
 
+async def begun_by(program: Program, shop: Connection) -> None:
+    """Wait until a running import has recorded more than 50 events."""
+
+    async def has_begun() -> bool:
+        assert program.running, program.logged()
+        return await head(shop) > 50
+
+    await eventually(has_begun, seconds=60, every=0.002)
+
+
 async def test_a_killed_import_can_be_run_again_and_doubles_nothing(
     pair: Pair, shop: Connection, tmp_path: Path
 ) -> None:
@@ -107,9 +118,7 @@ async def test_a_killed_import_can_be_run_again_and_doubles_nothing(
     all_events = expected_events(file)
     killed = Program(arguments(pair, file, "--window=1", "--batch=1"), log=tmp_path / "killed.log")
     killed.spawn()
-
-    while await head(shop) <= 50:
-        assert killed.running, killed.logged()
+    await begun_by(killed, shop)
     killed.kill()
     begun = await head(shop)
     assert 50 < begun < all_events, "it was not killed in the middle"
@@ -133,8 +142,7 @@ async def test_a_command_server_that_is_killed_in_the_middle_costs_time_only(
     file = generated(tmp_path / "retail.csv", 600)
     run = Program(arguments(pair, file, "--window=2", "--batch=1"), log=tmp_path / "import.log")
     run.spawn()
-    while await head(shop) <= 50:
-        assert run.running, run.logged()
+    await begun_by(run, shop)
     await pair.command.restart()
     assert run.running, "the import was done before the server was killed"
     assert await asyncio.to_thread(run.wait, 60) == 0, run.logged()

@@ -168,10 +168,12 @@ async def test_a_command_server_killed_at_any_moment_ends_every_reservation_once
                 status = await status_of(client)
                 return status.running_instances == 0 and status.parked_instances == 0
 
-            async with asyncio.timeout(LONG * 2):
-                for copy_id in copies:
-                    while "ReservationEnded" not in await stream_of(client, "reservation", copy_id):
-                        await asyncio.sleep(0.05)
+            for copy_id in copies:
+
+                async def has_ended(copy_id: str = copy_id) -> bool:
+                    return "ReservationEnded" in await stream_of(client, "reservation", copy_id)
+
+                await eventually(has_ended, seconds=LONG * 2)
             await eventually(all_over)
             for copy_id in copies:
                 expected = ["CopyAdded", "CopyPutAside", "CopyPutBack"]

@@ -91,8 +91,9 @@ async def operator(pair: Pair) -> AsyncIterator[Operator]:
 
 
 async def _to_the_end(call: Any) -> None:
-    while await call.read() is not grpc.aio.EOF:
-        pass
+    async with asyncio.timeout(SECONDS):
+        while await call.read() is not grpc.aio.EOF:
+            pass
 
 
 def reason_of(error: BaseException) -> str:
@@ -280,8 +281,9 @@ async def test_a_rebuild_goes_on_without_its_caller_and_after_a_crash(
 ) -> None:
     await registered(shop, 6000)
     call = operator.rebuild("users")
-    while not (first := await call.read()).position:
-        assert first.generation == 2
+    async with asyncio.timeout(SECONDS):
+        while not (first := await call.read()).position:
+            assert first.generation == 2
     call.cancel()
     pair.projector.kill()
     await pair.projector.restart()

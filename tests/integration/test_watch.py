@@ -161,7 +161,7 @@ async def plain(server: Server, view: str, resume_token: str = "") -> AsyncItera
 
 
 async def read_on(call: Any) -> AsyncIterator[Any]:
-    """The rest of a call that was read from: of its two ways to be read, gRPC allows but one."""
+    """Yield the rest of a call that was read from already: gRPC allows only one of its two ways to read a call."""
     while (answer := await call.read()) is not grpc.aio.EOF:
         yield answer
 
@@ -284,8 +284,9 @@ async def test_a_client_that_reads_nothing_harms_nobody_and_gets_it_all_in_the_e
         async with grpc.aio.insecure_channel(library.query.address, options=options) as channel:
             stub = read_model_pb2_grpc.ReadModelServiceStub(channel)
             call = stub.Watch(WatchRequest(view="members", all=AllRows()))
-            while not (await call.read()).HasField("caught_up"):
-                pass
+            async with asyncio.timeout(SECONDS):
+                while not (await call.read()).HasField("caught_up"):
+                    pass
             for part in range(20):
                 await members(client, f"slow{part}.", 100)
                 await client.wait_for()

@@ -33,6 +33,7 @@ from query_server.rows.row_reader import StoredGeneration
 from query_server.watch.resume_token import ResumeToken, watched
 from query_server.watch.service import Watches
 from tests.support.notes import Notes, recorded
+from tests.support.polling import LIMIT_SECONDS
 
 IDENTITY = LogIdentity.new()
 RUNNING = ProjectionState.PROJECTION_STATE_RUNNING
@@ -394,6 +395,7 @@ class Client:
 async def quiet(clients: Iterable[Client]) -> None:
     """Waits until nobody is sent anything more, for what has happened so far."""
     calm = 0
-    while calm < 5:
-        await asyncio.sleep(0.001 if calm == 0 else 0)
-        calm = calm + 1 if all(client.idle for client in clients) else 0
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while calm < 5:
+            await asyncio.sleep(0.001 if calm == 0 else 0)
+            calm = calm + 1 if all(client.idle for client in clients) else 0

@@ -28,6 +28,7 @@ from query_server.watch.change_reader import Change
 from query_server.watch.hub import Watcher
 from query_server.watch.resume_token import ResumeToken, Source, watched
 from tests.support.notes import Archived, Erased, Note, Noted, Tagged
+from tests.support.polling import eventually
 from tests.support.watch_stage import Client, Cut, Gate, Server, Stage, quiet
 
 GENERATION = ResetReason.RESET_REASON_GENERATION
@@ -220,16 +221,14 @@ async def test_what_changes_no_row_moves_the_cut(stage: Stage, server: Server, m
     reads = server.watches.reader.reads
     await stage.put(Archived(key="a"), Archived(key="a"))
     server.hear()
-    while client.position < 3:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: client.position >= 3)
     assert kinds(client)[-1] == "progress"
     assert client.frames[-1].progress.position == 3
     assert stage.writer.stored.position < 3, "only the feed says so"
     assert server.watches.reader.reads == reads, "and nobody need ask the store"
     await stage.put(note("a"))  # The row's bytes are the same; it changes a row of the other view.
     server.hear()
-    while client.position < 4:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: client.position >= 4)
     assert rows(client) == [("a", 1, True)]
 
 
@@ -237,8 +236,7 @@ async def test_a_silent_watch_gives_a_sign_of_life(server: Server, monkeypatch: 
     monkeypatch.setattr(watch_hub, "PROGRESS_SECONDS", 0.01)
     monkeypatch.setattr(watch_hub, "LIFE_SECONDS", 0.05)
     client = await following(server)
-    while kinds(client).count("progress") < 2:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: kinds(client).count("progress") >= 2)
 
 
 async def test_a_change_that_nobody_spoke_of_is_found(
@@ -247,8 +245,7 @@ async def test_a_change_that_nobody_spoke_of_is_found(
     monkeypatch.setattr(watch_hub, "POLL_SECONDS", 0.05)
     client = await following(server)
     await stage.put(note("a"))
-    while client.position < 1:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: client.position >= 1)
     assert rows(client) == [("a", 1, True)]
 
 
