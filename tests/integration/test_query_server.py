@@ -257,7 +257,7 @@ async def test_a_stalled_projection_refuses_at_once_what_lies_beyond(server: Que
     # Health follows with the next look at the store, which may be the first one.
     await eventually(lambda: server.serving("diptych.projection.activity"))
     await eventually(lambda: server.serving("library.v1.QueryService"))
-    assert not await server.serving("diptych.projection.lending")
+    await eventually(lambda: not_serving(server, "diptych.projection.lending"))
 
 
 async def test_the_waits_have_a_limit(store: StoreFile, upstreams: ScriptedUpstreams) -> None:
