@@ -237,7 +237,7 @@ async def _head(pair: Connection) -> int:
         answer.identity.log_id,
         [Epoch(epoch.epoch, epoch.first_position) for epoch in answer.identity.epochs],
     )
-    pair.saw(identity.token(answer.head_position))
+    pair.add_token(identity.token(answer.head_position))
     return answer.head_position
 
 

@@ -1,7 +1,10 @@
-"""Watching a view from a Python program: a watch that outlives connections and servers. `Connection.watch` makes it.
+"""Watch of a view that continues over connections and servers; made by `Connection.watch`.
 
-A connection that is lost is taken up again from the last resume token. What was told after that token comes again
-then, and is left out: to the program it is one watch, in which each row at a position comes once.
+After a lost connection the watch continues from the last resume token:
+
+1. The server sends the rows after that token again.
+2. `WatchProgress` leaves out those that the program got before, so that each row at a position comes once.
+3. Without a usable resume token the program gets a `reset` first, and then a snapshot.
 """
 
 from __future__ import annotations
@@ -15,65 +18,70 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from diptych.client.errors import has_details
 from diptych.v1.read_model_pb2 import Reset, WatchRequest, WatchResponse
 
 SILENCE_SECONDS = 30.0
-"""A server that has said nothing for so long is gone: it says something every 10 s."""
+"""Time without a frame after which the connection counts as lost. The server sends one every 10 s."""
 
-_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
-"""How a watch ends that can be taken up again. All but the first: if no reason of ours is told."""
+_LOST_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
+"""Statuses of a lost connection; all but the first only without a reason of ours."""
 
-_PAUSE_FIRST, _PAUSE_MAX = 0.05, 2.0
+_BACKOFF_FIRST_SECONDS, _BACKOFF_MAX_SECONDS = 0.05, 2.0
 
 
-class Watching:
-    """What one watch has told, and where it can be taken up again."""
+class WatchProgress:
+    """The last resume token of a watch, and the rows after it.
+
+    Args:
+        request: The request, whose resume token is the one to continue from; updated with every frame.
+    """
 
     def __init__(self, request: WatchRequest) -> None:
         self.request = request
-        self._given = request.resume_token
-        self._since: dict[str, int] = {}
-        """The rows that were told after the last resume token, and their positions."""
-        self._partial = False
-        """Whether what was told cannot be resumed."""
+        self._given_token = request.resume_token
+        self._positions: dict[str, int] = {}
+        """Rows after the last resume token: their keys and positions."""
+        self._must_reset = False
+        """True if the program has rows from which the watch cannot be resumed."""
 
-    def too_late(self) -> bool:
-        """Takes word that the resume token has expired; whether the watch can begin anew, as it was not given."""
-        if self.request.resume_token == self._given:
+    def discard_expired_token(self) -> bool:
+        """Discard the resume token, which has expired. Return False if it is the token that the caller gave."""
+        if self.request.resume_token == self._given_token:
             return False
         self.request.resume_token = ""
-        self._partial = True
+        self._must_reset = True
         return True
 
-    def taken_up(self) -> WatchResponse | None:
-        """What the program must be told before the watch is taken up again; None: nothing."""
-        if not self._partial:
+    def reset_before_resume(self) -> WatchResponse | None:
+        """Return the reset that must precede the frames of the next connection; None if they continue."""
+        if not self._must_reset:
             return None
-        self._partial = False
-        self._since.clear()
+        self._must_reset = False
+        self._positions.clear()
         return WatchResponse(reset=Reset())
 
     def take(self, frame: WatchResponse) -> WatchResponse | None:
-        """A frame without what was told before; None: all of it was."""
-        since = self._since
+        """Record a frame. Return it without rows that came before; None if nothing is left of it."""
+        positions = self._positions
         if frame.HasField("reset"):
             self.request.resume_token = ""
-            self._partial = False
-            since.clear()
+            self._must_reset = False
+            positions.clear()
         elif frame.HasField("rows"):
-            rows = [row for row in frame.rows.rows if since.get(row.key) != row.position]
+            rows = [row for row in frame.rows.rows if positions.get(row.key) != row.position]
             if len(rows) < len(frame.rows.rows):
                 frame = WatchResponse(resume_token=frame.resume_token)
                 frame.rows.rows.extend(rows)
             for row in rows:
-                since[row.key] = row.position
+                positions[row.key] = row.position
             if not rows and not frame.resume_token:
                 return None
-            self._partial = self._partial or not self.request.resume_token
+            self._must_reset = self._must_reset or not self.request.resume_token
         if frame.resume_token:
             self.request.resume_token = frame.resume_token
-            self._partial = False
-            since.clear()
+            self._must_reset = False
+            positions.clear()
         return frame
 
 
@@ -85,26 +93,38 @@ async def watch(
     first_seconds: float,
     retry_seconds: float,
 ) -> AsyncGenerator[WatchResponse, None]:
-    """The frames of a watch. Raises what gRPC raises when it is refused, or cannot be taken up again in time."""
+    """Yield the frames of a watch. Closing the generator cancels the call.
+
+    Args:
+        channel: The channel to the query server.
+        request: The request; it is changed.
+        metadata: Metadata of every call.
+        first_seconds: The time without any frame after which the watch fails.
+        retry_seconds: The time since the last frame after which the watch fails.
+
+    Raises:
+        AioRpcError: The server refused the watch, or was not back in time.
+        TimeoutError: The server sent no frame for `SILENCE_SECONDS` and was not back in time.
+    """
     method: Any = channel.unary_stream(
         "/diptych.v1.ReadModelService/Watch",
         request_serializer=WatchRequest.SerializeToString,
         response_deserializer=WatchResponse.FromString,
     )
-    watching = Watching(request)
+    progress = WatchProgress(request)
     until = time.monotonic() + first_seconds
     attempt = 0
     while True:
-        call = method(watching.request, metadata=metadata)
+        call = method(progress.request, metadata=metadata)
         try:
             while isinstance(frame := await _read(call), WatchResponse):
                 until = time.monotonic() + retry_seconds
                 attempt = 0
-                told = watching.take(frame)
-                if told is not None:
-                    yield told
+                new = progress.take(frame)
+                if new is not None:
+                    yield new
         except grpc.aio.AioRpcError as error:
-            expired = error.code() is grpc.StatusCode.OUT_OF_RANGE and watching.too_late()
+            expired = error.code() is grpc.StatusCode.OUT_OF_RANGE and progress.discard_expired_token()
             if not (expired or _is_lost(error)) or time.monotonic() >= until:
                 raise
         except TimeoutError:
@@ -112,10 +132,11 @@ async def watch(
                 raise
         finally:
             call.cancel()
-        await asyncio.sleep(random.uniform(0.5, 1.0) * min(_PAUSE_FIRST * 2**attempt, _PAUSE_MAX))
+        backoff = min(_BACKOFF_FIRST_SECONDS * 2**attempt, _BACKOFF_MAX_SECONDS)
+        await asyncio.sleep(random.uniform(0.5, 1.0) * backoff)
         attempt = min(attempt + 1, 10)
-        if (first := watching.taken_up()) is not None:
-            yield first
+        if (reset := progress.reset_before_resume()) is not None:
+            yield reset
 
 
 async def _read(call: Any) -> Any:
@@ -124,7 +145,7 @@ async def _read(call: Any) -> Any:
 
 
 def _is_lost(error: grpc.aio.AioRpcError) -> bool:
+    """Return True if the connection was lost, and not refused by a server of ours."""
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return True
-    told = any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
-    return error.code() in _LOST and not told
+    return error.code() in _LOST_CODES and not has_details(error)

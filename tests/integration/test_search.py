@@ -69,7 +69,7 @@ async def shop(shared_pair: Pair) -> AsyncIterator[Connection]:
             outcomes = await (await stream.submit(commands))
         for outcome in outcomes:
             assert isinstance(outcome, CommandResult)
-            connection.saw(outcome.token)
+            connection.add_token(outcome.token)
         yield connection
 
 

@@ -51,7 +51,7 @@ async def fill(shop: Connection) -> str:
     items = [PlacedItem(product_id="tea", quantity=2)]
     await shop.execute(PlaceOrderRequest(order_id="order-1", customer_id="ada", items=items), request_id="place")
     cancelled = await shop.execute(CancelOrderRequest(order_id="order-1", reason="too late"))
-    shop.saw(cancelled.result.token)
+    shop.add_token(cancelled.result.token)
     await last(shop, "fulfilments", ["order-1"])  # Its process has recorded all that it will.
     return shop.token
 

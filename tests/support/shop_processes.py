@@ -100,7 +100,7 @@ async def last(
     for key, row in rows.items():
         ref = AggregateRef(type=view.removesuffix("s"), id=key)
         answer = await get_position(GetPositionRequest(aggregate=ref, version=row.version), timeout=SECONDS)
-        shop.saw(answer.token)
+        shop.add_token(answer.token)
     return rows
 
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.client.watch import Watching
 from diptych.contract.reasons import (
     InvalidRequest,
     Overloaded,
@@ -22,7 +21,7 @@ from diptych.contract.reasons import (
     ResumeTokenMalformed,
     UnknownView,
 )
-from diptych.v1.read_model_pb2 import ResetReason, WatchRequest, WatchResponse
+from diptych.v1.read_model_pb2 import ResetReason
 from query_server.watch import hub as watch_hub
 from query_server.watch.change_reader import Change
 from query_server.watch.hub import Watcher
@@ -618,58 +617,3 @@ async def test_rows_are_sent_as_they_are(stage: Stage, server: Server) -> None:
     unpacked = Note()
     assert row.row.Unpack(unpacked)
     assert unpacked == Note(text="ö" * 300, edits=1)
-
-
-# The client's side.
-
-
-def frame(*told: tuple[str, int], token: str = "", kind: str = "rows") -> WatchResponse:
-    response = WatchResponse(resume_token=token)
-    if kind == "rows":
-        for key, position in told:
-            response.rows.rows.add(key=key, position=position).row.SetInParent()
-    else:
-        getattr(response, kind).SetInParent()
-    return response
-
-
-def told(response: WatchResponse | None) -> list[tuple[str, int]]:
-    assert response is not None
-    return [(row.key, row.position) for row in response.rows.rows]
-
-
-def test_what_was_told_after_the_last_resume_token_is_left_out_when_it_comes_again() -> None:
-    watching = Watching(WatchRequest(view="notes"))
-    watching.take(frame(("a", 1)))
-    watching.take(frame(token="t1", kind="caught_up"))
-    watching.take(frame(("a", 2), ("b", 3)))
-    assert watching.taken_up() is None
-    assert watching.request.resume_token == "t1"
-    assert watching.take(frame(("a", 2), ("b", 3))) is None
-    assert told(watching.take(frame(("b", 4), ("c", 5), token="t2"))) == [("b", 4), ("c", 5)]
-    assert watching.request.resume_token == "t2"
-
-
-def test_a_watch_that_cannot_be_resumed_begins_anew_and_says_so() -> None:
-    watching = Watching(WatchRequest(view="notes"))
-    assert watching.taken_up() is None
-    watching.take(frame(("a", 1)))
-    again = watching.taken_up()
-    assert again is not None
-    assert again.HasField("reset")
-    assert told(watching.take(frame(("a", 1)))) == [("a", 1)]
-    watching.take(frame(token="t1", kind="caught_up"))
-    watching.take(frame(kind="reset"))
-    assert watching.request.resume_token == ""
-    assert watching.taken_up() is None
-    watching.take(frame(("a", 1)))
-    assert watching.taken_up() is not None
-
-
-def test_only_a_token_that_was_not_given_may_expire_unseen() -> None:
-    watching = Watching(WatchRequest(view="notes", resume_token="mine"))
-    assert not watching.too_late()
-    watching.take(frame(("a", 1), token="t1"))
-    assert watching.too_late()
-    assert watching.taken_up() is not None
-    assert watching.request.resume_token == ""

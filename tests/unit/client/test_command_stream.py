@@ -8,7 +8,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 
 from diptych.client import CallRefused, Connection, with_context
 from diptych.v1 import commands_pb2
@@ -162,21 +161,3 @@ async def test_envelopes_are_sent_as_they_are(serve: Callable[[Scripted], Any]) 
         envelope.command.Pack(command)
         await (await stream.submit([command, envelope]))
     assert script.received == ["mine", "yours"]
-
-
-def test_a_refusal_reads_every_detail() -> None:
-    status = status_pb2.Status(code=8, message="Too much.")
-    retry = error_details_pb2.RetryInfo()
-    retry.retry_delay.FromMilliseconds(1500)
-    for detail in (
-        error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="diptych.v1", metadata={"limit": "3"}),
-        error_details_pb2.BadRequest(field_violations=[{"field": "items[0]", "description": "is missing"}]),
-        retry,
-    ):
-        status.details.add().Pack(detail)
-    told = CallRefused(status, token="T")
-    assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert (told.reason, told.domain, told.metadata) == ("OVERLOADED", "diptych.v1", {"limit": "3"})
-    assert told.violations == [("items[0]", "is missing")]
-    assert (told.retry_seconds, told.token) == (1.5, "T")
-    assert str(told) == "RESOURCE_EXHAUSTED OVERLOADED: Too much."
