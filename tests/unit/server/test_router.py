@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+import diptych.v1.events_pb2  # noqa: F401 - the descriptors of SERVICE.
 from diptych.contract.reasons import VersionNotReached
 from diptych.server import errors
 from diptych.server.errors import StartError
