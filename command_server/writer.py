@@ -22,7 +22,7 @@ from diptych.domain.refusal import Refusal
 from diptych.server import failpoints
 from diptych.server.errors import internal_error
 from diptych.server.settings import CommandServerSettings
-from diptych.storage.batch_window import Crowd
+from diptych.storage.batch_window import BatchWindow
 
 _log = structlog.get_logger(__name__)
 
@@ -103,7 +103,7 @@ class Writer:
         Cancelling leaves the outcome of the running commit unknown, and its commands without an outcome.
         """
         time = asyncio.get_running_loop().time
-        window, until = Crowd.after(0), time()
+        window, until = BatchWindow.after(0), time()
         while True:
             if not self._queue:
                 if self._closing:
@@ -117,7 +117,7 @@ class Writer:
                 self._committing = batch
                 await self._commit(batch)
                 self._committing = []
-            window = Crowd.after(len(batch) + len(self._queue), self._batch_max)
+            window = BatchWindow.after(len(batch) + len(self._queue), self._batch_max)
             until = time() + window.seconds
 
     def close(self) -> None:

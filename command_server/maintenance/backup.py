@@ -18,9 +18,10 @@ from command_server.maintenance.log_file import LogFile, LogFileError, check_who
 from command_server.store import schema
 from diptych.server.errors import StartError
 from diptych.storage import copy as sqlite_copy
+from diptych.storage.connections import open_read_only
 from diptych.storage.copy import Progress
 from diptych.storage.file_lock import FileLock
-from diptych.storage.read_store_schema import compile_sqlite
+from diptych.storage.sql import compile_sqlite
 
 _BEGIN_EPOCH = compile_sqlite(insert(schema.epochs))
 _ENTER_EPOCH = compile_sqlite(update(schema.log).values(epoch=bindparam("new_epoch")))
@@ -62,10 +63,10 @@ def back_up(log: Path, to: Path, progress: Progress, *, force: bool = False) -> 
         to.parent.mkdir(parents=True, exist_ok=True)
         sqlite_copy.remove(made)
         sqlite_copy.copy(log, made, progress)
-        with closing(sqlite_copy.open_read_only(made)) as connection:
+        with closing(open_read_only(made)) as connection:
             found = read(connection, log)
         size = made.stat().st_size
-        sqlite_copy.put_in_place(made, to)
+        sqlite_copy.replace_durably(made, to)
     except sqlite3.Error as error:
         raise LogFileError(f"The log {log} cannot be copied to {to}: {error}.") from error
     except OSError as error:
@@ -111,7 +112,7 @@ def restore(backup: Path, log: Path, progress: Progress, *, force: bool = False,
             connection.execute("COMMIT")
             restored = read(connection, backup)
         _put_to_rest(log, whole=replaced is not None)
-        sqlite_copy.put_in_place(made, log)
+        sqlite_copy.replace_durably(made, log)
     except sqlite3.Error as error:
         raise LogFileError(f"{backup} cannot be restored: {error}.") from error
     except OSError as error:
@@ -128,7 +129,7 @@ def _last_words(log: Path) -> tuple[LogFile | None, str]:
     if not log.exists():
         return None, ""
     try:
-        with closing(sqlite_copy.open_read_only(log)) as connection:
+        with closing(open_read_only(log)) as connection:
             return read(connection, log), ""
     except (sqlite3.Error, LogFileError) as error:
         return None, str(error).rstrip(".")

@@ -26,9 +26,10 @@ from command_server.store import schema
 from command_server.submission import recorded_request_key
 from diptych.domain.aggregate import Aggregate
 from diptych.domain.loading import LoadedDomain
-from diptych.storage.copy import Progress, open_read_only
-from diptych.storage.findings import Findings, aligned
-from diptych.storage.read_store_schema import Compiled, compile_sqlite
+from diptych.storage.connections import open_read_only
+from diptych.storage.copy import Progress
+from diptych.storage.findings import Findings, align
+from diptych.storage.sql import Compiled, compile_sqlite
 from diptych.v1.events_pb2 import EventBatch, RecordedEvent
 
 PAGE_EVENTS = 2000
@@ -157,13 +158,13 @@ class LogCheck:
         ((last,),) = self._rows(_LAST)
         connection.execute("COMMIT")
         if (last or 0) != self.log.head:
-            self._findings.differs("LOG_HEAD", f"The head is {self.log.head}, and the last event is at {last or 0}.")
+            self._findings.add("LOG_HEAD", f"The head is {self.log.head}, and the last event is at {last or 0}.")
 
     def _check_epochs(self) -> None:
         first = 1
         for number, (epoch, begins) in enumerate(self.log.identity.epochs):
             if begins < first or (number == 0 and begins != 1) or begins > self.log.head + 1:
-                self._findings.differs(
+                self._findings.add(
                     "LOG_EPOCHS", f"Epoch {epoch} begins at position {begins}, which cannot be in {self.log.identity}."
                 )
             first = begins
@@ -193,9 +194,9 @@ class LogCheck:
 
     def _missing(self, before: int, after: int) -> None:
         if after == before + 2:
-            self._findings.differs("LOG_GAP", f"Position {before + 1} is missing.")
+            self._findings.add("LOG_GAP", f"Position {before + 1} is missing.")
         elif after > before + 2:
-            self._findings.differs("LOG_GAP", f"Positions {before + 1} to {after - 1} are missing.")
+            self._findings.add("LOG_GAP", f"Positions {before + 1} to {after - 1} are missing.")
 
     def _walked(self, streams: Iterable[int]) -> dict[int, _Stream]:
         return {row[0]: _Stream(*row) for row in self._rows(_GET_WALKED, streams=json.dumps(list(streams)))}
@@ -206,18 +207,18 @@ class LogCheck:
         name = ""
         recorded = _parsed(event.frame)
         if recorded is None:
-            findings.differs("FRAME_MALFORMED", f"{where} is no recorded event: its bytes cannot be read.")
+            findings.add("FRAME_MALFORMED", f"{where} is no recorded event: its bytes cannot be read.")
         else:
             name = f"{recorded.aggregate.type}/{recorded.aggregate.id}"
             kind = recorded.event.type_url.rpartition("/")[2]
             if recorded.position != event.position:
-                findings.differs("FRAME_POSITION", f"{where} says that its position is {recorded.position}.")
+                findings.add("FRAME_POSITION", f"{where} says that its position is {recorded.position}.")
             if recorded.version != event.version:
-                findings.differs(
+                findings.add(
                     "FRAME_VERSION", f"{where} says that its version is {recorded.version}, its row {event.version}."
                 )
             if kind != event.type:
-                findings.differs("FRAME_TYPE", f"{where} says that it is a {kind}, its row a {event.type}.")
+                findings.add("FRAME_TYPE", f"{where} says that it is a {kind}, its row a {event.type}.")
             self._parse(recorded, kind, where)
             if recorded.metadata.request_id:
                 key = recorded_request_key(recorded.metadata.actor, recorded.metadata.request_id)
@@ -225,19 +226,19 @@ class LogCheck:
         before = streams.get(event.stream)
         if before is None:
             if event.stream != event.position or event.version != 1:
-                findings.differs(
+                findings.add(
                     "STREAM_VERSIONS",
                     f"{where} is the first of its stream {name}, with version {event.version} in place of 1, and its "
                     f"row says that the first is at {event.stream}.",
                 )
         elif event.version != before.version + 1:
-            findings.differs(
+            findings.add(
                 "STREAM_VERSIONS",
                 f"{where} has version {event.version} of {name or before.name}, and the one before, at position "
                 f"{before.position}, has {before.version}.",
             )
         if before is not None and name and name != before.name:
-            findings.differs("FRAME_STREAM", f"{where} says that it is of {name}, its row that it is of {before.name}.")
+            findings.add("FRAME_STREAM", f"{where} says that it is of {name}, its row that it is of {before.name}.")
         streams[event.stream] = _Stream(
             event.stream, before.name if before is not None else name, event.version, event.position
         )
@@ -245,12 +246,12 @@ class LogCheck:
     def _parse(self, recorded: RecordedEvent, kind: str, where: str) -> None:
         known = self._domain.event_types.get(kind)
         if known is None:
-            self._findings.differs("EVENT_UNKNOWN", f"{where} is a {kind}, which the domain does not have.")
+            self._findings.add("EVENT_UNKNOWN", f"{where} is a {kind}, which the domain does not have.")
             return
         try:
             known.FromString(recorded.event.value)
         except DecodeError:
-            self._findings.differs("EVENT_MALFORMED", f"{where} holds bytes that are no {kind}.")
+            self._findings.add("EVENT_MALFORMED", f"{where} holds bytes that are no {kind}.")
 
     def _look_up(self, keys: dict[str, int]) -> None:
         """Compares request ids that events tell with those that are remembered."""
@@ -261,7 +262,7 @@ class LogCheck:
             known = found.get(key)
             if known is None or known < position:
                 id = key.rpartition("\n")[2]
-                self._findings.differs(
+                self._findings.add(
                     "REQUEST_FORGOTTEN",
                     f"The event at position {position} was recorded under request id {id}, which is "
                     f"{'not remembered' if known is None else f'remembered for position {known}'}: a repeat would not "
@@ -269,15 +270,15 @@ class LogCheck:
                 )
 
     def _compare_streams(self) -> None:
-        for name, row, walked in aligned(self._cursor(_STREAMS_TOLD), self._cursor(_STREAMS_WALKED)):
+        for name, row, walked in align(self._cursor(_STREAMS_TOLD), self._cursor(_STREAMS_WALKED)):
             if walked is None:
-                self._findings.differs("STREAM_EXTRA", f"Stream {name} is listed, and has no events.")
+                self._findings.add("STREAM_EXTRA", f"Stream {name} is listed, and has no events.")
             elif row is None:
-                self._findings.differs(
+                self._findings.add(
                     "STREAM_MISSING", f"Stream {name} has events up to position {walked[3]}, and is not listed."
                 )
             elif row != walked:
-                self._findings.differs(
+                self._findings.add(
                     "STREAM_DIFFERENT",
                     f"Stream {name} is listed with first position, version and last position {row[1:]}, and its "
                     f"events come to {walked[1:]}.",
@@ -292,7 +293,7 @@ class LogCheck:
                 if 0 <= position <= self.log.head and (version == 0 or (event is not None and event <= position)):
                     continue
                 there = "is not there" if event is None else f"is at {event}"
-                self._findings.differs(
+                self._findings.add(
                     "REQUEST_DANGLING",
                     f"Request id {key.rpartition(chr(10))[2]} stands for version {version} of {stream} at position "
                     f"{position}, which {there}.",
@@ -309,7 +310,7 @@ class LogCheck:
         kind, _, _ = name.partition("/")
         aggregate = self._domain.domain.aggregates.get(kind)
         if aggregate is None:
-            self._findings.differs("STREAM_UNKNOWN", f"Stream {name} is of no aggregate type that the domain has.")
+            self._findings.add("STREAM_UNKNOWN", f"Stream {name} is of no aggregate type that the domain has.")
             return
         snapshot = self._snapshot(name, kind)
         if snapshot is None and not aggregate.uniques:
@@ -317,7 +318,7 @@ class LogCheck:
         try:
             state = self._fold(aggregate, stream, snapshot)
         except Exception as error:
-            self._findings.differs("STREAM_BROKEN", f"The events of {name} cannot be evolved: {error!r}")
+            self._findings.add("STREAM_BROKEN", f"The events of {name} cannot be evolved: {error!r}")
             return
         for unique in aggregate.uniques:
             if value := unique.value(state):
@@ -337,13 +338,13 @@ class LogCheck:
                 kind = event.event.type_url.rpartition("/")[2]
                 state = aggregate.evolve(state, aggregate.recorded(kind, event.event.value))
                 if snapshot is not None and snapshot[0] == version and codec.encode(state) != snapshot[2]:
-                    self._findings.differs(
+                    self._findings.add(
                         "SNAPSHOT_WRONG",
                         f"The snapshot of {event.aggregate.type}/{event.aggregate.id} at version {version} is not the "
                         "state that its events come to.",
                     )
         if snapshot is not None and snapshot[0] > version:
-            self._findings.differs(
+            self._findings.add(
                 "SNAPSHOT_WRONG",
                 f"There is a snapshot of version {snapshot[0]} of the stream that begins at position {stream}, and its "
                 f"events end with version {version}.",
@@ -351,13 +352,13 @@ class LogCheck:
         return state
 
     def _compare_uniques(self) -> None:
-        for key, row, claimed in aligned(self._cursor(_UNIQUES_TOLD), self._cursor(_UNIQUES_CLAIMED)):
+        for key, row, claimed in align(self._cursor(_UNIQUES_TOLD), self._cursor(_UNIQUES_CLAIMED)):
             if row is not None and claimed is None:
-                self._findings.differs("UNIQUE_EXTRA", f"{key} is taken by {row[1]}, which does not have it.")
+                self._findings.add("UNIQUE_EXTRA", f"{key} is taken by {row[1]}, which does not have it.")
             elif claimed is not None and row is None:
-                self._findings.differs("UNIQUE_MISSING", f"{claimed[1]} has {key}, for which it is not taken.")
+                self._findings.add("UNIQUE_MISSING", f"{claimed[1]} has {key}, for which it is not taken.")
             elif row is not None and claimed is not None and row != claimed:
-                self._findings.differs("UNIQUE_DIFFERENT", f"{claimed[1]} has {key}, which is taken by {row[1]}.")
+                self._findings.add("UNIQUE_DIFFERENT", f"{claimed[1]} has {key}, which is taken by {row[1]}.")
 
 
 def _parsed(frame: bytes) -> RecordedEvent | None:

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from command_server.store import schema
 from diptych.contract.token import Epoch, LogIdentity
-from diptych.storage.read_store_schema import compile_sqlite
+from diptych.storage.sql import compile_sqlite
 
 
 class LogFileError(Exception):

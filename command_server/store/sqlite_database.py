@@ -20,7 +20,7 @@ from diptych.contract.token import Epoch, LogIdentity
 from diptych.server.errors import StartError
 from diptych.storage.database_thread import DatabaseThread
 from diptych.storage.file_lock import FileLock
-from diptych.storage.read_store_schema import Compiled
+from diptych.storage.sql import Compiled
 from diptych.storage.wal_checkpoints import AUTOCHECKPOINT_PAGES, WalCheckpoints
 
 P = ParamSpec("P")

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, func, insert, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from command_server.store import schema
-from diptych.storage.read_store_schema import Compiled, Rows, compile_sqlite
+from diptych.storage.sql import Compiled, MultiRowInsert, compile_sqlite
 
 
 def listed(parameter: str) -> Any:
@@ -82,10 +82,10 @@ HISTORY = compile_sqlite(
 )
 
 # What a batch writes. Inserts fail on a value that is there: nothing is taken over.
-INSERT_EVENTS = Rows(compile_sqlite(insert(schema.events)))
-PUT_STREAMS = Rows(_upsert(schema.streams, "name"))
-INSERT_REQUESTS = Rows(compile_sqlite(insert(schema.requests)))
-INSERT_UNIQUES = Rows(compile_sqlite(insert(schema.unique_values)))
+INSERT_EVENTS = MultiRowInsert(compile_sqlite(insert(schema.events)))
+PUT_STREAMS = MultiRowInsert(_upsert(schema.streams, "name"))
+INSERT_REQUESTS = MultiRowInsert(compile_sqlite(insert(schema.requests)))
+INSERT_UNIQUES = MultiRowInsert(compile_sqlite(insert(schema.unique_values)))
 MOVE_UNIQUE = compile_sqlite(
     update(schema.unique_values)
     .where(_uniques.key == bindparam("old_key"), _uniques.holder == bindparam("old_holder"))

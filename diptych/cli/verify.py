@@ -52,7 +52,7 @@ def verify(
             with own_errors():
                 _check(*paths, loaded, Path(folder), findings)
         except DatabaseDamagedError as error:
-            findings.differs("FILE_DAMAGED", f"A file is damaged: {error}.")
+            findings.add("FILE_DAMAGED", f"A file is damaged: {error}.")
         except DatabaseError as error:
             findings.unchecked.append(f"A file could not be read: {error}.")
         except OSError as error:
@@ -102,11 +102,11 @@ def _diverges(name: str, generation: Generation, log: LogCheck, findings: Findin
     """Return True, and record a finding, if a generation was filled from another history than this log's."""
     (position, event_id), log_id = generation.checkpoint, log.log.identity.log_id.hex()
     if generation.log_id not in ("", log_id):
-        findings.differs(
+        findings.add(
             "LOG_DIVERGED", f"Projection {name} was filled from log {generation.log_id}, and this is {log_id}."
         )
     elif position and log.event_id_at(position) not in (None, event_id):
-        findings.differs(
+        findings.add(
             "LOG_DIVERGED",
             f"Projection {name} has applied event {event_id} at position {position}, and the log has "
             f"{log.event_id_at(position) or 'none'} there.",

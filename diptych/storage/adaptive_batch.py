@@ -1,19 +1,35 @@
-"""Sizes that are learnt: how many of something at once come to a given measure of something else."""
+"""Adaptive batch size: a count fitted to a measured result, such as events to seconds or rows to pages."""
 
 from __future__ import annotations
 
 
-class LearntSize:
-    """How many at once come to the target, as far as is known: events to seconds, say, or rows to pages."""
+class AdaptiveBatchSize:
+    """Size of a batch whose measured result is to reach a target."""
 
-    def __init__(self, target: float, *, first: int, least: int, most: int) -> None:
-        self.count = min(first, most)
+    def __init__(self, target: float, *, first: int, minimum: int, maximum: int) -> None:
+        """Begin with a first size.
+
+        Args:
+            target: Result that one batch should have, in the unit that `observe` takes.
+            first: Size before the first observation.
+            minimum: Least size.
+            maximum: Greatest size.
+        """
+        self.count = min(first, maximum)
+        """Size of the next batch."""
         self._target = target
-        self._least = least
-        self._most = most
+        self._minimum = minimum
+        self._maximum = maximum
 
-    def note(self, count: int, measure: float) -> None:
-        """So many came to so much. It comes nearer a step at a time, twice or half, as one may be unlike others."""
-        fitting = count * self._target / max(measure, 1e-6)
+    def observe(self, count: int, result: float) -> None:
+        """Fit the size to the result of a batch.
+
+        The size changes by a factor of two at most, since one batch may be unlike the others.
+
+        Args:
+            count: Size of the batch.
+            result: Its measured result, in the target's unit.
+        """
+        fitting = count * self._target / max(result, 1e-6)
         bounded = min(max(fitting, self.count / 2), self.count * 2)
-        self.count = min(max(int(bounded), self._least), self._most)
+        self.count = min(max(int(bounded), self._minimum), self._maximum)

@@ -1,8 +1,8 @@
-"""The crowd: for how many callers a batch waits, and how long.
+"""Batch window: the number of callers that a batch waits for, and the longest wait.
 
-What a batch costs by itself hardly depends on how many are in it, and gRPC hands calls over one at a time. So where
-several callers were just answered, the next batch waits a moment for as many to come back; who calls alone never
-waits. The loop and the database's thread then take turns, rather than each waiting for the other's interpreter.
+The cost of a batch hardly depends on its size, and gRPC hands over one call at a time. If several callers were just
+answered, the next batch waits a moment for as many to return. A lone caller never waits. The event loop and the
+database's thread then take turns instead of waiting for each other's interpreter lock.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ from __future__ import annotations
 from typing import NamedTuple, Self
 
 _SIZE_MAX = 64
-"""With so many in a batch, what it costs by itself no longer counts."""
+"""Callers in a batch beyond which its own cost no longer counts."""
 
 _CALL_SECONDS = 0.0002
-"""What gRPC takes to hand a call over, about. uvloop's timers count whole milliseconds, so two are not waited for."""
+"""Seconds that gRPC takes to hand over a call. A uvloop timer counts whole milliseconds, so two callers don't wait."""
 
 
-class Crowd(NamedTuple):
-    """What the next batch waits for: so many callers, and for so long at most."""
+class BatchWindow(NamedTuple):
+    """Wait of the next batch: it ends with the number of callers or the time, whichever is first."""
 
     size: int
     seconds: float
 
     @classmethod
     def after(cls, callers: int, batch_max: int = _SIZE_MAX) -> Self:
-        """The crowd after a batch, by the callers who were in it or wait already."""
+        """Return the window that follows a batch.
+
+        Args:
+            callers: Callers that were in the batch or already wait for the next one.
+            batch_max: Greatest size of a batch.
+        """
         size = min(callers, batch_max, _SIZE_MAX)
         return cls(size, size * _CALL_SECONDS)

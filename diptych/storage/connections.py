@@ -14,7 +14,7 @@ from sqlalchemy.sql.elements import ClauseElement
 
 from diptych.storage.database_thread import DatabaseThread
 from diptych.storage.errors import DatabaseError
-from diptych.storage.read_store_schema import Compiled, compile_sqlite
+from diptych.storage.sql import Compiled, compile_sqlite
 
 BUSY_SECONDS = 5.0
 """Longest wait for a lock that another connection holds."""

@@ -1,7 +1,7 @@
-"""A thread of a database's own: calls run on it one after the other, and a loop waits for what comes of them.
+"""Thread of one database: it runs calls one after the other, while the event loop awaits their results.
 
-It does what a `ThreadPoolExecutor` of one thread does, with one queue and one wake-up of the loop for a call; the
-executor's locks and chained futures add some 0.03 ms to every commit.
+It serves like a `ThreadPoolExecutor` of one thread, with one queue and one wake-up of the loop for each call. The
+executor's locks and chained futures add 0.03 ms to every commit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 class DatabaseThread:
-    """One thread, from the first call until `close`."""
+    """One thread, which starts with the first call and ends with `close`."""
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -29,7 +29,10 @@ class DatabaseThread:
         self._started = False
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
-        """What a call returns or raises. Cancelled before its turn, it does not run."""
+        """Run a call on the thread, and return or raise its result.
+
+        If the coroutine is cancelled before the call begins, the call does not run. A call that has begun ends.
+        """
         if not self._started:
             self._started = True
             self._thread.start()
@@ -38,7 +41,7 @@ class DatabaseThread:
         return await future
 
     async def close(self) -> None:
-        """Ends the thread when it has done what it was given."""
+        """Wait until the calls that were given have run, then end the thread."""
         self._jobs.put(None)
         if self._started:
             await asyncio.to_thread(self._thread.join)
@@ -49,17 +52,17 @@ class DatabaseThread:
             if future.cancelled():
                 continue
             try:
-                self._tell(future, _succeed, call(*arguments))
+                self._resolve(future, _succeed, call(*arguments))
             except BaseException as error:
-                self._tell(future, _fail, error)
-            del job, future, call, arguments  # Or they would live until the next job comes.
+                self._resolve(future, _fail, error)
+            del job, future, call, arguments  # Otherwise they stay in memory until the next job comes.
 
     @staticmethod
-    def _tell(future: asyncio.Future[Any], tell: Callable[[asyncio.Future[Any], Any], None], what: Any) -> None:
+    def _resolve(future: asyncio.Future[Any], resolve: Callable[[asyncio.Future[Any], Any], None], result: Any) -> None:
         try:
-            future.get_loop().call_soon_threadsafe(tell, future, what)
+            future.get_loop().call_soon_threadsafe(resolve, future, result)
         except RuntimeError:
-            _log.debug("a call ended after its event loop")
+            _log.debug("database call ended after its event loop")
 
 
 def _succeed(future: asyncio.Future[T], result: T) -> None:

@@ -1,4 +1,4 @@
-"""File locks: one owner to a database file, named to whoever comes second."""
+"""File lock: one owner of a database file, with its name for other processes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ from diptych.server.errors import StartError
 
 
 class FileLock:
-    """An `flock` on a file that says who holds it. It goes with the process, however that ends."""
+    """`flock` on a file that contains the holder's name. It ends with the process, however that ends."""
 
     def __init__(self, path: Path, owner: str) -> None:
+        """Prepare a lock.
+
+        Args:
+            path: The lock file.
+            owner: Address of this process, for other processes.
+        """
         self._path = path
         self._owner = owner
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Takes the lock; raises `StartError`, naming the holder, if another process has it."""
+        """Lock the file. Raise `StartError` with the holder's name if another process has locked it."""
         holder = self.attempt()
         if holder is not None:
             raise StartError(f"{self._path.with_suffix('')} is in use by another process ({holder}).")
 
     def attempt(self) -> str | None:
-        """Takes the lock, and returns None; or who has it, if another process does."""
+        """Lock the file; return None, or the holder's name if another process has locked it."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,13 +40,13 @@ class FileLock:
             os.close(descriptor)
             return holder or "unnamed"
         self._descriptor = descriptor
-        with contextlib.suppress(OSError):  # A full disk: the lock holds all the same, unnamed.
+        with contextlib.suppress(OSError):  # On a full disk the lock holds without a name.
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"pid={os.getpid()} address={self._owner}\n".encode(), 0)
         return None
 
     def release(self) -> None:
-        """Gives the lock back. The file stays: removing it would let two in."""
+        """Unlock the file. The file stays: removing it would let two processes lock it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,4 +1,4 @@
-"""What a verification finds, and how two orderly lists are compared without holding either in memory."""
+"""Findings of a verification, and the comparison of two sorted lists that are not held in memory."""
 
 from __future__ import annotations
 
@@ -7,43 +7,57 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 Row = tuple[Any, ...]
-"""A row of a list; its first value is its key."""
+"""Row of a list. Its first value is its key."""
 
 
 class Findings:
-    """What differs, bounded: of each kind the first few, and how many there are in all."""
+    """Differences that a check reports. Of each kind the first sentences and the number are stored."""
 
     def __init__(self, each_max: int = 20) -> None:
+        """Begin without findings.
+
+        Args:
+            each_max: Sentences that are stored for each kind.
+        """
         self.differences: dict[str, list[str]] = {}
-        """By kind, a name such as LOG_GAP, a sentence for each of the first ones."""
+        """By kind, a name such as LOG_GAP, a sentence for each of the first differences."""
         self.counts: Counter[str] = Counter()
-        """By kind, how many there are."""
+        """By kind, the number of all differences."""
         self.unchecked: list[str] = []
-        """What could not be checked, and why: a sentence each."""
+        """Sentences: the parts that could not be checked, and why."""
         self.checked: list[str] = []
-        """What was checked: a sentence each."""
+        """Sentences: the parts that were checked."""
         self._each_max = each_max
 
-    def differs(self, kind: str, sentence: str) -> None:
-        """Takes note of something that is not as it must be."""
+    def add(self, kind: str, sentence: str) -> None:
+        """Add a difference.
+
+        Args:
+            kind: Name of its kind, such as LOG_GAP.
+            sentence: Description with the values.
+        """
         self.counts[kind] += 1
-        told = self.differences.setdefault(kind, [])
-        if len(told) < self._each_max:
-            told.append(sentence)
+        sentences = self.differences.setdefault(kind, [])
+        if len(sentences) < self._each_max:
+            sentences.append(sentence)
 
 
-def aligned(one: Iterable[Row], other: Iterable[Row]) -> Iterator[tuple[Any, Row | None, Row | None]]:
-    """Pairs the rows of two lists in ascending order of their keys: the key, and what each list has under it."""
-    left, right = iter(one), iter(other)
-    mine, theirs = next(left, None), next(right, None)
-    while mine is not None or theirs is not None:
-        if theirs is None or (mine is not None and mine[0] < theirs[0]):
-            assert mine is not None
-            yield mine[0], mine, None
-            mine = next(left, None)
-        elif mine is None or theirs[0] < mine[0]:
-            yield theirs[0], None, theirs
-            theirs = next(right, None)
+def align(one: Iterable[Row], other: Iterable[Row]) -> Iterator[tuple[Any, Row | None, Row | None]]:
+    """Pair the rows of two lists, both in ascending order of their keys.
+
+    Yields:
+        Each key with its row in the first list and its row in the second list; None if a list has no such key.
+    """
+    left_rows, right_rows = iter(one), iter(other)
+    left, right = next(left_rows, None), next(right_rows, None)
+    while left is not None or right is not None:
+        if right is None or (left is not None and left[0] < right[0]):
+            assert left is not None
+            yield left[0], left, None
+            left = next(left_rows, None)
+        elif left is None or right[0] < left[0]:
+            yield right[0], None, right
+            right = next(right_rows, None)
         else:
-            yield mine[0], mine, theirs
-            mine, theirs = next(left, None), next(right, None)
+            yield left[0], left, right
+            left, right = next(left_rows, None), next(right_rows, None)

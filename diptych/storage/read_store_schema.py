@@ -9,13 +9,10 @@ whose bytes are NULL.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
-import sqlite3
-from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from google.protobuf import descriptor
 from sqlalchemy import (
@@ -31,9 +28,6 @@ from sqlalchemy import (
     Table,
     false,
 )
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import TypeEngine
 
 from diptych.contract.token import Epoch, LogIdentity
@@ -227,52 +221,3 @@ def view_table(view: View[Any], generation: int) -> Table:
     for columns in view.indexes:
         Index(f"{name}_{'_'.join(c.name for c in columns)}", *(table.c[c.name] for c in columns), table.c.key)
     return table
-
-
-class Compiled(NamedTuple):
-    """A statement compiled for a dialect: its text, its parameters' names in order, and those that are constant."""
-
-    sql: str
-    names: Sequence[str]
-    constants: Mapping[str, Any]
-
-    def bind(self, **values: Any) -> tuple[Any, ...]:
-        """The parameters in order."""
-        if self.constants:
-            values = {**self.constants, **values}
-        return tuple([values[name] for name in self.names])
-
-
-def compile_sqlite(statement: ClauseElement) -> Compiled:
-    """Compiles a statement once, for hot paths that run it on `sqlite3` itself."""
-    compiled = cast("SQLCompiler", statement.compile(dialect=sqlite.dialect(paramstyle="qmark")))
-    names = tuple(compiled.positiontup or ())
-    constants = {name: value for name, value in compiled.params.items() if value is not None and name in names}
-    return Compiled(str(compiled), names, constants)
-
-
-class Rows:
-    """An insert, compiled for one row, that takes many rows at once.
-
-    `executemany` lets the interpreter go for every row, and where another thread is busy it waits to get it back; a
-    statement of many rows does so once.
-    """
-
-    __slots__ = ("_sizes", "_texts")
-
-    def __init__(self, one: Compiled) -> None:
-        marks = f"({', '.join('?' * len(one.names))})"
-        before, found, after = one.sql.partition(marks)
-        assert found, f"no single row in {one.sql}"
-        assert not one.constants
-        # SQLite takes 32,766 parameters.
-        self._sizes = [size for size in (256, 64, 16, 4, 1) if size * len(one.names) <= 32_000]
-        self._texts = [before + ", ".join([marks] * size) + after for size in self._sizes]
-
-    def insert(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Inserts rows, in order."""
-        at, count = 0, len(rows)
-        for size, text in zip(self._sizes, self._texts, strict=True):
-            while count - at >= size:
-                connection.execute(text, [*itertools.chain.from_iterable(rows[at : at + size])])
-                at += size

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
-from diptych.storage.adaptive_batch import LearntSize
+from diptych.storage.adaptive_batch import AdaptiveBatchSize
 
 BATCH_SECONDS = 0.012
 """Target duration of a rebuild's batch, and so about the longest wait of a live commit."""
@@ -83,7 +83,7 @@ class LiveThrottle:
         started = time.perf_counter()
         yield
         if events >= self._short.count:  # A smaller batch had no more events to take, and says nothing of larger ones.
-            self._short.note(events, time.perf_counter() - started)
+            self._short.observe(events, time.perf_counter() - started)
 
 
 class RebuildThrottle:
@@ -117,7 +117,7 @@ class RebuildThrottle:
             yield
             seconds = time.perf_counter() - started
             if events:
-                self._size.note(events, seconds)
+                self._size.observe(events, seconds)
             await self._wait_for_live(seconds)
 
     async def _wait_for_live(self, batch_seconds: float) -> None:
@@ -132,6 +132,6 @@ class RebuildThrottle:
             await asyncio.sleep(min(_POLL_SECONDS, max(not_before - now, 0.001)))
 
 
-def _batch_size(seconds: float, events_max: int) -> LearntSize:
+def _batch_size(seconds: float, events_max: int) -> AdaptiveBatchSize:
     """Return the number of events to a batch that takes about this many seconds."""
-    return LearntSize(seconds, first=_FIRST_EVENTS, least=_EVENTS_MIN, most=events_max)
+    return AdaptiveBatchSize(seconds, first=_FIRST_EVENTS, minimum=_EVENTS_MIN, maximum=events_max)

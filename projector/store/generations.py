@@ -24,7 +24,6 @@ from diptych.storage.read_store_schema import (
     DROPPED,
     FILLING,
     RETURNING,
-    compile_sqlite,
     generations,
     marks,
     new_filling,
@@ -34,6 +33,7 @@ from diptych.storage.read_store_schema import (
     view_table,
     view_table_name,
 )
+from diptych.storage.sql import compile_sqlite
 from projector.store.sqlite_connection import create_table, execute
 from projector.store.store_reader import ALL_GENERATIONS, generation_of
 

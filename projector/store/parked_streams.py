@@ -19,7 +19,8 @@ from diptych.domain.aggregate import AggregateRef
 from diptych.domain.folding import FoldFailure
 from diptych.storage.errors import StreamNotParkedError
 from diptych.storage.read_store import Change, FailedEvent, LeftOut
-from diptych.storage.read_store_schema import Compiled, compile_sqlite, parked, parked_events
+from diptych.storage.read_store_schema import parked, parked_events
+from diptych.storage.sql import Compiled, compile_sqlite
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.store.sqlite_connection import execute
 

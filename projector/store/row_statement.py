@@ -11,7 +11,7 @@ from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from diptych.domain.folding import ChangedRow, Contents
-from diptych.storage.read_store_schema import compile_sqlite
+from diptych.storage.sql import compile_sqlite
 
 Columns = Mapping[str, Sequence[Any]]
 """Values of the columns that rows had when they were loaded, by key."""

@@ -22,16 +22,9 @@ from sqlalchemy.schema import CreateTable
 from diptych.domain.folding import Folding
 from diptych.domain.projection import Projection, View
 from diptych.storage.copy import Progress
-from diptych.storage.findings import Findings, Row, aligned
-from diptych.storage.read_store_schema import (
-    Checkpoint,
-    Compiled,
-    compile_sqlite,
-    generations,
-    parked_events,
-    shape,
-    view_table,
-)
+from diptych.storage.findings import Findings, Row, align
+from diptych.storage.read_store_schema import Checkpoint, generations, parked_events, shape, view_table
+from diptych.storage.sql import Compiled, compile_sqlite
 from diptych.v1.events_pb2 import RecordedEvent
 
 Pages = Callable[[int, Iterable[str]], Iterator[tuple[int, Sequence[RecordedEvent]]]]
@@ -125,7 +118,7 @@ class RowsCheck:
             ]
             changes = folding.fold(prepared, loaded)
             if changes.failure is not None:
-                self._findings.differs(
+                self._findings.add(
                     "FOLD_FAILED",
                     f"Projection {projection.name} applied an event that cannot be folded, and does not list it as "
                     f"parked. {changes.failure}",
@@ -153,11 +146,11 @@ class RowsCheck:
         """Compares the rows of a view; returns how many there are."""
         table = view_table(view, filled.generation)
         if table.name not in self._tables:
-            self._findings.differs("VIEW_MISSING", f"View {view.name} has no table {table.name}.")
+            self._findings.add("VIEW_MISSING", f"View {view.name} has no table {table.name}.")
             return 0
         everything = compile_sqlite(select(table).order_by(table.c.key)).sql
         rows = 0
-        for key, stored, expected in aligned(self._connection.execute(everything), folded.execute(everything)):
+        for key, stored, expected in align(self._connection.execute(everything), folded.execute(everything)):
             rows += 1
             if stored != expected:
                 self._tell(view, key, stored, expected, filled.tombstone_floor)
@@ -168,20 +161,20 @@ class RowsCheck:
         if stored is None:
             assert expected is not None
             if expected[2] is not None:
-                self._findings.differs("ROW_MISSING", f"{where} is missing: it was written at position {expected[1]}.")
+                self._findings.add("ROW_MISSING", f"{where} is missing: it was written at position {expected[1]}.")
             elif expected[1] > floor:
-                self._findings.differs(
+                self._findings.add(
                     "TOMBSTONE_MISSING", f"{where} was deleted at position {expected[1]}, and its tombstone is missing."
                 )
         elif expected is None:
-            self._findings.differs("ROW_EXTRA", f"{where} is there, from position {stored[1]}, and no event made it.")
+            self._findings.add("ROW_EXTRA", f"{where} is there, from position {stored[1]}, and no event made it.")
         elif (stored[2] is None) != (expected[2] is None):
             kind, is_there = ("ROW_EXTRA", "is there") if expected[2] is None else ("ROW_MISSING", "is deleted")
-            self._findings.differs(
+            self._findings.add(
                 kind, f"{where} {is_there}, as of position {stored[1]}, against what happened at {expected[1]}."
             )
         else:
-            self._findings.differs("ROW_DIFFERENT", f"{where} differs: {'; '.join(_parts(view, stored, expected))}.")
+            self._findings.add("ROW_DIFFERENT", f"{where} differs: {'; '.join(_parts(view, stored, expected))}.")
 
 
 class _Table:

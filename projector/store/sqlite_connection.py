@@ -11,7 +11,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, Table
 
-from diptych.storage.read_store_schema import Compiled, generations, marks, parked, parked_events
+from diptych.storage.read_store_schema import generations, marks, parked, parked_events
+from diptych.storage.sql import Compiled
 from diptych.storage.wal_checkpoints import AUTOCHECKPOINT_PAGES
 
 A = ParamSpec("A")

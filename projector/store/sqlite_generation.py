@@ -15,14 +15,13 @@ from diptych.storage.errors import LeaseLostError
 from diptych.storage.read_store import Change, GenerationStore, KeysToLoad, Lease, LeftOut, ParkedStream
 from diptych.storage.read_store_schema import (
     Checkpoint,
-    Compiled,
-    compile_sqlite,
     decode_epochs,
     encode_epochs,
     generations,
     new_filling,
     view_table,
 )
+from diptych.storage.sql import Compiled, compile_sqlite
 from projector.store.generations import check_fence
 from projector.store.parked_streams import ParkedStreams
 from projector.store.row_statement import Columns, RowStatement

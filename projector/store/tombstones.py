@@ -22,7 +22,8 @@ from sqlalchemy.dialects.sqlite import insert
 from diptych.domain.projection import Projection
 from diptych.storage.errors import LeaseLostError, ReadStoreError
 from diptych.storage.read_store import GenerationStore
-from diptych.storage.read_store_schema import Compiled, compile_sqlite, generations, marks, view_table
+from diptych.storage.read_store_schema import generations, marks, view_table
+from diptych.storage.sql import Compiled, compile_sqlite
 from projector.store.sqlite_connection import execute
 
 REMOVE_ROWS_MAX = 500

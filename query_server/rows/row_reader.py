@@ -28,8 +28,10 @@ from diptych.contract.token import LogIdentity
 from diptych.domain.projection import Projection, View
 from diptych.domain.query import Find
 from diptych.domain.refusal import Refusal
-from diptych.storage.batch_window import Crowd
-from diptych.storage.read_store_schema import compile_sqlite, decode_epochs, generations, parked, parked_events, shape
+from diptych.storage.batch_window import BatchWindow
+from diptych.storage.connections import open_read_only
+from diptych.storage.read_store_schema import decode_epochs, generations, parked, parked_events, shape
+from diptych.storage.sql import compile_sqlite
 from query_server.rows.statements import Statements, find_values, unpack_keyed, unpack_page
 
 READS_MAX = 10_000
@@ -352,7 +354,7 @@ class RowReader:
         """On the loop: answers a batch, and sends the next one when its crowd is there."""
         reads = job.reads
         reads.under_way = False
-        reads.crowd, seconds = Crowd.after(len(job.batch) + len(reads.waiting))
+        reads.crowd, seconds = BatchWindow.after(len(job.batch) + len(reads.waiting))
         if len(reads.waiting) >= reads.crowd:
             self._send(reads)
         elif reads.crowd > 1:
@@ -472,11 +474,9 @@ class _Store:
         if self._connection is None or file_changes != self.file_changes:
             self.close()
             self.file_changes = file_changes
-            self._connection = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                timeout=1.0,
-                isolation_level=None,
+            self._connection = open_read_only(
+                self._path,
+                busy_seconds=1.0,
                 check_same_thread=False,  # A thread keeps to itself; only closing may come from elsewhere.
                 cached_statements=512,
             )

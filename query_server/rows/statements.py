@@ -32,7 +32,8 @@ from sqlalchemy import (
 from diptych.domain.projection import View
 from diptych.domain.query import Condition, Find, Order
 from diptych.domain.values import stored
-from diptych.storage.read_store_schema import Compiled, compile_sqlite, generations, view_table
+from diptych.storage.read_store_schema import generations, view_table
+from diptych.storage.sql import Compiled, compile_sqlite
 
 STATEMENTS_MAX = 1000
 """Statements kept; what is not used goes first."""

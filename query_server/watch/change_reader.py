@@ -21,8 +21,10 @@ from sqlalchemy import BindParameter, bindparam, func, select
 from diptych.contract.reasons import ReadModelNotReady
 from diptych.contract.wire import delimited, integer
 from diptych.domain.projection import Projection, View
+from diptych.storage.connections import open_read_only
 from diptych.storage.database_thread import DatabaseThread
-from diptych.storage.read_store_schema import Compiled, compile_sqlite, decode_epochs, generations, shape, view_table
+from diptych.storage.read_store_schema import decode_epochs, generations, shape, view_table
+from diptych.storage.sql import Compiled, compile_sqlite
 from query_server.watch.resume_token import ResumeToken, Source
 
 PAGE_BYTES_MAX = 1 << 20
@@ -275,11 +277,9 @@ class _Thread:
         if self._connection is None or file != self._file:
             self._disconnect()
             self._file = file
-            self._connection = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                timeout=1.0,
-                isolation_level=None,
+            self._connection = open_read_only(
+                self._path,
+                busy_seconds=1.0,
                 check_same_thread=False,
                 cached_statements=512,
             )

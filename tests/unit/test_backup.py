@@ -15,7 +15,7 @@ from command_server.maintenance.log_file import LogFileError
 from command_server.store.records import Decided, LogHead, NewEvent, Reads
 from command_server.store.sqlite_store import SqliteEventStore
 from diptych.contract.token import Epoch
-from diptych.storage import copy as sqlite_copy
+from diptych.storage.connections import open_read_only
 from diptych.v1.events_pb2 import RecordedEvent
 
 
@@ -179,7 +179,7 @@ async def test_a_log_in_use_is_not_replaced(tmp_path: Path) -> None:
         restore(backup, log, silent, force=True)
     await server.close()
 
-    with closing(sqlite_copy.open_read_only(log)) as reader:
+    with closing(open_read_only(log)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM log").fetchall()
         with pytest.raises(LogFileError, match="being read, by a backup or a check"):

@@ -21,7 +21,7 @@ from diptych.contract.reasons import Overloaded, ReadModelNotReady
 from diptych.contract.token import LogIdentity
 from diptych.domain.query import Column, Condition, Order
 from diptych.domain.values import stored
-from diptych.storage import batch_window as crowd
+from diptych.storage import batch_window
 from query_server.rows.row_reader import READS_MAX, PageRead, RowReader
 from tests.support.read_store_file import StoreFile
 
@@ -86,7 +86,7 @@ async def test_keys_that_come_together_are_read_together(store: StoreFile, reade
 async def test_a_select_waits_for_as_many_as_were_answered_and_who_reads_alone_never_waits(
     store: StoreFile, reader: RowReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crowd, "_CALL_SECONDS", 1000)  # So that only reads end a wait, and no clock does.
+    monkeypatch.setattr(batch_window, "_CALL_SECONDS", 1000)  # So that only reads end a wait, and no clock does.
     write(store, {"a": struct(number=1)})
     for _ in range(3):
         await reader.get(rows, "a")

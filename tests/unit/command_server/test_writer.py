@@ -15,7 +15,7 @@ from command_server.submission import Submission
 from command_server.writer import Writer
 from diptych.domain.loading import load
 from diptych.server.settings import CommandServerSettings
-from diptych.storage import batch_window as crowd
+from diptych.storage import batch_window
 from shop.v1.user_commands_pb2 import RegisterUserRequest
 
 
@@ -74,7 +74,7 @@ async def test_giving_up_tells_everybody_at_once_and_nobody_twice(tmp_path: Path
 async def test_a_batch_waits_for_as_many_as_were_answered_and_who_calls_alone_never_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crowd, "_CALL_SECONDS", 1000)  # So that only commands end a wait, and no clock does.
+    monkeypatch.setattr(batch_window, "_CALL_SECONDS", 1000)  # So that only commands end a wait, and no clock does.
     commands = Commands()
     batches: list[int] = []
     store = SqliteEventStore(tmp_path / "log.db")

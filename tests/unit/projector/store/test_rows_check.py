@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diptych.domain.memory_rows import MemoryRows
-from diptych.storage.findings import Findings, aligned
+from diptych.storage.findings import Findings, align
 from diptych.storage.read_store_schema import view_table
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.store.rows_check import RowsCheck
@@ -129,7 +129,7 @@ def test_a_generation_that_does_not_answer_is_not_checked(checked: Checked) -> N
 
 def test_lists_are_aligned_by_their_keys() -> None:
     def pairs(one: str, other: str) -> list[tuple[Any, ...]]:
-        return [(key, mine and mine[0], theirs and theirs[0]) for key, mine, theirs in aligned(zip(one), zip(other))]
+        return [(key, mine and mine[0], theirs and theirs[0]) for key, mine, theirs in align(zip(one), zip(other))]
 
     assert pairs("", "") == []
     assert pairs("ab", "") == [("a", "a", None), ("b", "b", None)]

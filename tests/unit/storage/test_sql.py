@@ -10,7 +10,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.schema import CreateTable
 
-from diptych.storage.read_store_schema import Rows, compile_sqlite
+from diptych.storage.sql import MultiRowInsert, compile_sqlite
 
 words = Table("words", MetaData(), Column("key", Integer, primary_key=True), Column("word", String, nullable=False))
 
@@ -25,13 +25,13 @@ def connection() -> sqlite3.Connection:
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 63, 64, 65, 1000])
 def test_all_rows_arrive_whatever_their_number(connection: sqlite3.Connection, count: int) -> None:
     rows = [(key, f"word {key}") for key in range(count)]
-    Rows(compile_sqlite(insert(words))).insert(connection, rows)
+    MultiRowInsert(compile_sqlite(insert(words))).insert(connection, rows)
     assert connection.execute("SELECT key, word FROM words ORDER BY key").fetchall() == rows
 
 
 def test_an_upsert_of_many_rows_replaces_those_that_are_there(connection: sqlite3.Connection) -> None:
     statement = insert(words)
-    upsert = Rows(
+    upsert = MultiRowInsert(
         compile_sqlite(statement.on_conflict_do_update(index_elements=["key"], set_={"word": statement.excluded.word}))
     )
     upsert.insert(connection, [(key, "old") for key in range(70)])
@@ -43,5 +43,5 @@ def test_an_upsert_of_many_rows_replaces_those_that_are_there(connection: sqlite
 def test_more_rows_than_sqlite_takes_parameters_are_several_statements(connection: sqlite3.Connection) -> None:
     texts: list[str] = []
     connection.set_trace_callback(texts.append)
-    Rows(compile_sqlite(insert(words))).insert(connection, [(key, "w") for key in range(256 + 64 + 4 + 2)])
+    MultiRowInsert(compile_sqlite(insert(words))).insert(connection, [(key, "w") for key in range(256 + 64 + 4 + 2)])
     assert len(texts) == 5
