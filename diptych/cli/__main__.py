@@ -1,7 +1,8 @@
-"""`python -m diptych.cli` is the same program as `diptych`."""
+"""`python -m diptych.cli`: the same program as `diptych`."""
 
 import sys
 
 from diptych.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

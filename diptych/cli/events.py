@@ -1,4 +1,4 @@
-"""`diptych events`: what was recorded, one line of JSON each."""
+"""`diptych events`: print recorded events, one line of JSON each."""
 
 from __future__ import annotations
 
@@ -9,63 +9,57 @@ import sys
 from contextlib import suppress
 from typing import Annotated, Any
 
-import grpc.aio
 import typer
 from google.protobuf import json_format
 
-from diptych.client import CallRefused, import_contracts, open_channel
+from diptych.cli.addresses import COMMANDS, Commands, Domain
+from diptych.cli.calls import stream
+from diptych.client import CallRefused, import_contracts
+from diptych.server.channels import CallError, open_client_channel
 from diptych.server.options import fail
-from diptych.v1 import events_pb2
+from diptych.v1.events_pb2 import RecordedEvent, SubscribeRequest, SubscribeResponse
 
 
 def events(
-    commands: Annotated[
-        str, typer.Option(envvar="DIPTYCH_COMMANDS", metavar="HOST:PORT", help="The command server to ask.")
-    ] = "127.0.0.1:50051",
-    domain: Annotated[
-        str,
-        typer.Option(envvar="DIPTYCH_DOMAIN", help="Python package of the domain, whose contracts tell the fields."),
-    ] = "shop",
+    commands: Commands = COMMANDS,
+    domain: Domain = "shop",
     after: Annotated[int, typer.Option(min=0, help="Position after which to start.")] = 0,
     types: Annotated[
         list[str] | None,
-        typer.Option(help="Full name of an event type wanted, such as shop.v1.UserRegistered; repeatable. Unset: all."),
+        typer.Option(
+            help="Full name of an event type to print, such as shop.v1.UserRegistered; repeatable. Unset: all."
+        ),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on with events as they are recorded.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Continue with events as they are recorded.")] = False,
 ) -> None:
-    """Prints recorded events as lines of JSON."""
-    with suppress(ModuleNotFoundError):  # Without the contracts an event's own fields are printed as base64.
+    """Print recorded events as lines of JSON."""
+    with suppress(ModuleNotFoundError):  # Without the contracts the event's own fields are printed as base64.
         import_contracts(f"{domain}.v1")
-    request = events_pb2.SubscribeRequest(position=after, event_types=types or ())
+    request = SubscribeRequest(position=after, event_types=types or ())
     try:
-        asyncio.run(_print(commands, request, follow))
-    except grpc.aio.AioRpcError as error:
+        asyncio.run(_print_events(commands, request, follow))
+    except CallError as error:
         fail("events", f"the command server at {commands} refused: {CallRefused.of(error)}", status=1)
-    except BrokenPipeError:  # Whoever read our lines, such as `head`, has read enough.
+    except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
         sys.stderr.close()
 
 
-async def _print(address: str, request: events_pb2.SubscribeRequest, follow: bool) -> None:
-    async with open_channel(address) as channel:
-        subscribe = channel.unary_stream(
-            "/diptych.v1.EventService/Subscribe",
-            request_serializer=events_pb2.SubscribeRequest.SerializeToString,
-            response_deserializer=events_pb2.SubscribeResponse.FromString,
-        )
-        async for response in subscribe(request):
+async def _print_events(address: str, request: SubscribeRequest, follow: bool) -> None:
+    async with open_client_channel(address) as channel:
+        async for response in stream(channel, "diptych.v1.EventService/Subscribe", request, SubscribeResponse):
             for event in response.batch.events:
-                print(json.dumps(fields_of(event), ensure_ascii=False))
+                print(json.dumps(event_fields(event), ensure_ascii=False))
             sys.stdout.flush()
             if response.HasField("caught_up") and not follow:
                 return
 
 
-def fields_of(event: events_pb2.RecordedEvent) -> dict[str, Any]:
-    """An event as JSON has it; its own fields as base64 if its type is not known here."""
+def event_fields(event: RecordedEvent) -> dict[str, Any]:
+    """Return an event as JSON fields; its own fields as base64 if this program does not know its type."""
     try:
         return json_format.MessageToDict(event)
-    except TypeError:  # The event's type is not known here.
-        packed = events_pb2.RecordedEvent()
+    except TypeError:  # The type is unknown.
+        packed = RecordedEvent()
         packed.CopyFrom(event)
         packed.ClearField("event")
         value = base64.b64encode(event.event.value).decode("ascii")

@@ -1,4 +1,4 @@
-"""`diptych health`: whether a server serves, as gRPC's health service tells; made for health checks."""
+"""`diptych health`: the answer of a server's health service, for health checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ANSWER_SECONDS = 5.0
 
 
 def health(
-    address: Annotated[str, typer.Option(envvar="DIPTYCH_ADDRESS", metavar="HOST:PORT", help="The server to ask.")],
+    address: Annotated[str, typer.Option(envvar="DIPTYCH_ADDRESS", metavar="HOST:PORT", help="Address of the server.")],
     service: Annotated[
         str,
         typer.Option(
@@ -24,8 +24,8 @@ def health(
         ),
     ] = "",
 ) -> None:
-    """Ends with status 0 if a server answers that it serves, else with 1."""
-    asked = f"{service} at {address}" if service else f"the server at {address}"
+    """End with status 0 if a server is SERVING, else with 1."""
+    subject = f"{service} at {address}" if service else f"the server at {address}"
     with open_blocking_channel(address) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -35,8 +35,8 @@ def health(
         try:
             answer = check(health_pb2.HealthCheckRequest(service=service), timeout=_ANSWER_SECONDS)
         except grpc.RpcError as error:
-            fail("health", f"{asked} did not answer: {error.code().name}: {error.details()}", status=1)
+            fail("health", f"{subject} did not answer: {error.code().name}: {error.details()}", status=1)
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
-        fail("health", f"{asked} is {status}.", status=1)
+        fail("health", f"{subject} is {status}.", status=1)
     typer.echo(status)

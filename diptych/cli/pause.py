@@ -1,48 +1,47 @@
-"""`diptych pause` and `diptych resume`: stopping a projection, and letting it go on."""
+"""`diptych pause` and `diptych resume`: stop a projection, and let it continue."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
-import grpc.aio
 import typer
 
-from diptych.cli.screen import described, lag
-from diptych.client import CallRefused, open_channel
+from diptych.cli.addresses import PROJECTOR, Projector
+from diptych.cli.calls import call_at
+from diptych.cli.projection_text import describe_lag, describe_state
+from diptych.client import CallRefused
+from diptych.server.channels import CallError
 from diptych.server.options import fail
-from diptych.v1 import projections_pb2
+from diptych.v1.projections_pb2 import PauseRequest, PauseResponse, ResumeRequest, ResumeResponse
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection's name, as `diptych status` shows it.")]
-_Projector = Annotated[
-    str, typer.Option(envvar="DIPTYCH_PROJECTOR", metavar="HOST:PORT", help="The projector that runs it.")
+_ANSWER_SECONDS = 30.0
+
+ProjectionName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The projection's name, as `diptych status` shows it.")
 ]
-_HERE = "127.0.0.1:50053"
 
 
-def pause(name: _Name, projector: _Projector = _HERE) -> None:
-    """Pauses a projection until it is resumed, whatever restarts in between."""
-    _steer("pause", projector, projections_pb2.PauseRequest(projection=name), projections_pb2.PauseResponse)
+def pause(name: ProjectionName, projector: Projector = PROJECTOR) -> None:
+    """Pause a projection until it is resumed, across restarts too."""
+    _change("pause", projector, PauseRequest(projection=name), PauseResponse)
 
 
-def resume(name: _Name, projector: _Projector = _HERE) -> None:
-    """Lets a paused projection go on, or a stalled one try again."""
-    _steer("resume", projector, projections_pb2.ResumeRequest(projection=name), projections_pb2.ResumeResponse)
+def resume(name: ProjectionName, projector: Projector = PROJECTOR) -> None:
+    """Let a paused projection continue, or a stalled one try again."""
+    _change("resume", projector, ResumeRequest(projection=name), ResumeResponse)
 
 
-def _steer(command: str, projector: str, request: Any, response: type[Any]) -> None:
-    async def ask() -> Any:
-        async with open_channel(projector) as channel:
-            call = channel.unary_unary(
-                f"/diptych.v1.ProjectionService/{command.capitalize()}",
-                request_serializer=type(request).SerializeToString,
-                response_deserializer=response.FromString,
-            )
-            return await call(request, timeout=30)
-
+def _change(
+    command: str,
+    projector: str,
+    request: PauseRequest | ResumeRequest,
+    response: type[PauseResponse] | type[ResumeResponse],
+) -> None:
+    method = f"diptych.v1.ProjectionService/{command.capitalize()}"
     try:
-        status: projections_pb2.ProjectionStatus = asyncio.run(ask()).status
-    except grpc.aio.AioRpcError as error:
+        status = asyncio.run(call_at(projector, method, request, response, _ANSWER_SECONDS)).status
+    except CallError as error:
         fail(command, f"the projector at {projector} did not do it: {CallRefused.of(error)}", status=1)
     position = f"{status.progress.applied_position:,}"
-    typer.echo(f"projection {status.name} is {described(status)} at position {position} ({lag(status)})")
+    typer.echo(f"projection {status.name} is {describe_state(status)} at position {position} ({describe_lag(status)})")

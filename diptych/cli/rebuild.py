@@ -1,101 +1,104 @@
-"""`diptych rebuild`: filling a projection anew beside what answers, and going back to what was kept."""
+"""`diptych rebuild`: fill a new generation of a projection, or switch back to a retired one."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import grpc.aio
 import typer
 
-from diptych.cli.screen import described, lag
-from diptych.client import CallRefused, open_channel
+from diptych.cli.addresses import PROJECTOR, Projector
+from diptych.cli.calls import call_at, stream
+from diptych.cli.pause import ProjectionName
+from diptych.cli.projection_text import describe_lag, describe_state
+from diptych.client import CallRefused
+from diptych.server.channels import CallError, open_client_channel
 from diptych.server.options import fail
-from diptych.v1 import projections_pb2
+from diptych.v1.projections_pb2 import (
+    CancelRebuildRequest,
+    CancelRebuildResponse,
+    ProjectionStatus,
+    RebuildRequest,
+    RebuildResponse,
+    SwitchGenerationRequest,
+    SwitchGenerationResponse,
+)
 
+_SERVICE = "diptych.v1.ProjectionService"
 _LINE_SECONDS = 2.0
-"""How often a line is printed where there is no terminal."""
+"""Time between two lines without a terminal."""
 
-Show = Callable[[projections_pb2.RebuildResponse], None]
+Show = Callable[[RebuildResponse], None]
 
 
 def rebuild(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The projection's name, as `diptych status` shows it.")],
-    projector: Annotated[
-        str, typer.Option(envvar="DIPTYCH_PROJECTOR", metavar="HOST:PORT", help="The projector that runs it.")
-    ] = "127.0.0.1:50053",
-    cancel: Annotated[bool, typer.Option("--cancel", help="Stop the rebuild that is under way.")] = False,
+    name: ProjectionName,
+    projector: Projector = PROJECTOR,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stop the running rebuild.")] = False,
     switch: Annotated[
         int, typer.Option("--switch", metavar="GENERATION", help="Switch to a generation that is kept.")
     ] = 0,
 ) -> None:
-    """Fills a projection anew beside the one that answers, and switches to it when it has caught up.
+    """Fill a new generation beside the active one, and switch to it when it has caught up.
 
-    The rebuild goes on when this command is stopped, and can be watched by the same command again.
+    The rebuild continues when this command is stopped. The same command shows it again.
     """
     if cancel and switch:
-        fail("rebuild", "--cancel and --switch do not go together.")
+        fail("rebuild", "--cancel and --switch exclude each other. Give one of them.")
+    work: Coroutine[Any, Any, None]
     if cancel:
-        asked: Any = _answered(projector, "CancelRebuild", projections_pb2.CancelRebuildRequest(projection=name))
+        work = _cancel(projector, name)
     elif switch:
-        request = projections_pb2.SwitchGenerationRequest(projection=name, generation=switch)
-        asked = _answered(projector, "SwitchGeneration", request)
+        work = _switch(projector, name, switch)
     else:
-        asked = _followed(projector, name)
+        work = _follow(projector, name)
     try:
-        asyncio.run(asked)
-    except grpc.aio.AioRpcError as error:
+        asyncio.run(work)
+    except CallError as error:
         fail("rebuild", f"the projector at {projector} did not do it: {CallRefused.of(error)}", status=1)
 
 
-async def _answered(projector: str, method: str, request: Any) -> None:
-    response: Any = getattr(projections_pb2, f"{method}Response")
-    async with open_channel(projector) as channel:
-        call = channel.unary_unary(
-            f"/diptych.v1.ProjectionService/{method}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=response.FromString,
-        )
-        status: projections_pb2.ProjectionStatus = (await call(request)).status
+async def _cancel(projector: str, name: str) -> None:
+    request = CancelRebuildRequest(projection=name)
+    _print_status((await call_at(projector, f"{_SERVICE}/CancelRebuild", request, CancelRebuildResponse)).status)
+
+
+async def _switch(projector: str, name: str, generation: int) -> None:
+    request = SwitchGenerationRequest(projection=name, generation=generation)
+    _print_status((await call_at(projector, f"{_SERVICE}/SwitchGeneration", request, SwitchGenerationResponse)).status)
+
+
+def _print_status(status: ProjectionStatus) -> None:
     position = f"{status.progress.applied_position:,}"
     typer.echo(
-        f"projection {status.name}, generation {status.generation}, is {described(status)} at position {position} "
-        f"({lag(status)})"
+        f"projection {status.name}, generation {status.generation}, is {describe_state(status)} at position {position} "
+        f"({describe_lag(status)})"
     )
 
 
-async def _followed(projector: str, name: str) -> None:
-    last: projections_pb2.RebuildResponse | None = None
-    async with open_channel(projector) as channel:
-        with _shown(name) as show:
-            async for last in _told(channel, name):
+async def _follow(projector: str, name: str) -> None:
+    """Start a rebuild, or join the running one, and show its progress until the switch."""
+    last: RebuildResponse | None = None
+    async with open_client_channel(projector) as channel:
+        with _progress(name) as show:
+            async for last in stream(channel, f"{_SERVICE}/Rebuild", RebuildRequest(projection=name), RebuildResponse):
                 show(last)
     if last is None or not last.switched:
         fail(
             "rebuild",
-            f"the projector at {projector} ended before the rebuild did; it goes on when it is back.",
+            f"the projector at {projector} ended before the rebuild did; it goes on when the projector is back.",
             status=1,
         )
     typer.echo(f"generation {last.generation} of projection {name} answers, at position {last.position:,}")
 
 
-async def _told(channel: grpc.aio.Channel, name: str) -> AsyncIterator[projections_pb2.RebuildResponse]:
-    call: Any = channel.unary_stream(
-        "/diptych.v1.ProjectionService/Rebuild",
-        request_serializer=projections_pb2.RebuildRequest.SerializeToString,
-        response_deserializer=projections_pb2.RebuildResponse.FromString,
-    )
-    async for told in call(projections_pb2.RebuildRequest(projection=name)):
-        yield told
-
-
 @contextmanager
-def _shown(name: str) -> Any:
-    """What shows how far it is: a bar on a terminal, and a line now and then elsewhere."""
+def _progress(name: str) -> Iterator[Show]:
+    """Show the progress of a rebuild: a bar on a terminal, a line every 2 s elsewhere."""
     if not sys.stdout.isatty():
         yield _lines(name)
         return
@@ -105,8 +108,8 @@ def _shown(name: str) -> Any:
     with Progress(*columns) as progress:
         task = progress.add_task(f"filling {name}", total=None, speed="")
 
-        def show(told: projections_pb2.RebuildResponse) -> None:
-            progress.update(task, completed=told.position, total=told.head_position, speed=_speed(told))
+        def show(answer: RebuildResponse) -> None:
+            progress.update(task, completed=answer.position, total=answer.head_position, speed=_speed(answer))
 
         yield show
 
@@ -114,21 +117,22 @@ def _shown(name: str) -> Any:
 def _lines(name: str) -> Show:
     due = 0.0
 
-    def show(told: projections_pb2.RebuildResponse) -> None:
+    def show(answer: RebuildResponse) -> None:
         nonlocal due
-        if time.monotonic() >= due and not told.switched:
+        if time.monotonic() >= due and not answer.switched:
             due = time.monotonic() + _LINE_SECONDS
             typer.echo(
-                f"filling {name}, generation {told.generation}: {told.position:,} of {told.head_position:,} "
-                f"{_speed(told)}".rstrip()
+                f"filling {name}, generation {answer.generation}: {answer.position:,} of {answer.head_position:,} "
+                f"{_speed(answer)}".rstrip()
             )
 
     return show
 
 
-def _speed(told: projections_pb2.RebuildResponse) -> str:
-    if not told.events_per_second:
+def _speed(answer: RebuildResponse) -> str:
+    """Return events per second and the remaining time; empty before they are measured."""
+    if not answer.events_per_second:
         return ""
-    seconds = told.remaining.ToNanoseconds() / 1e9
+    seconds = answer.remaining.ToNanoseconds() / 1e9
     left = f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
-    return f"({told.events_per_second:,.0f} events/s, {left} left)"
+    return f"({answer.events_per_second:,.0f} events/s, {left} left)"

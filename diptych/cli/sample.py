@@ -1,9 +1,9 @@
-"""A domain's sample: what `diptych up` loads the first time, and the calls that it shows to try.
+"""Sample of a domain: commands that `diptych up` loads into an empty log, and calls that it shows to try.
 
-Both belong to the domain. A domain `shop` that has a sample has a module `shop.sample` with
+A domain `shop` with a sample has a module `shop.sample` with
 
-- `COMMANDS`, commands in the order to execute them, each with a request id of its own, so that loading them
-  twice does no harm;
+- `COMMANDS`, commands in the order of their execution, each with its own request id, so that a second load has no
+  effect;
 - `CALLS`, pairs of a title and a request of one of the domain's rpcs.
 """
 
@@ -23,25 +23,27 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from diptych.client import Connection, method_of
+from diptych.domain.package_origin import working_directory_first
 
 
 class Sample(NamedTuple):
-    """A domain's sample."""
+    """Commands and calls of a domain's sample."""
 
     commands: Sequence[Message] = ()
     calls: Sequence[tuple[str, Message]] = ()
 
 
 def find(domain: str) -> Sample:
-    """The sample of a domain; empty if it has none."""
-    if importlib.util.find_spec(domain) is None or importlib.util.find_spec(f"{domain}.sample") is None:
-        return Sample()
-    module = importlib.import_module(f"{domain}.sample")
+    """Return the sample of a domain; an empty one if the domain has none."""
+    with working_directory_first(domain):
+        if importlib.util.find_spec(domain) is None or importlib.util.find_spec(f"{domain}.sample") is None:
+            return Sample()
+        module = importlib.import_module(f"{domain}.sample")
     return Sample(getattr(module, "COMMANDS", ()), getattr(module, "CALLS", ()))
 
 
 async def load(connection: Connection, sample: Sample) -> None:
-    """Loads a sample and waits until it can be read; raises `CallRefused`."""
+    """Load a sample and wait until queries include it. Raise `CallRefused` if a command or the wait fails."""
     for command in sample.commands:
         await connection.execute(command)
     if connection.token:
@@ -49,7 +51,7 @@ async def load(connection: Connection, sample: Sample) -> None:
 
 
 def calls(sample: Sample, *, commands: str, queries: str, token: str) -> Iterator[tuple[str, str]]:
-    """Titles and shell commands that make the sample's calls, and what every domain can be asked."""
+    """Yield titles and shell commands for the sample's calls, and for a call that every domain answers."""
     first: tuple[str, Message] | None = None
     for title, request in sample.calls:
         is_query = method_of(type(request)).service.endswith(".QueryService")
@@ -68,7 +70,7 @@ def _shell_command(address: str, request: Message, token: str = "") -> str:
 
 
 def _buf_curl(address: str, path: str, content: str, token: str = "") -> str:
-    """A call with `buf curl`, which asks the server itself for the contract."""
+    """Return a shell command with `buf curl`, which reads the contract from the server."""
     options = ["--protocol", "grpc", "--http2-prior-knowledge"]
     if token:
         options += ["-H", f"diptych-token: {token}"]
@@ -78,7 +80,7 @@ def _buf_curl(address: str, path: str, content: str, token: str = "") -> str:
 
 
 def _buf() -> str:
-    """How to call buf here: it may lie beside this Python, in an environment that is not activated."""
+    """Return the path of buf, which may be beside this Python in an environment that is not activated."""
     beside = Path(sys.executable).with_name("buf")
     if shutil.which("buf") is None and beside.exists():
         relative = os.path.relpath(beside)

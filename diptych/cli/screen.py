@@ -1,4 +1,4 @@
-"""The screen of `diptych up`: a live table on a terminal, and a line for each change elsewhere."""
+"""Screen of `diptych up`: a live table on a terminal, and a line for each change elsewhere."""
 
 from __future__ import annotations
 
@@ -6,51 +6,41 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.text import Text
 
-from diptych.cli.supervisor import Child, State
-from diptych.v1 import projections_pb2
-
-_KNOWN_SECONDS = 3.0
-
-
-class Observation(NamedTuple):
-    """What was seen of the servers at one time. None: it did not answer."""
-
-    head: int | None = None
-    """The position of the last event."""
-    commands: int | None = None
-    """The commands answered since the command server started."""
-    projections: Sequence[projections_pb2.ProjectionStatus] | None = None
+from diptych.cli.child import Child, State
+from diptych.cli.observation import Observation
+from diptych.cli.projection_text import describe_lag, describe_parked, describe_state, state_row
+from diptych.v1.projections_pb2 import ProjectionStatus
 
 
 class Screen(Protocol):
-    """Where `up` tells what happens."""
+    """Output of `diptych up`."""
 
     counts_commands: bool
-    """Whether it shows the number of commands, which costs the command server a little to tell."""
+    """True if the screen shows the rate of commands, which costs the command server a read of its metrics."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def tell(self, text: str) -> None:
-        """Shows something that happened."""
+    def print_line(self, text: str) -> None:
+        """Print a line that stays."""
 
-    def show(self, children: Sequence[Child], seen: Observation) -> None:
-        """Shows how things stand."""
+    def update(self, children: Sequence[Child], observation: Observation) -> None:
+        """Show the state of the servers."""
 
 
-def screen() -> Screen:
-    """The screen that fits where stdout goes."""
+def open_screen() -> Screen:
+    """Return the screen for this stdout."""
     return Table() if sys.stdout.isatty() else Lines()
 
 
 class Lines:
-    """A line for each change: for logs, and for programs that read it."""
+    """A line for each change, for logs and for programs that read them."""
 
     counts_commands = False
 
@@ -63,21 +53,22 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def tell(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
+        """Print a line."""
         print(text, flush=True)
 
-    def show(self, children: Sequence[Child], seen: Observation) -> None:
-        for projection in seen.projections or ():
-            state = described(projection)
-            # A projection that follows is behind for moments all the time; that is no news.
-            state = state.replace("CATCHING_UP", "RUNNING")
+    def update(self, children: Sequence[Child], observation: Observation) -> None:
+        """Print the state of each projection whose state has changed."""
+        for projection in observation.projections or ():
+            # A running projection is behind for moments all the time. That is not a change.
+            state = describe_state(projection).replace("CATCHING_UP", "RUNNING")
             if self._projections.get(projection.name) != state:
                 self._projections[projection.name] = state
-                self.tell(f"projection {projection.name} is {state}")
+                self.print_line(f"projection {projection.name} is {state}")
 
 
 class Table:
-    """A table that is always up to date, below what happened."""
+    """A live table below the lines that were printed."""
 
     counts_commands = True
 
@@ -85,7 +76,7 @@ class Table:
         from rich.live import Live
 
         self._live = Live(console=console, auto_refresh=False)
-        self._before: tuple[float, int] | None = None
+        self._last_count: tuple[float, int] | None = None
         self._rate = 0.0
 
     def __enter__(self) -> Self:
@@ -95,14 +86,16 @@ class Table:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def tell(self, text: str) -> None:
-        # Without wrapping: what is shown is also copied.
+    def print_line(self, text: str) -> None:
+        """Print a line above the table."""
+        # Without wrapping, so that a command can be copied.
         self._live.console.print(Text(text), soft_wrap=True)
 
-    def show(self, children: Sequence[Child], seen: Observation) -> None:
+    def update(self, children: Sequence[Child], observation: Observation) -> None:
+        """Show a row for each server and each projection."""
         from rich.table import Table as RichTable
 
-        self._measure(seen.commands)
+        self._measure(observation.commands)
         table = RichTable(box=None, pad_edge=False, header_style="bold")
         for title in ("server", "address", "state"):
             table.add_column(title)
@@ -110,52 +103,30 @@ class Table:
         table.add_column("")
         for child in children:
             position, note = "", ""
-            if child.name == "command-server" and seen.head is not None:
-                position, note = f"{seen.head:,}", f"{self._rate:,.0f} commands/s"
-            table.add_row(child.name, child.address, _coloured(child), position, note)
+            if child.name == "command-server" and observation.head is not None:
+                position, note = f"{observation.head:,}", f"{self._rate:,.0f} commands/s"
+            table.add_row(child.name, child.address, _child_state(child), position, note)
             if child.name == "projector":
-                for projection in seen.projections or ():
-                    table.add_row(f"  {projection.name}", "", *_progress(projection))
+                for projection in observation.projections or ():
+                    table.add_row(f"  {projection.name}", "", *_projection_cells(projection))
         self._live.update(table, refresh=True)
 
     def _measure(self, commands: int | None) -> None:
         now = time.monotonic()
         self._rate = 0.0
-        if commands is not None and self._before is not None:
-            self._rate = max(0.0, (commands - self._before[1]) / (now - self._before[0]))
-        self._before = None if commands is None else (now, commands)
+        if commands is not None and self._last_count is not None:
+            counted_at, count = self._last_count
+            self._rate = max(0.0, (commands - count) / (now - counted_at))
+        self._last_count = None if commands is None else (now, commands)
 
 
-def described(projection: projections_pb2.ProjectionStatus) -> str:
-    """A projection's state in words."""
-    state = projections_pb2.ProjectionState.Name(projection.state).removeprefix("PROJECTION_STATE_")
-    return f"{state}{f': {projection.reason}' if projection.reason else ''}{_parked(projection)}"
+def _projection_cells(projection: ProjectionStatus) -> tuple[Text, str, Text]:
+    row = state_row(projection.state)
+    note = f"{describe_lag(projection)}{describe_parked(projection)}  {projection.reason}".rstrip()
+    return Text(row.label, style=row.colour), f"{projection.progress.applied_position:,}", Text(note)
 
 
-def _parked(projection: projections_pb2.ProjectionStatus) -> str:
-    streams = projection.parked_streams
-    return f", {streams} {'stream' if streams == 1 else 'streams'} parked" if streams else ""
-
-
-def lag(projection: projections_pb2.ProjectionStatus) -> str:
-    """How far a projection is behind, in words."""
-    progress = projection.progress
-    seconds = progress.lag_time.ToNanoseconds() / 1e9
-    events = "1 event" if progress.lag_events == 1 else f"{progress.lag_events:,} events"
-    if progress.lag_events:
-        return f"{events}, {seconds:.1f} s behind"
-    # Nobody has said for so long where the head is.
-    return "up to date" if seconds < _KNOWN_SECONDS else f"up to date {seconds:.1f} s ago"
-
-
-def _progress(projection: projections_pb2.ProjectionStatus) -> tuple[Text, str, Text]:
-    state = projections_pb2.ProjectionState.Name(projection.state).removeprefix("PROJECTION_STATE_")
-    note = f"{lag(projection)}{_parked(projection)}  {projection.reason}".rstrip()
-    position = f"{projection.progress.applied_position:,}"
-    return Text(state, style={"PAUSED": "magenta", "STALLED": "red"}.get(state, "")), position, Text(note)
-
-
-def _coloured(child: Child) -> Text:
+def _child_state(child: Child) -> Text:
     colour = {State.SERVING: "green", State.STARTING: "yellow"}.get(child.state, "red")
     restarts = f", restarted {child.restarts} x" if child.restarts else ""
     return Text.assemble((child.state.value, colour), restarts)

@@ -1,4 +1,4 @@
-"""`diptych watch`: the rows of a view, and every change, one line each."""
+"""`diptych watch`: print the rows of a view and every change, one line each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from diptych.cli.addresses import QUERY, Domain, Query
 from diptych.client import CallRefused, Connection, import_contracts
 from diptych.server.options import fail
 from diptych.v1.read_model_pb2 import ResetReason, WatchResponse
@@ -22,53 +23,52 @@ from diptych.v1.read_model_pb2 import ResetReason, WatchResponse
 def watch(
     view: Annotated[str, typer.Argument(help="The view to watch, such as users.")],
     keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="Keys of the rows. None: all.")] = None,
-    query: Annotated[
-        str, typer.Option(envvar="DIPTYCH_QUERY", metavar="HOST:PORT", help="The query server to ask.")
-    ] = "127.0.0.1:50052",
-    domain: Annotated[
-        str,
-        typer.Option(envvar="DIPTYCH_DOMAIN", help="Python package of the domain, whose contracts tell the fields."),
-    ] = "shop",
-    resume: Annotated[str, typer.Option(metavar="TOKEN", help="Go on from a resume token, without a snapshot.")] = "",
+    query: Query = QUERY,
+    domain: Domain = "shop",
+    resume: Annotated[
+        str, typer.Option(metavar="TOKEN", help="Resume token to continue from, without a snapshot.")
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print every frame as a line of JSON.")] = False,
 ) -> None:
-    """Prints rows of a view as they stand, then every change, until Ctrl-C."""
+    """Print the rows of a view as they are now, then every change, until Ctrl-C."""
     with suppress(ModuleNotFoundError):  # Without the contracts the rows are printed as base64.
         import_contracts(f"{domain}.v1")
-    last = _Last()
+    end = _WatchEnd()
     try:
-        asyncio.run(_print(query, view, keys, resume, json, last))
+        asyncio.run(_print_frames(query, view, keys, resume, json, end))
     except CallRefused as refused:
         fail("watch", f"the query server at {query} refused: {refused}", status=1)
-    except BrokenPipeError:  # Whoever read our lines, such as `head`, has read enough.
+    except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
         sys.stderr.close()
     finally:
-        if last.resume_token and not json:
-            typer.echo(f"Go on with --resume {last.resume_token}", err=True)
+        if end.resume_token and not json:
+            typer.echo(f"Go on with --resume {end.resume_token}", err=True)
 
 
-class _Last:
-    """Where a watch ended."""
+class _WatchEnd:
+    """End of a watch: its last resume token."""
 
     resume_token = ""
 
 
-async def _print(address: str, view: str, keys: list[str] | None, resume: str, json: bool, last: _Last) -> None:
+async def _print_frames(
+    address: str, view: str, keys: list[str] | None, resume: str, json: bool, end: _WatchEnd
+) -> None:
     async with Connection(queries=address) as connection:
         async for frame in connection.watch(view, keys or None, resume_token=resume):
             for line in (_as_json(frame),) if json else _lines(frame):
                 print(line)
             sys.stdout.flush()
-            last.resume_token = frame.resume_token or last.resume_token
+            end.resume_token = frame.resume_token or end.resume_token
 
 
 def _lines(frame: WatchResponse) -> Iterator[str]:
-    """A frame for people; progress marks are left out."""
+    """Yield a frame as lines of text, without progress marks."""
     for row in frame.rows.rows:
         if row.HasField("deleted"):
             yield f"{row.position:>10}  {row.key}  deleted"
         else:
-            yield f"{row.position:>10}  {row.key}  {jsonlib.dumps(_content(row.row), ensure_ascii=False)}"
+            yield f"{row.position:>10}  {row.key}  {jsonlib.dumps(_row_fields(row.row), ensure_ascii=False)}"
     if frame.HasField("caught_up"):
         yield "-- these are all; what changes follows --"
     if frame.HasField("reset"):
@@ -77,12 +77,13 @@ def _lines(frame: WatchResponse) -> Iterator[str]:
 
 
 def _as_json(frame: WatchResponse) -> str:
+    """Return a frame as a line of JSON; rows of an unknown type as base64."""
     rest = WatchResponse()
     rest.CopyFrom(frame)
     contents: dict[int, Any] = {}
     for index, row in enumerate(rest.rows.rows):
         if row.HasField("row"):
-            contents[index] = {"@type": row.row.type_url, **_content(row.row)}
+            contents[index] = {"@type": row.row.type_url, **_row_fields(row.row)}
             row.row.Clear()
     fields = json_format.MessageToDict(rest)
     for index, content in contents.items():
@@ -90,8 +91,8 @@ def _as_json(frame: WatchResponse) -> str:
     return jsonlib.dumps(fields, ensure_ascii=False)
 
 
-def _content(packed: AnyMessage) -> dict[str, Any]:
-    """A row's fields, or its bytes if its type is not known here."""
+def _row_fields(packed: AnyMessage) -> dict[str, Any]:
+    """Return the fields of a row, or its bytes as base64 if this program does not know its type."""
     try:
         fields: dict[str, Any] = json_format.MessageToDict(packed)
     except TypeError:

@@ -41,15 +41,15 @@ class StateRow(NamedTuple):
 
 
 STATES: dict[ProjectionState, StateRow] = {
-    UNKNOWN: StateRow("UNSPECIFIED", serving=False, stopped=False, colour=""),
-    RUNNING: StateRow("RUNNING", serving=True, stopped=False, colour=""),
-    CATCHING_UP: StateRow("CATCHING_UP", serving=True, stopped=False, colour=""),
+    UNKNOWN: StateRow("UNSPECIFIED", serving=False, stopped=False, colour="red"),
+    RUNNING: StateRow("RUNNING", serving=True, stopped=False, colour="green"),
+    CATCHING_UP: StateRow("CATCHING_UP", serving=True, stopped=False, colour="yellow"),
     # Waits and reads cannot succeed only where no earlier generation follows the head meanwhile.
     REBUILDING: StateRow(
         "REBUILDING",
         serving=True,
         stopped=False,
-        colour="",
+        colour="yellow",
         wait_outcome=WaitOutcome.WAIT_OUTCOME_REBUILDING,
         refusal=ReadModelRebuilding,
         severity=1,

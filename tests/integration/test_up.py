@@ -121,6 +121,18 @@ def diptych(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 
+def test_the_start_names_domain_log_head_and_read_store(up: Up) -> None:
+    (domain,) = (line for line in up.lines if line.startswith("Domain "))
+    assert re.fullmatch(r"Domain shop (\S+ )?from (.+)", domain)
+    assert domain.endswith(f"from {ROOT / 'shop'}")
+    (log,) = (line for line in up.lines if line.startswith("Log "))
+    files = (
+        rf"Log sqlite:///{up.data}/log\.db, id [0-9a-f]{{16}}, epoch 1, head 0; read store sqlite:///{up.data}/read\.db"
+    )
+    assert re.fullmatch(files, log)
+    assert up.lines.index(domain) < up.lines.index(log)
+
+
 async def test_the_sample_is_there(up: Up) -> None:
     async with up.connect() as shop:
         assert (await shop.query(GetUserRequest(user_id="ada"))).email == "ada@example.com"

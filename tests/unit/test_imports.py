@@ -45,7 +45,7 @@ IMPORTS_BY_NAME = (
     "diptych/domain/loading.py",  # A domain and its contracts.
     "diptych/contract/generate.py",  # Packages that hold .proto files.
     "diptych/client/",  # The contracts of a domain.
-    "diptych/cli/sample.py",  # The sample of a domain.
+    *("diptych/cli/domain_source.py", "diptych/cli/sample.py"),  # A domain and its sample.
     "shop/ports.py",  # The adapter of a port, by its setting.
     "shop/hatch_build.py",  # The compiler of contracts, by its path.
 )
@@ -77,8 +77,13 @@ class Import(NamedTuple):
     line: int
 
 
-def imports(path: Path, *, at_once: bool = False) -> Iterator[Import]:
-    """Yield all imports of a module, or with `at_once` those that run when the module is imported."""
+@functools.cache
+def imports(path: Path, *, at_once: bool = False) -> tuple[Import, ...]:
+    """Return all imports of a module, or with `at_once` those that run when the module is imported."""
+    return tuple(_imports(path, at_once))
+
+
+def _imports(path: Path, at_once: bool) -> Iterator[Import]:
     tree = ast.parse(path.read_text("utf-8"), str(path))
     for node in tree.body if at_once else ast.walk(tree):
         if isinstance(node, ast.Import):

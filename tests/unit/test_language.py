@@ -28,7 +28,6 @@ NOT_DONE = frozenset(
     command_server
     command_server/maintenance
     command_server/processes
-    diptych/cli
     diptych/client
     diptych/contract
     diptych/domain
@@ -56,12 +55,11 @@ NOT_DONE = frozenset(
     tests/library_domain/library
     tests/polyglot
     tests/support
-    tests/unit
-    tests/unit/command_server
-    tests/unit/shop
+    tests/unit/
     """.split()
 )
-"""Folders that are not in plain language yet. The list only shrinks."""
+"""Folders that are not in plain language yet, with a slash at the end together with their subfolders. The list only
+shrinks."""
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -103,14 +101,15 @@ def faults(module: Module) -> Iterator[str]:
             yield f"{module.file}:{line} name: {name}"
 
 
+def is_excused(module: Module) -> bool:
+    """Return True if a module is in a folder that is not in plain language yet."""
+    folder = module.file.rpartition("/")[0]
+    return folder in NOT_DONE or any(module.file.startswith(each) for each in NOT_DONE if each.endswith("/"))
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_docstrings_and_names_are_plain(package: str) -> None:
-    wrong = [
-        fault
-        for module in modules(package)
-        if module.file.rpartition("/")[0] not in NOT_DONE
-        for fault in faults(module)
-    ]
+    wrong = [fault for module in modules(package) if not is_excused(module) for fault in faults(module)]
     assert not wrong, "\n".join(wrong)
 
 

@@ -1,4 +1,4 @@
-"""The command line: its commands, and where settings come from."""
+"""The command line: its commands, and the sources of settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings
 from command_server import server
 from diptych.cli import COMMANDS as NAMES
 from diptych.cli import main
-from diptych.cli.up import UpSettings
+from diptych.cli.server_children import UpSettings
 from diptych.server.settings import CommandServerSettings, ProjectorSettings, QueryServerSettings
 
 PROGRAMS: dict[str, type[BaseSettings]] = {
@@ -29,7 +29,7 @@ COMMANDS = [
     *("up", "command-server", "projector", "query-server"),
     *("status", "processes", "pause", "resume", "rebuild", "events", "watch"),
     *("verify", "backup", "restore", "health", "contracts"),
-    "parked",  # It has commands of its own, and such ones come last.
+    "parked",  # typer lists a group of commands last.
 ]
 
 
@@ -52,7 +52,7 @@ def run_command_server(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Command
         return 0
 
     monkeypatch.setattr(server, "run", record)
-    # Or the variable that tells child processes of the file would outlive the test.
+    # Restores the variable after the test; the program sets it for its child processes.
     monkeypatch.setenv("DIPTYCH_CONFIG", "")
 
     def run(*arguments: str) -> CommandServerSettings:
@@ -101,7 +101,7 @@ def test_an_unknown_command_is_status_2(capsys: pytest.CaptureFixture[str]) -> N
     assert "upp" in capsys.readouterr().err
 
 
-def test_a_flag_beats_the_environment_the_file_and_the_default(
+def test_a_flag_wins_over_environment_file_and_default(
     run_command_server: Callable[..., CommandServerSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "diptych.toml"
@@ -134,7 +134,7 @@ def test_an_empty_variable_is_unset(
     assert run_command_server().metrics_address is None
 
 
-def test_switches_come_from_everywhere(
+def test_a_switch_comes_from_flag_file_or_environment(
     run_command_server: Callable[..., CommandServerSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "diptych.toml"
@@ -194,19 +194,19 @@ def test_bad_settings_are_named_with_status_2(
         path.write_text(file)
         arguments = [*arguments, "--config", str(path)]
     assert main(["command-server", *arguments]) == 2
-    told = capsys.readouterr().err
-    assert sentence in told
-    assert "Traceback" not in told
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
 
 
-def test_all_bad_settings_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_bad_settings_are_named_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["projector", "--address", "x", "--batch-events-max", "many"]) == 2
-    told = capsys.readouterr().err
-    assert "--address: " in told
-    assert "--batch-events-max: " in told
+    error = capsys.readouterr().err
+    assert "--address: " in error
+    assert "--batch-events-max: " in error
 
 
-def test_up_names_a_port_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_up_names_a_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -230,7 +230,7 @@ def test_contracts_writes_a_descriptor_set(tmp_path: Path) -> None:
     assert "buf/validate/validate.proto" not in names
 
 
-def test_contracts_compiles_a_folder_and_names_what_is_wrong(
+def test_contracts_compiles_a_folder_and_names_the_line_of_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "p" / "zoo" / "v1").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The screen of `diptych up`."""
+"""Screen of `diptych up`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from diptych.cli.screen import Lines, Observation, Table
-from diptych.cli.supervisor import Child, State
+from diptych.cli.child import Child, State
+from diptych.cli.observation import Observation
+from diptych.cli.screen import Lines, Table
 from diptych.v1 import projections_pb2 as pb
 
 
@@ -32,7 +33,7 @@ def projection(state: pb.ProjectionState, reason: str = "", lag: int = 0) -> pb.
     return pb.ProjectionStatus(name="users", state=state, reason=reason, progress=progress)
 
 
-def test_lines_tell_changes_alone(children: list[Child], capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_printed_for_changes_only(children: list[Child], capsys: pytest.CaptureFixture[str]) -> None:
     with Lines() as lines:
         for state in (
             pb.PROJECTION_STATE_CATCHING_UP,
@@ -40,11 +41,11 @@ def test_lines_tell_changes_alone(children: list[Child], capsys: pytest.CaptureF
             pb.PROJECTION_STATE_CATCHING_UP,
             pb.PROJECTION_STATE_RUNNING,
         ):
-            lines.show(children, Observation(head=1, projections=[projection(state)]))
-        lines.show(children, Observation())  # Nobody answers for a moment.
+            lines.update(children, Observation(head=1, projections=[projection(state)]))
+        lines.update(children, Observation())  # No server answers for a moment.
         stalled = projection(pb.PROJECTION_STATE_STALLED, "LOG_DIVERGED: another event")
-        lines.show(children, Observation(head=1, projections=[stalled]))
-        lines.show(children, Observation(head=1, projections=[stalled]))
+        lines.update(children, Observation(head=1, projections=[stalled]))
+        lines.update(children, Observation(head=1, projections=[stalled]))
     assert capsys.readouterr().out.splitlines() == [
         "projection users is RUNNING",
         "projection users is STALLED: LOG_DIVERGED: another event",
@@ -56,8 +57,8 @@ def test_the_table_shows_position_rate_and_lag(children: list[Child]) -> None:
     table = Table(console)
     children[2].restarts = 2
     with table:
-        table.show(children, Observation(head=1000, commands=10))
-        table.show(
+        table.update(children, Observation(head=1000, commands=10))
+        table.update(
             children,
             Observation(
                 head=1000,
@@ -65,10 +66,10 @@ def test_the_table_shows_position_rate_and_lag(children: list[Child]) -> None:
                 projections=[projection(pb.PROJECTION_STATE_STALLED, "POISON: [bold]no markup[/]", lag=1)],
             ),
         )
-        table.tell("something [red]happened[/]")
-    shown = console.export_text()
-    assert "something [red]happened[/]" in shown, "texts are shown as they are"
-    assert "1 event, 1.5 s behind  POISON: [bold]no markup[/]" in shown
-    assert "serving, restarted 2 x" in shown
-    assert "[green]" not in shown
-    assert "commands/s" in shown
+        table.print_line("something [red]happened[/]")
+    output = console.export_text()
+    assert "something [red]happened[/]" in output, "texts are shown as they are"
+    assert "1 event, 1.5 s behind  POISON: [bold]no markup[/]" in output
+    assert "serving, restarted 2 x" in output
+    assert "[green]" not in output
+    assert "commands/s" in output
