@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.type.money_pb2 import Money
@@ -16,7 +16,7 @@ from diptych.client import CallRefused, Connection, open_channel
 from diptych.contract.token import METADATA_KEY, Token
 from diptych.v1 import events_pb2, events_pb2_grpc, projections_pb2_grpc, read_model_pb2, read_model_pb2_grpc
 from diptych.v1 import projections_pb2 as states
-from diptych.v1.commands_pb2 import AggregateRef
+from diptych.v1.commands_pb2 import AggregateRef, CommandResult
 from diptych.v1.read_model_pb2 import WaitOutcome
 from shop.v1.product_commands_pb2 import CreateProductRequest
 from shop.v1.product_queries_pb2 import GetProductRequest
@@ -108,111 +108,156 @@ async def restored(pair: Pair, backup: Path) -> str:
     return done.stdout
 
 
-async def test_everybody_is_told_what_a_restore_has_lost(pair: Pair, tmp_path: Path) -> None:
-    log, backup = f"--log=sqlite:///{pair.data / 'log.db'}", tmp_path / "backup.db"
-    async with pair.connect() as shop, open_channel(pair.projector.address) as projector:
-        steer = projections_pb2_grpc.ProjectionServiceStub(projector)
-        tea = CreateProductRequest(
-            product_id="tea", name="Tea", category="drinks", price=Money(currency_code="GBP", units=3)
-        )
-        await shop.execute(tea)
-        kept = (await register(shop, 1, 2))[-1]
-        await applied(pair, 3)
-        # One projection stays before what will be lost; the others go beyond.
-        await steer.Pause(states.PauseRequest(projection="products"), timeout=LONG)
+class Restored(NamedTuple):
+    """A pair whose log was restored: positions 1 to 3 are those of the backup, 4 to 7 are lost."""
 
-        done = await diptych("backup", log, f"--to={backup}")
-        assert done.returncode == 0, done.stderr
-        assert "up to position 3, in epoch 1" in done.stdout
-        assert "Copying the log: done" in done.stderr
+    pair: Pair
+    shop: Connection
+    kept: CommandResult
+    """Result at position 3."""
+    lost: CommandResult
+    """Result at position 7."""
 
-        lost = (await register(shop, 3, 4, 5, 6))[-1]
-        assert (await wait_for(pair, "users", lost.token)).outcome == WaitOutcome.WAIT_OUTCOME_REACHED
-        running = await diptych("restore", str(backup), log, "--force")
-        assert (running.returncode, running.stdout) == (1, "")
-        assert f"address={pair.command.address}" in running.stderr
 
-        told = await restored(pair, backup)
-        assert "restored up to position 3; epoch 2 begins at 4. 4 later events" in told
+async def test_a_restore_refuses_what_is_lost_and_goes_on_with_what_is_kept(pair: Pair, tmp_path: Path) -> None:
+    async with pair.connect() as shop:
+        now = await restored_after_more_writes(pair, shop, tmp_path / "backup.db")
+        await check_projection_beyond_the_backup_stalls(now)
+        await check_lost_tokens_are_refused(now)
+        await check_kept_tokens_are_good(now)
+        heir = await check_request_ids_and_unique_values_are_those_of_the_backup(now)
+        await check_diverged_rows_are_not_read_at_new_positions(now, heir)
+        await check_projection_before_the_backup_goes_on(now, heir)
+        await check_rebuild_fills_a_diverged_projection(now, heir)
 
-        # Projections: one that is beyond says so, and applies nothing; no other user is mixed into its rows.
-        async def diverged() -> Any:
-            status = await projection(pair, "users")
-            return status if status.state == states.PROJECTION_STATE_STALLED else None
 
-        stalled = await until(diverged)
-        assert stalled.reason.startswith("LOG_DIVERGED: at position 7 ")
-        assert "`diptych rebuild users` fills it anew" in stalled.reason
+async def restored_after_more_writes(pair: Pair, shop: Connection, backup: Path) -> Restored:
+    """Back up three events, record four more, and restore; projection `products` is paused before the backup."""
+    log = f"--log=sqlite:///{pair.data / 'log.db'}"
+    tea = CreateProductRequest(
+        product_id="tea", name="Tea", category="drinks", price=Money(currency_code="GBP", units=3)
+    )
+    await shop.execute(tea)
+    kept = (await register(shop, 1, 2))[-1]
+    await applied(pair, 3)
+    await steer(pair, lambda stub: stub.Pause(states.PauseRequest(projection="products"), timeout=LONG))
 
-        # Tokens: what is lost is refused by name on every rpc that takes them, what is not stays good.
-        async with open_channel(pair.query.address) as query:
-            read_model = read_model_pb2_grpc.ReadModelServiceStub(query)
-            waiting = read_model_pb2.WaitForVersionRequest(view="users", token=lost.token)
-            watching = read_model_pb2.WatchVersionRequest(view="users", token=lost.token)
+    done = await diptych("backup", log, f"--to={backup}")
+    assert done.returncode == 0, done.stderr
+    assert "up to position 3, in epoch 1" in done.stdout
+    assert "Copying the log: done" in done.stderr
 
-            async def identified() -> bool:
-                status = await read_model.GetStatus(read_model_pb2.GetStatusRequest(), timeout=LONG)
-                return bool(status.epoch == 2)
+    lost = (await register(shop, 3, 4, 5, 6))[-1]
+    assert (await wait_for(pair, "users", lost.token)).outcome == WaitOutcome.WAIT_OUTCOME_REACHED
+    running = await diptych("restore", str(backup), log, "--force")
+    assert (running.returncode, running.stdout) == (1, "")
+    assert f"address={pair.command.address}" in running.stderr
 
-            await until(identified)
-            for call in (
-                shop.query(GetUserRequest(user_id="user-1"), token=lost.token),
-                shop.query(GetProductRequest(product_id="tea"), token=lost.token),
-                read_model.WaitForVersion(waiting, timeout=LONG),
-                anext(aiter(read_model.WatchVersion(watching, timeout=LONG))),
-                first_frame(pair, events_pb2.SubscribeRequest(token=lost.token)),
-            ):
-                refusal = await refused(call)
-                assert refusal.reason == "TOKEN_OF_OLDER_EPOCH", refusal
-                assert refusal.metadata["first_position"] == "4"
-                assert refusal.token < lost.token, "what is lost is not told back"
-        async with open_channel(pair.command.address) as commands:
-            user_1 = events_pb2.ReadStreamRequest(aggregate=AggregateRef(type="user", id="user-1"))
-            call = events_pb2_grpc.EventServiceStub(commands).ReadStream(user_1, metadata=((METADATA_KEY, lost.token),))
-            assert dict(await call.trailing_metadata())[METADATA_KEY] == kept.token, "what is lost is not told back"
-        ahead = await refused(first_frame(pair, events_pb2.SubscribeRequest(position=7)))
-        assert (ahead.code, ahead.reason) == (grpc.StatusCode.OUT_OF_RANGE, "TOKEN_AHEAD_OF_LOG")
-        assert (await shop.query(GetUserRequest(user_id="user-2"), token=kept.token)).user_id == "user-2"
-        batch = (
-            await first_frame(
-                pair, events_pb2.SubscribeRequest(token=str(Token.parse(kept.token)._replace(position=2)))
-            )
-        ).batch
-        assert [one.position for one in batch.events] == [3]
+    output = await restored(pair, backup)
+    assert "restored up to position 3; epoch 2 begins at 4. 4 later events" in output
+    return Restored(pair, shop, kept, lost)
 
-        # Request ids and unique values are those of the backup.
-        (again,) = await register(shop, 2)
-        assert (again.duplicate, again.token) == (True, kept.token)
-        taken = RegisterUserRequest(user_id="another", email="user-2@example.com")
-        assert (await refused(shop.execute(taken))).reason == "EMAIL_TAKEN"
-        free = RegisterUserRequest(user_id="heir", email="user-5@example.com")
-        heir = (await shop.execute(free, request_id="register-5")).result
-        assert (heir.duplicate, heir.version, Token.parse(heir.token)[1:]) == (False, 1, (2, 4))
-        assert heir.token > lost.token
 
-        # A new event at a position that a diverged projection passed long ago is not in its rows.
-        refusal = await refused(shop.query(GetUserRequest(user_id="heir"), token=heir.token))
-        assert refusal.reason == "READ_MODEL_STALLED", refusal
-        assert (await wait_for(pair, "users", heir.token)).outcome == WaitOutcome.WAIT_OUTCOME_STALLED
+async def check_projection_beyond_the_backup_stalls(now: Restored) -> None:
+    """Check that a projection beyond the backup names the cause and mixes no other user into its rows."""
 
-        # The projection that was before goes on by itself.
-        await steer.Resume(states.ResumeRequest(projection="products"), timeout=LONG)
-        assert (await wait_for(pair, "products", heir.token)).outcome == WaitOutcome.WAIT_OUTCOME_REACHED
+    async def stalled() -> Any:
+        status = await projection(now.pair, "users")
+        return status if status.state == states.PROJECTION_STATE_STALLED else None
 
-        # What the reason says to do works, and brings back the rows of this log and no others.
-        done = await diptych("rebuild", "users", f"--projector={pair.projector.address}")
-        assert done.returncode == 0, done.stderr
+    status = await until(stalled)
+    assert status.reason.startswith("LOG_DIVERGED: at position 7 ")
+    assert "`diptych rebuild users` fills it anew" in status.reason
 
-        async def found() -> Any:
-            try:
-                return await shop.query(GetUserRequest(user_id="heir"), token=heir.token)
-            except CallRefused:  # Until the query server has heard of it.
-                return None
 
-        assert (await until(found)).email == "user-5@example.com"
-        assert (
-            await refused(shop.query(GetUserRequest(user_id="user-5"), token=heir.token))
-        ).reason == "USER_NOT_FOUND"
+async def check_lost_tokens_are_refused(now: Restored) -> None:
+    """Check that every rpc that takes tokens refuses a lost one by name, and sends none back."""
+    pair, shop, lost = now.pair, now.shop, now.lost
+    async with open_channel(pair.query.address) as query:
+        read_model = read_model_pb2_grpc.ReadModelServiceStub(query)
+        waiting = read_model_pb2.WaitForVersionRequest(view="users", token=lost.token)
+        watching = read_model_pb2.WatchVersionRequest(view="users", token=lost.token)
+
+        async def has_new_epoch() -> bool:
+            status = await read_model.GetStatus(read_model_pb2.GetStatusRequest(), timeout=LONG)
+            return bool(status.epoch == 2)
+
+        await until(has_new_epoch)
+        for call in (
+            shop.query(GetUserRequest(user_id="user-1"), token=lost.token),
+            shop.query(GetProductRequest(product_id="tea"), token=lost.token),
+            read_model.WaitForVersion(waiting, timeout=LONG),
+            anext(aiter(read_model.WatchVersion(watching, timeout=LONG))),
+            first_frame(pair, events_pb2.SubscribeRequest(token=lost.token)),
+        ):
+            refusal = await refused(call)
+            assert refusal.reason == "TOKEN_OF_OLDER_EPOCH", refusal
+            assert refusal.metadata["first_position"] == "4"
+            assert refusal.token < lost.token, "a lost token is not sent back"
+    async with open_channel(pair.command.address) as commands:
+        user_1 = events_pb2.ReadStreamRequest(aggregate=AggregateRef(type="user", id="user-1"))
+        stream = events_pb2_grpc.EventServiceStub(commands).ReadStream(user_1, metadata=((METADATA_KEY, lost.token),))
+        trailers = dict(await stream.trailing_metadata())
+        assert trailers[METADATA_KEY] == now.kept.token, "a lost token is not sent back"
+    ahead = await refused(first_frame(pair, events_pb2.SubscribeRequest(position=7)))
+    assert (ahead.code, ahead.reason) == (grpc.StatusCode.OUT_OF_RANGE, "TOKEN_AHEAD_OF_LOG")
+
+
+async def check_kept_tokens_are_good(now: Restored) -> None:
+    """Check that tokens of the backup are accepted by reads and subscriptions."""
+    answer = await now.shop.query(GetUserRequest(user_id="user-2"), token=now.kept.token)
+    assert answer.user_id == "user-2"
+    second = str(Token.parse(now.kept.token)._replace(position=2))
+    frame = await first_frame(now.pair, events_pb2.SubscribeRequest(token=second))
+    assert [one.position for one in frame.batch.events] == [3]
+
+
+async def check_request_ids_and_unique_values_are_those_of_the_backup(now: Restored) -> CommandResult:
+    """Check duplicates and unique emails; return the result of the first command after the restore."""
+    (again,) = await register(now.shop, 2)
+    assert (again.duplicate, again.token) == (True, now.kept.token)
+    taken = RegisterUserRequest(user_id="another", email="user-2@example.com")
+    assert (await refused(now.shop.execute(taken))).reason == "EMAIL_TAKEN"
+    free = RegisterUserRequest(user_id="heir", email="user-5@example.com")
+    heir = (await now.shop.execute(free, request_id="register-5")).result
+    assert (heir.duplicate, heir.version, Token.parse(heir.token)[1:]) == (False, 1, (2, 4))
+    assert heir.token > now.lost.token
+    return heir
+
+
+async def check_diverged_rows_are_not_read_at_new_positions(now: Restored, heir: CommandResult) -> None:
+    """Check that a diverged projection, which passed the new position long ago, does not answer at it."""
+    refusal = await refused(now.shop.query(GetUserRequest(user_id="heir"), token=heir.token))
+    assert refusal.reason == "READ_MODEL_STALLED", refusal
+    assert (await wait_for(now.pair, "users", heir.token)).outcome == WaitOutcome.WAIT_OUTCOME_STALLED
+
+
+async def check_projection_before_the_backup_goes_on(now: Restored, heir: CommandResult) -> None:
+    """Check that a projection that had not passed the backup needs no operator."""
+    await steer(now.pair, lambda stub: stub.Resume(states.ResumeRequest(projection="products"), timeout=LONG))
+    assert (await wait_for(now.pair, "products", heir.token)).outcome == WaitOutcome.WAIT_OUTCOME_REACHED
+
+
+async def check_rebuild_fills_a_diverged_projection(now: Restored, heir: CommandResult) -> None:
+    """Check that the remedy in the reason brings back the rows of this log and no others."""
+    done = await diptych("rebuild", "users", f"--projector={now.pair.projector.address}")
+    assert done.returncode == 0, done.stderr
+
+    async def row() -> Any:
+        try:
+            return await now.shop.query(GetUserRequest(user_id="heir"), token=heir.token)
+        except CallRefused:  # Until the query server has the new generation.
+            return None
+
+    assert (await until(row)).email == "user-5@example.com"
+    absent = await refused(now.shop.query(GetUserRequest(user_id="user-5"), token=heir.token))
+    assert absent.reason == "USER_NOT_FOUND"
+
+
+async def steer(pair: Pair, call: Callable[[projections_pb2_grpc.ProjectionServiceStub], Awaitable[Any]]) -> None:
+    """Call the projector as an operator does."""
+    async with open_channel(pair.projector.address) as channel:
+        await call(projections_pb2_grpc.ProjectionServiceStub(channel))
 
 
 async def test_a_reader_is_told_once_that_what_it_saw_is_lost(pair: Pair, tmp_path: Path) -> None:
