@@ -219,7 +219,7 @@ async def check_request_ids_and_unique_values_are_those_of_the_backup(now: Resto
     taken = RegisterUserRequest(user_id="another", email="user-2@example.com")
     assert (await refused(now.shop.execute(taken))).reason == "EMAIL_TAKEN"
     free = RegisterUserRequest(user_id="heir", email="user-5@example.com")
-    heir = (await now.shop.execute(free, request_id="register-5")).result
+    heir: CommandResult = (await now.shop.execute(free, request_id="register-5")).result
     assert (heir.duplicate, heir.version, Token.parse(heir.token)[1:]) == (False, 1, (2, 4))
     assert heir.token > now.lost.token
     return heir
