@@ -78,7 +78,7 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
         asyncio.get_running_loop().call_later(patience, writer.give_up)
 
     description = {
-        "domain": domain.domain.name,
+        **domain.description,
         "log": without_password(settings.log),
         "head_position": tail.head,
     }

@@ -43,10 +43,13 @@ def run(settings: ProjectorSettings) -> int:
 
     async def start(health: Health, tasks: TaskSupervisor) -> ServerParts:
         try:
-            domain = load(settings.domain).domain
+            loaded = load(settings.domain)
         except DomainError as error:
             raise StartError(str(error)) from error
-        return await bootstrap(settings, domain.name, list(domain.projections.values()), health, tasks)
+        projections = list(loaded.domain.projections.values())
+        parts = await bootstrap(settings, loaded.name, projections, health, tasks)
+        parts.description = {**loaded.description, **parts.description}
+        return parts
 
     return lifecycle.run("projector", settings, start)
 

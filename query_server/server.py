@@ -74,7 +74,7 @@ async def bootstrap(
         await reader.close()
 
     description = {
-        "domain": domain.name,
+        **loaded.description,
         "read_store": without_password(settings.read_store),
         "log": settings.commands,
         "projector": settings.projector,

@@ -1,4 +1,4 @@
-"""Reasons: the engine's own refusals, one class for each value of `diptych.v1.ErrorReason`."""
+"""The engine's own refusals: one class for each value of `diptych.v1.ErrorReason`, for two of them a second class."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diptych.domain.refusal import (
 
 
 class MalformedMessage(InvalidArgument, reason="MALFORMED_MESSAGE"):
-    """The bytes are no message of the type."""
+    """The bytes are not a message of the request's type."""
 
     message = "The request is not a valid {type} message."
     type: str
@@ -34,16 +34,17 @@ VIOLATIONS_MAX = 100
 
 
 class InvalidRequest(InvalidArgument, reason="INVALID_REQUEST"):
-    """The request breaks rules of the contract; `rules` holds (field path, sentence) of the first 100."""
+    """Fields of the request break rules of the contract; made by `of`."""
 
     message = "The request breaks {violations} rule(s): {summary}"
     violations: int
     summary: str
     rules: ClassVar[Sequence[tuple[str, str]]] = ()
+    """Field path and sentence of the first 100 broken rules."""
 
     @classmethod
     def of(cls, *rules: tuple[str, str]) -> InvalidRequest:
-        """A refusal for these (field path, sentence) pairs."""
+        """Return the refusal for broken rules, given as pairs of field path and sentence."""
         summary = "; ".join(f"{path}: {sentence}" if path else sentence for path, sentence in rules[:10])
         if len(rules) > 10:
             summary += f"; and {len(rules) - 10} more"
@@ -64,28 +65,28 @@ class InvalidRequest(InvalidArgument, reason="INVALID_REQUEST"):
 
 
 class MethodUnknown(Unimplemented, reason="METHOD_UNKNOWN"):
-    """No such method is served here."""
+    """The server has no such method."""
 
     message = "Method {method} is not served here."
     method: str
 
 
 class ServiceUnknown(NotFound, reason="SERVICE_UNKNOWN"):
-    """Nothing is known of the health of a service of that name."""
+    """The health service has no service of that name."""
 
     message = "No service '{service}' is served here."
     service: str
 
 
 class CommandUnknown(InvalidArgument, reason="COMMAND_UNKNOWN"):
-    """The type is no command of the domain."""
+    """The type is not a command of the domain."""
 
     message = "Type '{type}' is not a command of this domain."
     type: str
 
 
 class VersionConflict(Aborted, reason="VERSION_CONFLICT"):
-    """The aggregate is at another version than the command expects."""
+    """The aggregate's version is not the version that the command expects."""
 
     message = "{aggregate} is at version {actual_version}, not at {expected_version}."
     aggregate: str
@@ -94,14 +95,14 @@ class VersionConflict(Aborted, reason="VERSION_CONFLICT"):
 
 
 class RequestIdReused(FailedPrecondition, reason="REQUEST_ID_REUSED"):
-    """The request id stood for another command before."""
+    """The request id named another command before."""
 
     message = "Request id {request_id} was used for another command before."
     request_id: str
 
 
 class OutcomeUnknown(Unavailable, reason="OUTCOME_UNKNOWN"):
-    """It is not known whether the commit took place."""
+    """The commit failed in a way that leaves its outcome unknown."""
 
     message = "It is not known whether the command took effect: retry it under request id {request_id!r}."
     request_id: str
@@ -113,20 +114,20 @@ class OutcomeUnknown(Unavailable, reason="OUTCOME_UNKNOWN"):
 
 
 class CommandNotInTime(DeadlineExceeded, reason="COMMAND_NOT_IN_TIME"):
-    """The deadline passed before the command was decided."""
+    """The deadline passed while the command waited for its decision."""
 
     message = "The command was not decided before its deadline; nothing was recorded."
 
 
 class LogUnavailable(Unavailable, reason="LOG_UNAVAILABLE"):
-    """The log cannot be read or written now."""
+    """The log cannot be read or written now; nothing was recorded."""
 
     message = "The log is not available now ({cause}); nothing was recorded."
     cause: str
 
 
 class Overloaded(ResourceExhausted, reason="OVERLOADED"):
-    """A limit is reached."""
+    """A queue or a limit of the server is full."""
 
     message = "The limit of {limit} {what} is reached."
     what: str
@@ -134,21 +135,21 @@ class Overloaded(ResourceExhausted, reason="OVERLOADED"):
 
 
 class InternalError(Internal, reason="INTERNAL"):
-    """A defect of ours, logged under the request id."""
+    """The server has a defect and has logged it under the request id."""
 
     message = "The server failed on this request; its log has the cause under request id '{request_id}'."
     request_id: str
 
 
 class TokenMalformed(InvalidArgument, reason="TOKEN_MALFORMED"):
-    """That is no token."""
+    """The text is not a token."""
 
     message = "'{token}' is not a token."
     token: str
 
 
 class TokenOfAnotherLog(FailedPrecondition, reason="TOKEN_OF_ANOTHER_LOG"):
-    """The token is of another log."""
+    """The token belongs to another log."""
 
     message = "The token is of log {token_log_id}, and this is log {log_id}."
     token_log_id: str
@@ -156,7 +157,7 @@ class TokenOfAnotherLog(FailedPrecondition, reason="TOKEN_OF_ANOTHER_LOG"):
 
 
 class TokenOfOlderEpoch(FailedPrecondition, reason="TOKEN_OF_OLDER_EPOCH"):
-    """The token stands for an event that was lost when a newer epoch began."""
+    """The token names an event that was lost when a newer epoch began."""
 
     message = (
         "The token's position {token_position} of epoch {token_epoch} was lost: "
@@ -169,7 +170,7 @@ class TokenOfOlderEpoch(FailedPrecondition, reason="TOKEN_OF_OLDER_EPOCH"):
 
 
 class TokenAheadOfLog(FailedPrecondition, reason="TOKEN_AHEAD_OF_LOG"):
-    """The token lies beyond the head."""
+    """The token's position is beyond the head of the log."""
 
     message = "The token's position {position} lies beyond the head of the log, {head_position}."
     position: int
@@ -177,7 +178,7 @@ class TokenAheadOfLog(FailedPrecondition, reason="TOKEN_AHEAD_OF_LOG"):
 
 
 class TokenAheadOfStream(OutOfRange, reason="TOKEN_AHEAD_OF_LOG"):
-    """A subscription's start lies beyond the head."""
+    """The start of a subscription is beyond the head of the log."""
 
     message = "Position {position} lies beyond the head of the log, {head_position}."
     position: int
@@ -185,19 +186,19 @@ class TokenAheadOfStream(OutOfRange, reason="TOKEN_AHEAD_OF_LOG"):
 
 
 class PageTokenInvalid(InvalidArgument, reason="PAGE_TOKEN_INVALID"):
-    """The page token is of another query, or none at all."""
+    """The page token belongs to another query, or is not a page token."""
 
     message = "The page token does not belong to this query; start from its first page."
 
 
 class ResumeTokenMalformed(InvalidArgument, reason="RESUME_TOKEN_MALFORMED"):
-    """The resume token is of another watch, or none at all."""
+    """The resume token belongs to a watch of another view or of other keys, or is not a resume token."""
 
     message = "The resume token does not belong to a watch of this view and these keys; watch without it."
 
 
 class ResumeTokenExpired(OutOfRange, reason="RESUME_TOKEN_EXPIRED"):
-    """What was deleted after the resume token's position is no longer known."""
+    """The read store no longer has a record of all rows deleted after the resume token's position."""
 
     message = (
         "View {view} can no longer be resumed from position {position}, only from {oldest_position} on; "
@@ -216,7 +217,7 @@ class UnknownView(InvalidArgument, reason="UNKNOWN_VIEW"):
 
 
 class ReadModelBehind(DeadlineExceeded, reason="READ_MODEL_BEHIND"):
-    """The read model was not fresh enough in time."""
+    """The read model did not reach the required position before the deadline."""
 
     message = (
         "Projection {projection} has applied position {applied_position} and not {wanted_position} in time: "
@@ -229,7 +230,7 @@ class ReadModelBehind(DeadlineExceeded, reason="READ_MODEL_BEHIND"):
 
 
 class ReadModelStalled(FailedPrecondition, reason="READ_MODEL_STALLED"):
-    """The projection has stopped before what was asked for."""
+    """The projection stalled before the required position."""
 
     message = (
         "Projection {projection} is stalled at position {applied_position}, before {wanted_position}: {stall_reason}"
@@ -241,7 +242,7 @@ class ReadModelStalled(FailedPrecondition, reason="READ_MODEL_STALLED"):
 
 
 class ReadModelPaused(FailedPrecondition, reason="READ_MODEL_PAUSED"):
-    """An operator paused the projection before what was asked for."""
+    """An operator paused the projection before the required position."""
 
     message = "Projection {projection} is paused at position {applied_position}, before {wanted_position}."
     projection: str
@@ -250,7 +251,7 @@ class ReadModelPaused(FailedPrecondition, reason="READ_MODEL_PAUSED"):
 
 
 class ReadModelRebuilding(FailedPrecondition, reason="READ_MODEL_REBUILDING"):
-    """A new generation is being filled, and what answers meanwhile stays where it is."""
+    """A new generation is being filled, and the active one does not advance until the switch."""
 
     message = (
         "Projection {projection} is being rebuilt and answers at position {applied_position}, before {wanted_position}."
@@ -268,7 +269,7 @@ class RebuildNotRunning(FailedPrecondition, reason="REBUILD_NOT_RUNNING"):
 
 
 class RebuildCancelled(Aborted, reason="REBUILD_CANCELLED"):
-    """The rebuild was cancelled."""
+    """An operator cancelled the rebuild."""
 
     message = "The rebuild of projection {projection}, generation {generation}, was cancelled."
     projection: str
@@ -293,7 +294,7 @@ class RebuildUnderWay(FailedPrecondition, reason="REBUILD_UNDER_WAY"):
 
 
 class GenerationNotFound(NotFound, reason="GENERATION_NOT_FOUND"):
-    """No generation of that number is kept that this code can go on with."""
+    """The read store has no generation of that number that this version of the code can continue."""
 
     message = "Projection {projection} has no generation {generation} that could be switched to."
     projection: str
@@ -301,14 +302,14 @@ class GenerationNotFound(NotFound, reason="GENERATION_NOT_FOUND"):
 
 
 class ProjectionPaused(FailedPrecondition, reason="PROJECTION_PAUSED"):
-    """The projection is paused, and must be resumed first."""
+    """The projection is paused; resume it first."""
 
     message = "Projection {projection} is paused; resume it first."
     projection: str
 
 
 class ProjectionLedElsewhere(FailedPrecondition, reason="PROJECTION_LED_ELSEWHERE"):
-    """Another projector on the same read store folds the projection."""
+    """Another projector on the same read store holds the lease of the projection."""
 
     message = "Projection {projection} is folded by another projector ({owner}); ask that one."
     projection: str
@@ -316,7 +317,7 @@ class ProjectionLedElsewhere(FailedPrecondition, reason="PROJECTION_LED_ELSEWHER
 
 
 class ReadModelParked(FailedPrecondition, reason="READ_MODEL_PARKED"):
-    """The token's own event is left out of the projection."""
+    """The projection could not fold the token's own event and leaves it out."""
 
     message = "The event at position {position} is left out of projection {projection}: {error}"
     projection: str
@@ -325,7 +326,7 @@ class ReadModelParked(FailedPrecondition, reason="READ_MODEL_PARKED"):
 
 
 class ParkedNotFound(NotFound, reason="PARKED_NOT_FOUND"):
-    """No stream of that aggregate is parked."""
+    """The projection has no parked stream of that aggregate."""
 
     message = "Nothing of {aggregate} is parked in projection {projection}."
     projection: str
@@ -333,7 +334,7 @@ class ParkedNotFound(NotFound, reason="PARKED_NOT_FOUND"):
 
 
 class StillParked(FailedPrecondition, reason="STILL_PARKED"):
-    """What is parked failed again."""
+    """Folding the parked events failed again."""
 
     message = "{aggregate} stays parked in projection {projection}, as its event {position} failed again: {error}"
     projection: str
@@ -343,14 +344,14 @@ class StillParked(FailedPrecondition, reason="STILL_PARKED"):
 
 
 class ProjectionNotFound(NotFound, reason="PROJECTION_NOT_FOUND"):
-    """The projector runs no projection of that name."""
+    """The projector has no projection of that name."""
 
     message = "There is no projection '{projection}'."
     projection: str
 
 
 class ProcessNotFound(NotFound, reason="PROCESS_NOT_FOUND"):
-    """There is no process of that type, or no instance of it that is stuck or parked as the request says."""
+    """There is no process of that type, or the instance is neither STUCK nor PARKED."""
 
     message = "There is no process {process} with an instance '{id}' that waits for an operator."
     process: str
@@ -373,14 +374,14 @@ class ReadModelNotReady(Unavailable, reason="READ_MODEL_NOT_READY"):
 
 
 class QueryServerStopping(Unavailable, reason="READ_MODEL_NOT_READY"):
-    """A watch ends because its server does."""
+    """The watch ends because the query server stops. Another server can resume it."""
 
     message = "This query server is stopping; the watch of projection {projection} can be resumed at another one."
     projection: str
 
 
 class VersionNotReached(DeadlineExceeded, reason="VERSION_NOT_REACHED"):
-    """The aggregate did not reach the version in time."""
+    """The aggregate did not reach the version before the deadline."""
 
     message = "{aggregate} did not reach version {version} in time."
     aggregate: str
@@ -388,7 +389,7 @@ class VersionNotReached(DeadlineExceeded, reason="VERSION_NOT_REACHED"):
 
 
 class RowNotFound(NotFound, reason="ROW_NOT_FOUND"):
-    """A view has no row under that key, and its query names no refusal of its own."""
+    """The view has no row with that key, and the query declares no refusal of its own."""
 
     message = "View {view} has no row {key}."
     view: str

@@ -52,6 +52,15 @@ class LoadedDomain:
         check_declarations(domain, self.event_types, self.deciders)
 
     @property
+    def description(self) -> dict[str, str]:
+        """The fields of a server's start event: name, path and version."""
+        return {
+            "domain": self.name,
+            "domain_path": str(self.path) if self.path is not None else "no package",
+            "domain_version": self.version or "not installed",
+        }
+
+    @property
     def command_service(self) -> str:
         """The full name of the domain's CommandService."""
         return f"{self.domain.package}.CommandService"

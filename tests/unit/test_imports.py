@@ -53,7 +53,6 @@ IMPORTS_BY_NAME = (
 
 ALLOWED: frozenset[str] = frozenset(
     {
-        "diptych/domain/projection.py imports diptych.domain.query",
         "projector/store/generations.py imports projector.store.row_writer",
     }
 )

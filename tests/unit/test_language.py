@@ -28,12 +28,9 @@ NOT_DONE = frozenset(
     command_server
     command_server/maintenance
     command_server/processes
-    diptych/client
     diptych/contract
-    diptych/domain
     diptych/server
     diptych/storage
-    diptych/testing
     projector
     projector/feed
     projector/generation
@@ -52,7 +49,6 @@ NOT_DONE = frozenset(
     tests/faults
     tests/history
     tests/integration
-    tests/library_domain/library
     tests/polyglot
     tests/support
     tests/unit/

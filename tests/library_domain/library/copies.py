@@ -1,4 +1,4 @@
-"""Copies: what is borrowed."""
+"""Copies of books, which members borrow."""
 
 from __future__ import annotations
 
@@ -35,22 +35,19 @@ class CopyNotFound(NotFound, reason="COPY_NOT_FOUND"):
 
 
 class CopyOnLoan(FailedPrecondition, reason="COPY_ON_LOAN"):
-    """Somebody has it."""
+    """A member has the copy."""
 
     message = "Copy {copy_id} is on loan to {member_id}."
     copy_id: str
     member_id: str
 
 
-class CopyPutAsideForAnother(FailedPrecondition, reason="COPY_PUT_ASIDE_FOR_ANOTHER"):
-    """It waits for another member."""
+class CopyPutAsideForAnother(FailedPrecondition, reason="COPY_PUT_ASIDE"):
+    """The copy is put aside for another member."""
 
     message = "Copy {copy_id} is put aside for {member_id}."
     copy_id: str
     member_id: str
-
-
-CopyPutAsideForAnother.reason = "COPY_PUT_ASIDE"
 
 
 class UnknownMember(FailedPrecondition, reason="UNKNOWN_MEMBER"):
@@ -62,7 +59,7 @@ class UnknownMember(FailedPrecondition, reason="UNKNOWN_MEMBER"):
 
 @dataclass(frozen=True)
 class CopyState:
-    """A copy, as decisions need it."""
+    """State of a copy for decisions."""
 
     title: str | None = None
     borrower: str | None = None

@@ -1,4 +1,4 @@
-"""The read model: members, what they have borrowed, and days."""
+"""Read model: members, open loans and loans per day."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The port to the mail provider: a line of JSON to `LIBRARY_MAIL`, and a line of JSON back."""
+"""Port to the mail provider: sends a line of JSON to `LIBRARY_MAIL` and reads a line of JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def _send(request: SendNoticeRequest, calling: Calling) -> SendNoticeRespo
     host, _, port = os.environ["LIBRARY_MAIL"].rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        asked = {
+        request_line = {
             "key": calling.key,
             "email": request.email,
             "text": request.text,
@@ -26,7 +26,7 @@ async def _send(request: SendNoticeRequest, calling: Calling) -> SendNoticeRespo
             "correlation_id": calling.correlation_id,
             "traceparent": calling.traceparent,
         }
-        writer.write(json.dumps(asked).encode() + b"\n")
+        writer.write(json.dumps(request_line).encode() + b"\n")
         answer = json.loads(await reader.readline())
     finally:
         writer.close()

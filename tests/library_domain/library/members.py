@@ -1,4 +1,4 @@
-"""Members: who may borrow."""
+"""Members, who borrow copies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EmailTaken(AlreadyExists, reason="EMAIL_TAKEN"):
 
 @dataclass(frozen=True)
 class MemberState:
-    """A member, as decisions need it."""
+    """State of a member for decisions."""
 
     email: str | None = None
 

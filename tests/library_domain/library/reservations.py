@@ -1,4 +1,4 @@
-"""Reservations: a copy is put aside for a member as soon as it is there, for a while."""
+"""Reservations: a returned copy is put aside for a member for a limited time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PICKUP_TIME = timedelta(days=3)
 
 
 class CopyReserved(FailedPrecondition, reason="COPY_RESERVED"):
-    """Somebody has reserved it."""
+    """Another member has reserved the copy."""
 
     message = "Copy {copy_id} is reserved by {member_id}."
     copy_id: str
@@ -50,7 +50,7 @@ class CopyReserved(FailedPrecondition, reason="COPY_RESERVED"):
 
 @dataclass(frozen=True)
 class Waiting:
-    """The reservation of a copy, if somebody waits for it."""
+    """State of the reservation of a copy; `member_id` is empty without one."""
 
     member_id: str = ""
     email: str = ""

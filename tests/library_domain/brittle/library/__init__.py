@@ -1,6 +1,7 @@
-"""The library with a read model that breaks: on events of the aggregates that a file lists by their ids, one a line.
+"""The library with folds that fail on events of the aggregates that a file lists, one id a line.
 
-The environment variable `BRITTLE_FILE` names the file. It is read at each fold, so that it breaks and mends at once.
+The environment variable `BRITTLE_FILE` names the file. Each fold reads it, so that a change of the file takes effect at
+once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["domain"]
 
 
 class Broken(Exception):
-    """The fold breaks on purpose."""
+    """A fold failed on purpose."""
 
 
 def _breaks(aggregate: AggregateRef) -> bool:
@@ -37,7 +38,7 @@ def _brittle(handler: Handler) -> Handler:
     return handler._replace(fold=fold)
 
 
-# Of an event that two views fold, the first has changed already when the second breaks.
+# Of an event that two views fold, the first view has changed already when the second fails.
 for _view, _events in ((members, [MemberRegistered.DESCRIPTOR.full_name]), (open_loans, list(open_loans.handlers))):
     for _event in _events:
         _view.handlers[_event] = _brittle(_view.handlers[_event])
