@@ -10,8 +10,8 @@ from command_server.head_reader import HeadReader
 from command_server.metrics import SUBSCRIPTIONS
 from command_server.store.event_store import EventStore, StoreUnavailable
 from diptych.contract.frames import recorded
+from diptych.contract.identity_codec import identity_to_message
 from diptych.contract.reasons import LogUnavailable
-from diptych.contract.token import LogIdentity
 from diptych.contract.validation import parse
 from diptych.contract.wire import delimited, integer
 from diptych.internal.v1.log_pb2 import (
@@ -20,7 +20,6 @@ from diptych.internal.v1.log_pb2 import (
     GetHeadResponse,
     WatchHeadResponse,
 )
-from diptych.internal.v1.log_pb2 import LogIdentity as LogIdentityMessage
 from diptych.server import failpoints
 from diptych.server.request_context import RequestContext
 from diptych.server.router import Router
@@ -58,7 +57,7 @@ class LogService:
         checkpoint = await self._store.frame_at(position) if position else None
         event_id = recorded(checkpoint).event_id if checkpoint is not None else ""
         yield FollowResponse(
-            identity=_identity(self._stream.identity),
+            identity=identity_to_message(self._stream.identity),
             checkpoint_event_id=event_id,
             position=position,
             event_id=event_id,
@@ -82,7 +81,9 @@ class LogService:
 
     async def _watch_head(self, data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
         told = self._stream.head
-        yield WatchHeadResponse(identity=_identity(self._stream.identity), head_position=told).SerializeToString()
+        yield WatchHeadResponse(
+            identity=identity_to_message(self._stream.identity), head_position=told
+        ).SerializeToString()
         while True:
             try:
                 changed = await self._stream.wait_beyond(told, _IDLE_SECONDS)
@@ -98,11 +99,6 @@ class LogService:
             log = await self._head.read()
         except StoreUnavailable as error:
             raise LogUnavailable(cause=str(error)) from error
-        return GetHeadResponse(identity=_identity(log.identity), head_position=log.position).SerializeToString()
-
-
-def _identity(identity: LogIdentity) -> LogIdentityMessage:
-    message = LogIdentityMessage(log_id=identity.log_id)
-    for epoch, first in identity.epochs:
-        message.epochs.add(epoch=epoch, first_position=first)
-    return message
+        return GetHeadResponse(
+            identity=identity_to_message(log.identity), head_position=log.position
+        ).SerializeToString()

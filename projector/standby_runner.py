@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from google.protobuf.duration_pb2 import Duration
 
+from diptych.contract.identity_codec import identity_from_columns, identity_to_message
 from diptych.contract.reasons import ProjectionLedElsewhere
 from diptych.contract.token import LogIdentity
 from diptych.domain.aggregate import AggregateRef
@@ -21,7 +22,7 @@ from diptych.internal.v1 import feed_pb2, feed_pb2_grpc
 from diptych.server.channels import CallError, open_server_channel
 from diptych.storage.errors import ReadStoreError
 from diptych.storage.read_store import Generation, Lease, LeaseHolder, ParkedStream
-from diptych.storage.read_store_schema import decode_epochs, shape
+from diptych.storage.read_store_schema import shape
 from diptych.v1 import projections_pb2 as states
 from projector.generation.follower import views_of
 from projector.generation.rebuild import Build
@@ -167,7 +168,7 @@ class Standby:
     @property
     def _identity(self) -> LogIdentity | None:
         found = self._answering
-        return None if found is None else decode_epochs(found.log_id, found.epochs)
+        return None if found is None else identity_from_columns(found.log_id, found.epochs)
 
     @property
     def _state(self) -> states.ProjectionState:
@@ -201,8 +202,6 @@ class Standby:
         )
         identity = self._identity
         if identity is not None:
-            feed.identity.log_id = identity.log_id
-            for epoch, first in identity.epochs:
-                feed.identity.epochs.add(epoch=epoch, first_position=first)
+            feed.identity.CopyFrom(identity_to_message(identity))
         self._outlet.publish(feed, None)
         await self._outlet.tell_health(state != states.PROJECTION_STATE_PAUSED)

@@ -13,12 +13,13 @@ from typing import TypeVar
 import grpc
 import structlog
 
+from diptych.contract.identity_codec import identity_from_message
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc, log_pb2, log_pb2_grpc
 from diptych.server import failpoints
 from diptych.server.channels import END, CallError, StreamCall, open_server_channel
 from diptych.server.supervise import TaskSupervisor
 from diptych.v1 import commands_pb2, events_pb2, events_pb2_grpc
-from query_server.freshness.tracker import GONE_SECONDS, Freshness, HeadHeard, identity_from
+from query_server.freshness.tracker import GONE_SECONDS, Freshness, HeadHeard
 
 ASK_SECONDS = 2.0
 """How long another server may take for an answer that is asked for on behalf of many."""
@@ -85,7 +86,7 @@ class Upstreams:
         call = self._log.WatchHead(log_pb2.WatchHeadRequest())
         try:
             async for frame in _with_life(call):
-                freshness.heard_head(frame.head_position, identity_from(frame.identity))
+                freshness.heard_head(frame.head_position, identity_from_message(frame.identity))
                 yield
         finally:
             call.cancel()
@@ -96,7 +97,7 @@ class Upstreams:
             told = await self._log.GetHead(log_pb2.GetHeadRequest(), timeout=ASK_SECONDS)
         except CallError:
             return None
-        identity = identity_from(told.identity)
+        identity = identity_from_message(told.identity)
         return None if identity is None else HeadHeard(identity, told.head_position)
 
     def ask_checkpoint(self, projection: str) -> None:

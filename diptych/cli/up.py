@@ -15,7 +15,8 @@ from diptych.cli.screen import Screen, open_screen
 from diptych.cli.server_children import ServerPorts, UpSettings, reserve_ports, server_children
 from diptych.cli.supervisor import ChildFailed, Supervisor
 from diptych.client import CallRefused, Connection, open_channel
-from diptych.contract.token import Epoch, LogIdentity
+from diptych.contract.identity_codec import identity_from_message
+from diptych.contract.token import LogIdentity
 from diptych.server.channels import CallError, Channel
 from diptych.server.leash import hold_leash
 from diptych.server.options import fail, with_settings
@@ -139,10 +140,8 @@ async def _log(pair: Connection) -> tuple[LogIdentity, int]:
         answer = await get_head(pair.commands, _HEAD_SECONDS)
     except CallError as error:
         raise CallRefused.of(error) from None
-    identity = LogIdentity(
-        answer.identity.log_id,
-        [Epoch(epoch.epoch, epoch.first_position) for epoch in answer.identity.epochs],
-    )
+    identity = identity_from_message(answer.identity)
+    assert identity is not None, "a command server knows its log"
     pair.add_token(identity.token(answer.head_position))
     return identity, answer.head_position
 

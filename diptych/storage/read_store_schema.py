@@ -30,7 +30,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from diptych.contract.token import Epoch, LogIdentity
 from diptych.domain.projection import Projection, View
 
 _TYPES: dict[type, TypeEngine[Any]] = {
@@ -147,20 +146,6 @@ class Checkpoint(NamedTuple):
 
     position: int
     event_id: str
-
-
-def encode_epochs(identity: LogIdentity | None) -> tuple[str, str]:
-    """A log's identity as the columns `log_id` and `epochs`."""
-    if identity is None:
-        return "", ""
-    return identity.log_id.hex(), json.dumps([list(epoch) for epoch in identity.epochs])
-
-
-def decode_epochs(log_id: str, epochs: str) -> LogIdentity | None:
-    """A log's identity from the columns `log_id` and `epochs`."""
-    if not log_id:
-        return None
-    return LogIdentity(bytes.fromhex(log_id), [Epoch(*pair) for pair in json.loads(epochs)])
 
 
 def shape(projection: Projection) -> str:

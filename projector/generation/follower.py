@@ -17,8 +17,9 @@ import grpc
 import structlog
 from google.protobuf.duration_pb2 import Duration
 
+from diptych.contract.identity_codec import identity_from_message, identity_to_message
 from diptych.contract.reasons import LogUnavailable, ParkedNotFound, StillParked
-from diptych.contract.token import Epoch, LogIdentity
+from diptych.contract.token import LogIdentity
 from diptych.domain.aggregate import AggregateRef
 from diptych.domain.folding import ChangedRow, FoldFailure
 from diptych.domain.projection import Projection
@@ -568,9 +569,8 @@ class Follower:
 
     def _same_log(self, first: log_pb2.FollowResponse) -> LogIdentity:
         """The identity of the log that is followed; raises `_StalledError` if the rows come from another."""
-        identity = LogIdentity(
-            first.identity.log_id, [Epoch(epoch.epoch, epoch.first_position) for epoch in first.identity.epochs]
-        )
+        identity = identity_from_message(first.identity)
+        assert identity is not None, "the command server names its log in the first response"
         known = self._writer.identity
         if known is not None and known.log_id != identity.log_id:
             raise _StalledError(
@@ -646,9 +646,7 @@ class Follower:
         )
         identity = self._writer.identity
         if identity is not None:
-            feed.identity.log_id = identity.log_id
-            for epoch, first in identity.epochs:
-                feed.identity.epochs.add(epoch=epoch, first_position=first)
+            feed.identity.CopyFrom(identity_to_message(identity))
         changed, self._changed_rows = self._changed_rows, []
         told = changes_of(self.projection.views, changed) if changed and self._outlet.heard else ()
         self._outlet.publish(feed, told if known else None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, update
 
+from diptych.contract.identity_codec import identity_from_columns, identity_to_columns
 from diptych.domain.aggregate import AggregateRef
 from diptych.domain.folding import Contents
 from diptych.server import failpoints
@@ -15,8 +16,6 @@ from diptych.storage.errors import LeaseLostError
 from diptych.storage.read_store import Change, GenerationStore, KeysToLoad, Lease, LeftOut, ParkedStream
 from diptych.storage.read_store_schema import (
     Checkpoint,
-    decode_epochs,
-    encode_epochs,
     generations,
     new_filling,
     view_table,
@@ -67,7 +66,7 @@ class SqliteGenerationStore(GenerationStore):
             row = execute(connection, _STATE, of_projection=name, of_generation=self.generation).fetchone()
             position, event_id, log_id, epochs, filling, paused, *left_out = row
             self.stored = Checkpoint(position, event_id)
-            self.identity = decode_epochs(log_id, epochs)
+            self.identity = identity_from_columns(log_id, epochs)
             self.paused = bool(paused)
             self.left_out = LeftOut(*left_out)
             self.filling = filling or new_filling()
@@ -167,7 +166,7 @@ class SqliteGenerationStore(GenerationStore):
         if left_out is not self.left_out:
             values["parked_streams"], values["left_out_events"], values["left_out_position"] = left_out
         if change.identity is not None:
-            values["log_id"], values["epochs"] = encode_epochs(change.identity)
+            values["log_id"], values["epochs"] = identity_to_columns(change.identity)
         if change.paused is not None:
             values["paused"] = change.paused
         if change.filling is not None:

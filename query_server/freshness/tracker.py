@@ -26,6 +26,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
+from diptych.contract.identity_codec import identity_from_message
 from diptych.contract.reasons import (
     Overloaded,
     ReadModelBehind,
@@ -37,10 +38,9 @@ from diptych.contract.reasons import (
     TokenAheadOfLog,
     TokenOfAnotherLog,
 )
-from diptych.contract.token import Epoch, LogIdentity, Token
+from diptych.contract.token import LogIdentity, Token
 from diptych.domain.domain import Domain
 from diptych.domain.refusal import Refusal
-from diptych.internal.v1 import log_pb2
 from diptych.internal.v1.feed_pb2 import FollowFeedResponse, ProjectionFeed
 from diptych.storage.read_store_schema import shape
 from diptych.v1.events_pb2 import RecordedEvent
@@ -392,7 +392,7 @@ class Freshness:
             tracker = self.trackers.get(fed.name)
             if tracker is None:
                 continue
-            identity = identity_from(fed.identity)
+            identity = identity_from_message(fed.identity)
             self._identified(identity, 1)
             tracker.elsewhere = fed.filling_up or fed.shape not in ("", tracker.shape)
             # An older version goes on being folded when a newer one answers.
@@ -823,10 +823,3 @@ class Freshness:
 def _is_earlier(one: LogIdentity | None, other: LogIdentity | None) -> bool:
     """Whether one is an earlier life of the same log."""
     return one is not None and other is not None and one.log_id == other.log_id and one.epoch < other.epoch
-
-
-def identity_from(message: log_pb2.LogIdentity) -> LogIdentity | None:
-    """The log's identity as another server tells it; None: it does not know."""
-    if not message.epochs:
-        return None
-    return LogIdentity(message.log_id, [Epoch(life.epoch, life.first_position) for life in message.epochs])

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import structlog
 from sqlalchemy import and_, bindparam, select
 
+from diptych.contract.identity_codec import identity_from_columns
 from diptych.contract.reasons import Overloaded, ReadModelNotReady
 from diptych.contract.token import LogIdentity
 from diptych.domain.projection import Projection, View
@@ -30,7 +31,7 @@ from diptych.domain.query import Find
 from diptych.domain.refusal import Refusal
 from diptych.storage.batch_window import BatchWindow
 from diptych.storage.connections import open_read_only
-from diptych.storage.read_store_schema import decode_epochs, generations, parked, parked_events, shape
+from diptych.storage.read_store_schema import generations, parked, parked_events, shape
 from diptych.storage.sql import compile_sqlite
 from query_server.rows.statements import Statements, find_values, unpack_keyed, unpack_page
 
@@ -258,7 +259,7 @@ class RowReader:
         found = []
         for name, generation, version, its_shape, position, log_id, epochs, paused, *left_out in rows:
             if self._shapes.get(name) == its_shape:
-                identity = decode_epochs(log_id, epochs)
+                identity = identity_from_columns(log_id, epochs)
                 found.append(StoredGeneration(name, generation, version, position, identity, bool(paused), *left_out))
                 if self._generations.get(name, generation) != generation:
                     self._statements.forget(self._views[name], self._generations[name])

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple, TypeVar
 import structlog
 from sqlalchemy import BindParameter, bindparam, func, select
 
+from diptych.contract.identity_codec import identity_from_columns
 from diptych.contract.reasons import ReadModelNotReady
 from diptych.contract.wire import delimited, integer
 from diptych.domain.projection import Projection, View
 from diptych.storage.connections import open_read_only
 from diptych.storage.database_thread import DatabaseThread
-from diptych.storage.read_store_schema import decode_epochs, generations, shape, view_table
+from diptych.storage.read_store_schema import generations, shape, view_table
 from diptych.storage.sql import Compiled, compile_sqlite
 from query_server.watch.resume_token import ResumeToken, Source
 
@@ -69,7 +70,7 @@ class Page:
         """The checkpoint."""
         self.floor = floor
         """Of rows that were deleted after this position the tombstones are there."""
-        self.identity = decode_epochs(*log)
+        self.identity = identity_from_columns(*log)
         self.changes: list[Change] = []
         self.more = False
         """Whether there is more than fits into a page."""

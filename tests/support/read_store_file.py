@@ -12,10 +12,11 @@ from sqlalchemy import create_engine
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.expression import Executable
 
+from diptych.contract.identity_codec import identity_to_columns
 from diptych.contract.token import LogIdentity
 from diptych.domain.projection import Projection, View
 from diptych.domain.values import stored
-from diptych.storage.read_store_schema import encode_epochs, generations, parked, parked_events, shape, view_table
+from diptych.storage.read_store_schema import generations, parked, parked_events, shape, view_table
 
 
 class StoreFile:
@@ -38,7 +39,7 @@ class StoreFile:
 
     def begin(self, projection: Projection, generation: int, *, active: bool, position: int = 0) -> None:
         """Begins a generation."""
-        log_id, epochs = encode_epochs(self.identity)
+        log_id, epochs = identity_to_columns(self.identity)
         with self._engine.begin() as connection:
             for view in projection.views:
                 table = view_table(view, generation)

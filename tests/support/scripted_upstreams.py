@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from diptych.contract.identity_codec import identity_to_message
 from diptych.contract.token import LogIdentity
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc, log_pb2, log_pb2_grpc
 from diptych.v1 import events_pb2, events_pb2_grpc
@@ -16,14 +17,6 @@ from diptych.v1.projections_pb2 import ProjectionState
 
 RUNNING = ProjectionState.PROJECTION_STATE_RUNNING
 LIFE_SECONDS = 0.1
-
-
-def identity_message(identity: LogIdentity) -> log_pb2.LogIdentity:
-    """A log's identity as servers tell it."""
-    return log_pb2.LogIdentity(
-        log_id=identity.log_id,
-        epochs=[log_pb2.Epoch(epoch=life.epoch, first_position=life.first_position) for life in identity.epochs],
-    )
 
 
 class ScriptedUpstreams(
@@ -78,7 +71,7 @@ class ScriptedUpstreams(
             name=name,
             applied_position=applied,
             changed_position=changed,
-            identity=identity_message(self.identity),
+            identity=identity_to_message(self.identity),
             **more,
         )
         async with self._told:
@@ -122,7 +115,7 @@ class ScriptedUpstreams(
     async def WatchHead(  # noqa: N802
         self, request: log_pb2.WatchHeadRequest, context: Any
     ) -> AsyncIterator[log_pb2.WatchHeadResponse]:
-        identity: log_pb2.LogIdentity | None = identity_message(self.identity)
+        identity: log_pb2.LogIdentity | None = identity_to_message(self.identity)
         while True:
             if not self.silent:
                 head = self.head if self.head_told is None else self.head_told
@@ -134,7 +127,7 @@ class ScriptedUpstreams(
         self, request: log_pb2.GetHeadRequest, context: Any
     ) -> log_pb2.GetHeadResponse:
         self.heads_asked += 1
-        return log_pb2.GetHeadResponse(identity=identity_message(self.identity), head_position=self.head)
+        return log_pb2.GetHeadResponse(identity=identity_to_message(self.identity), head_position=self.head)
 
     async def GetPosition(  # noqa: N802
         self, request: events_pb2.GetPositionRequest, context: Any

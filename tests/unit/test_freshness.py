@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych import Domain, Projection
+from diptych.contract.identity_codec import identity_to_message
 from diptych.contract.reasons import (
     Overloaded,
     ReadModelBehind,
@@ -23,7 +24,7 @@ from diptych.contract.reasons import (
     TokenOfOlderEpoch,
 )
 from diptych.contract.token import Epoch, LogIdentity
-from diptych.internal.v1 import feed_pb2, log_pb2
+from diptych.internal.v1 import feed_pb2
 from diptych.v1.projections_pb2 import ProjectionState
 from query_server.freshness.tracker import Freshness, Head, HeadHeard, Tracker
 from query_server.rows.row_reader import StoredGeneration
@@ -85,12 +86,6 @@ def feed(freshness: Freshness, applied: int, changed: int, name: str = "p", **mo
             ]
         )
     )
-
-
-def identity_message(identity: LogIdentity) -> log_pb2.LogIdentity:
-    """A log's identity as the feed tells it."""
-    epochs = [log_pb2.Epoch(epoch=epoch, first_position=first) for epoch, first in identity.epochs]
-    return log_pb2.LogIdentity(log_id=identity.log_id, epochs=epochs)
 
 
 def store(freshness: Freshness, position: int, *, generation: int = 1, version: int = 1, paused: bool = False) -> None:
@@ -652,12 +647,6 @@ def test_an_identity_comes_from_whoever_knows_best() -> None:
     assert head.identity == LOG
 
 
-def test_an_identity_that_is_not_told_yet() -> None:
-    from query_server.freshness.tracker import identity_from
-
-    assert identity_from(log_pb2.LogIdentity()) is None
-
-
 async def test_what_is_being_filled_is_not_taken_for_what_is_read(answers: Answers) -> None:
     """A newer version is filled beside what answers here, which stays where it is until the switch."""
     freshness = freshness_of(answers)
@@ -723,11 +712,11 @@ async def test_a_generation_of_a_later_life_of_the_log_begins_where_it_is(answer
     later = LogIdentity(LOG.log_id, (Epoch(1, 1), Epoch(2, 51)))
     freshness = freshness_of(answers)
     tracker = freshness.trackers["p"]
-    feed(freshness, 90, 90, identity=identity_message(LOG))
+    feed(freshness, 90, 90, identity=identity_to_message(LOG))
     store(freshness, 90)
     freshness.heard_head(60, later)
     assert tracker.position == 50
-    feed(freshness, 60, 60, generation=2, identity=identity_message(later))
+    feed(freshness, 60, 60, generation=2, identity=identity_to_message(later))
     assert tracker.position == 60
     store(freshness, 90)  # A look that began before the switch.
     assert tracker.position == 60

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from diptych.contract.identity_codec import identity_from_columns
 from diptych.contract.token import Epoch, LogIdentity
 from diptych.server.errors import StartError
 from diptych.storage.errors import LeaseLostError, ReadStoreError
-from diptych.storage.read_store_schema import Checkpoint, decode_epochs
+from diptych.storage.read_store_schema import Checkpoint
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.store.row_writer import Committed, RowWriter
 from projector.store.sqlite_read_store import SqliteReadStore
@@ -118,7 +119,7 @@ async def test_a_writer_goes_on_where_another_stopped(file: SqliteReadStore) -> 
     second = await opened(file)
     assert (second.generation, second.stored, second.identity) == (1, (1, "a-1"), identity)
     ((log_id, epochs),) = read(file, "SELECT log_id, epochs FROM diptych_generations")
-    assert decode_epochs(log_id, epochs) == identity
+    assert identity_from_columns(log_id, epochs) == identity
 
 
 async def test_a_writer_that_lost_its_lead_writes_nothing(file: SqliteReadStore) -> None:
