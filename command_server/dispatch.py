@@ -21,6 +21,7 @@ from diptych.domain.aggregate import AggregateRef, DeciderBinding
 from diptych.domain.ids import new_id
 from diptych.domain.loading import LoadedDomain
 from diptych.domain.methods import CommandMethod
+from diptych.server.request_context import RequestContext
 from diptych.v1.commands_pb2 import CommandContext
 from diptych.v1.events_pb2 import EventMetadata
 
@@ -34,6 +35,12 @@ class Caller(NamedTuple):
     actor: str = ""
     request_id: str = ""
     traceparent: str = ""
+
+    @classmethod
+    def of(cls, context: RequestContext) -> Caller:
+        """Return the caller of a request. An invalid trace context (W3C Trace Context, section 3.2) is dropped."""
+        trace = context.traceparent
+        return cls(context.actor, context.request_id, trace if _TRACEPARENT.match(trace) else "")
 
 
 class Dispatcher:
@@ -172,11 +179,6 @@ def _metadata(context: CommandContext, request_id: str, caller: Caller) -> bytes
         metadata.issue_time.CopyFrom(context.issue_time)
     data = metadata.SerializeToString()
     return delimited(7, data) if data else b""
-
-
-def valid_traceparent(value: str) -> str:
-    """Return a trace context if it is valid (W3C Trace Context, section 3.2); else an empty string."""
-    return value if _TRACEPARENT.match(value) else ""
 
 
 def result_bytes(accepted: Accepted, identity: LogIdentity) -> tuple[bytes, str]:

@@ -1,4 +1,4 @@
-"""LogService: the log as our other servers follow it."""
+"""LogService: the log as projectors and query servers follow it."""
 
 from __future__ import annotations
 
@@ -25,18 +25,24 @@ from diptych.server.request_context import RequestContext
 from diptych.server.router import Router
 
 SERVICE = "diptych.internal.v1.LogService"
+
 _IDLE_SECONDS = 0.25
-"""How often an idle head is told again."""
+"""Interval at which an unchanged head is sent again, so that its receivers notice a silent server."""
 _COALESCE_SECONDS = 0.01
-"""How long changes of the head are gathered before they are told."""
+"""Time in which changes of the head are gathered into one message."""
+_WAIT_SECONDS = 60.0
 
 
 class LogService:
-    """Serves the log of one store to projectors and query servers."""
+    """Serves one log to the other servers.
 
-    def __init__(self, store: EventStore, stream: EventTail, head: HeadReader, router: Router) -> None:
+    `Follow` and `WatchHead` follow the event tail. `GetHead` reads the store, so that it includes the commits of every
+    writer.
+    """
+
+    def __init__(self, store: EventStore, tail: EventTail, head: HeadReader, router: Router) -> None:
         self._store = store
-        self._stream = stream
+        self._tail = tail
         self._head = head
         router.bind_stream(SERVICE, "Follow", self._follow)
         router.bind_stream(SERVICE, "WatchHead", self._watch_head)
@@ -57,14 +63,14 @@ class LogService:
         checkpoint = await self._store.frame_at(position) if position else None
         event_id = recorded(checkpoint).event_id if checkpoint is not None else ""
         yield FollowResponse(
-            identity=identity_to_message(self._stream.identity),
+            identity=identity_to_message(self._tail.identity),
             checkpoint_event_id=event_id,
             position=position,
             event_id=event_id,
-            head_position=self._stream.head,
+            head_position=self._tail.head,
         ).SerializeToString()
         while True:
-            page = await self._stream.read(position, types)
+            page = await self._tail.read(position, types)
             if page.last_frame:
                 position = page.position
                 failpoints.hit("publish.followed")
@@ -73,26 +79,26 @@ class LogService:
                         *page.frames,
                         integer(2, position),
                         delimited(3, recorded(page.last_frame).event_id.encode()),
-                        integer(4, self._stream.head),
+                        integer(4, self._tail.head),
                     )
                 )
-            if position >= self._stream.head:
-                await self._stream.wait_beyond(position, 60.0)
+            if position >= self._tail.head:
+                await self._tail.wait_beyond(position, _WAIT_SECONDS)
 
     async def _watch_head(self, data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
-        told = self._stream.head
+        head = self._tail.head
         yield WatchHeadResponse(
-            identity=identity_to_message(self._stream.identity), head_position=told
+            identity=identity_to_message(self._tail.identity), head_position=head
         ).SerializeToString()
         while True:
             try:
-                changed = await self._stream.wait_beyond(told, _IDLE_SECONDS)
+                changed = await self._tail.wait_beyond(head, _IDLE_SECONDS)
             except TailClosed as error:
                 raise LogUnavailable(cause=str(error)) from error
             if changed:
                 await asyncio.sleep(_COALESCE_SECONDS)
-            told = self._stream.head
-            yield WatchHeadResponse(head_position=told).SerializeToString()
+            head = self._tail.head
+            yield WatchHeadResponse(head_position=head).SerializeToString()
 
     async def _get_head(self, data: bytes, context: RequestContext) -> bytes:
         try:

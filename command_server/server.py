@@ -1,10 +1,11 @@
-"""The command server's start: what it opens, and in which order it ends."""
+"""The start and the end of the command server."""
 
 from __future__ import annotations
 
 import asyncio
 
-from command_server.command_service import CommandServices
+from command_server.command_service import CommandService
+from command_server.command_stream import CommandStreamService
 from command_server.event_service import EventService
 from command_server.event_tail import EventTail
 from command_server.head_reader import HeadReader
@@ -25,11 +26,11 @@ from diptych.server.settings import CommandServerSettings, sqlite_path, without_
 from diptych.server.supervise import TaskSupervisor
 
 _ANSWER_SECONDS = 1.0
-"""Left for the last answers when the server stops."""
+"""Time for the last answers when the server stops; at most half of `stop_seconds`."""
 
 
 def run(settings: CommandServerSettings) -> int:
-    """Runs the command server until it is told to stop; returns the exit status."""
+    """Run the command server until it is stopped, and return the exit status."""
 
     async def start(health: Health, tasks: TaskSupervisor) -> ServerParts:
         return await bootstrap(settings, health, tasks)
@@ -38,7 +39,11 @@ def run(settings: CommandServerSettings) -> int:
 
 
 async def bootstrap(settings: CommandServerSettings, health: Health, tasks: TaskSupervisor) -> ServerParts:
-    """Opens the log and everything on it."""
+    """Open the log, start the writer and the processes, and bind the services.
+
+    Raises:
+        StartError: the domain, the log or the processes cannot be loaded.
+    """
     try:
         domain = load(settings.domain)
     except DomainError as error:
@@ -51,10 +56,11 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
         raise StartError(f"The log {settings.log} cannot be opened: {error}.") from error
     head = HeadReader(store)
     writer = Writer(domain, store, settings, tail.publish)
-    tasks.start(tail.run(), name="event tail")
+    following = tasks.start(tail.run(), name="event tail")
     writing = tasks.start(writer.run(), name="writer")
     router = Router(domain.domain.package)
-    commands = CommandServices(domain, writer, tail.identity, router, settings)
+    CommandService(domain, writer, tail, router)
+    stream_service = CommandStreamService(domain, writer, tail, router, settings)
     EventService(domain, store, tail, head, router, settings)
     LogService(store, tail, head, router)
     host = ProcessHost(domain, store, tail, writer, health.set)
@@ -64,18 +70,19 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
         raise StartError(f"The log {settings.log} cannot be read: {error}.") from error
     ProcessService(host, store, router)
 
+    async def drain() -> None:
+        stream_service.close()
+        tail.close()
+        # Callers of a commit that hangs are answered before their calls are cut.
+        seconds = settings.stop_seconds - min(_ANSWER_SECONDS, settings.stop_seconds / 2)
+        asyncio.get_running_loop().call_later(seconds, writer.give_up)
+
     async def close() -> None:
         await host.close()
         writer.close()
         await asyncio.wait((writing,))
+        following.cancel()
         await store.close()
-
-    async def drain() -> None:
-        commands.close()
-        tail.close()
-        # A little before calls are cut: who waits for a log that hangs is told so.
-        patience = settings.stop_seconds - min(_ANSWER_SECONDS, settings.stop_seconds / 2)
-        asyncio.get_running_loop().call_later(patience, writer.give_up)
 
     description = {
         **domain.description,

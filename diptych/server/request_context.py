@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from diptych.contract.reasons import TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch
 from diptych.contract.token import METADATA_KEY as TOKEN_KEY
+from diptych.contract.token import LogIdentity, Token
 
 REQUEST_ID_KEY = "diptych-request-id"
 """Metadata key of a request id."""
@@ -79,6 +81,21 @@ class RequestContext:
     def presented_tokens(self) -> tuple[str, ...]:
         """Tokens that the caller sent in the metadata, unparsed."""
         return tuple([str(value) for name, value in self.metadata() if name == TOKEN_KEY])
+
+    def presented_token(self, identity: LogIdentity) -> str:
+        """Return the greatest token of a log that the caller sent; empty without one.
+
+        Tokens that are malformed, of another log, or of events that the log has lost are left out: a caller that
+        keeps the greatest token it is answered with would never get rid of one.
+        """
+        presented = ""
+        for text in self.presented_tokens:
+            try:
+                identity.judge(Token.parse(text))
+            except (TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch):
+                continue
+            presented = max(presented, text)
+        return presented
 
     @property
     def request_id(self) -> str:
