@@ -128,7 +128,8 @@ def _record(
         whole = {one.name for one in CASES.values()} <= {one.name for one in chosen} - broken
         written = record.write(machine_now, measures, again, anew=whole)
     known = record.measures_of(written)
-    report.put_between_markers(ROOT / "README.md", report.markdown(written, known))
+    report.put_between_markers(ROOT / "benchmarks" / "README.md", report.markdown(written, known))
+    report.put_between_markers(ROOT / "README.md", report.headlines(written, known))
     if plots.can_draw():
         for path in plots.draw(known):
             _console.print(f"Drawn: {path.relative_to(ROOT)}", highlight=False)

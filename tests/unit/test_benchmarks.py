@@ -113,13 +113,20 @@ def test_the_readme_takes_the_table_between_its_markers(tmp_path: Path) -> None:
     assert "old" not in text
     assert text.count("| a command | 60.0 /s | E: 100 | 0.60 (0.58 to 0.62) | >= 0.5 x | yes |") == 1
     path.write_text("# No place\n")
-    with pytest.raises(report.NoPlace, match=r"README\.md"):
+    with pytest.raises(report.MarkersMissingError, match=r"README\.md"):
         report.put_between_markers(path, "")
 
 
-def test_the_readme_shows_what_is_recorded() -> None:
+def test_benchmarks_readme_shows_every_recorded_measure() -> None:
     written = record.read()
-    assert report.markdown(written, record.measures_of(written)) in (ROOT / "README.md").read_text("utf-8")
+    assert report.markdown(written, record.measures_of(written)) in (ROOT / "benchmarks/README.md").read_text("utf-8")
+
+
+def test_readme_shows_eight_recorded_measures() -> None:
+    written = record.read()
+    eight = report.headlines(written, record.measures_of(written))
+    assert eight.count("\n| ") == 1 + len(report.HEADLINES) == 9
+    assert eight in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_everything_recorded_was_measured_by_a_case_that_is_there() -> None:
