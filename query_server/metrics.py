@@ -9,15 +9,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from query_server.cache.cache import Cache
-from query_server.freshness.tracker import Freshness
-from query_server.rows.row_reader import RowReader
+from query_server.freshness.tracker import FreshnessTracker
+from query_server.rows.row_source import RowSource
 from query_server.watch.service import Watches
 
 
 class QueryServerMetrics(Collector):
     """What a query server tells about itself."""
 
-    def __init__(self, freshness: Freshness, reader: RowReader, cache: Cache, watches: Watches) -> None:
+    def __init__(self, freshness: FreshnessTracker, reader: RowSource, cache: Cache, watches: Watches) -> None:
         self._freshness = freshness
         self._reader = reader
         self._cache = cache
@@ -26,9 +26,9 @@ class QueryServerMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """The values now."""
         freshness, now = self._freshness, self._freshness.now
-        head = freshness.head.position or 0
+        head = freshness.head.known_position
         yield GaugeMetricFamily("diptych_head_position", "Head of the log, as last heard.", head)
-        yield GaugeMetricFamily("diptych_waits", "Calls that wait for a projection.", freshness.waits)
+        yield GaugeMetricFamily("diptych_waits", "Calls that wait for a projection.", freshness.waits.count)
         yield CounterMetricFamily("diptych_selects", "Selects of rows by key.", self._reader.selects)
         yield CounterMetricFamily("diptych_keys_read", "Rows asked for by key.", self._reader.keys_read)
         yield GaugeMetricFamily("diptych_watches", "Watches that are open.", self._watches.open)
@@ -40,10 +40,10 @@ class QueryServerMetrics(Collector):
         seconds = GaugeMetricFamily("diptych_lag_seconds", "Time since it was at the head.", labels=["projection"])
         serving = GaugeMetricFamily("diptych_projection_serving", "Health of a projection.", labels=["projection"])
         parked = GaugeMetricFamily("diptych_parked_streams", "Streams that are parked.", labels=["projection"])
-        for tracker in list(freshness.trackers.values()):
-            applied.add_metric([tracker.name], tracker.position)
-            events.add_metric([tracker.name], freshness.lag_events(tracker.position))
-            seconds.add_metric([tracker.name], freshness.lag_seconds(tracker.position))
+        for tracker in list(freshness.projections.values()):
+            applied.add_metric([tracker.name], tracker.progress.applied)
+            events.add_metric([tracker.name], freshness.head.lag_events(tracker.progress.applied))
+            seconds.add_metric([tracker.name], freshness.head.lag_seconds(tracker.progress.applied))
             serving.add_metric([tracker.name], tracker.serving(now))
             parked.add_metric([tracker.name], tracker.parked_streams)
         yield from (applied, events, seconds, serving, parked)
@@ -60,5 +60,5 @@ class QueryServerMetrics(Collector):
             misses.add_metric([view.name], view.misses)
             bypasses.add_metric([view.name], view.bypasses)
             entries.add_metric([view.name], view.entries)
-            size.add_metric([view.name], view.size)
+            size.add_metric([view.name], view.size_bytes)
         yield from (hits, misses, bypasses, entries, size)

@@ -14,13 +14,15 @@ from diptych.server.router import Router
 from diptych.server.settings import QueryServerSettings, sqlite_path, without_password
 from diptych.server.supervise import TaskSupervisor
 from query_server.cache.cache import Cache
-from query_server.freshness.tracker import Freshness
+from query_server.freshness.fresh_read import FreshReads
+from query_server.freshness.token_judge import TokenJudge
+from query_server.freshness.tracker import FreshnessTracker
 from query_server.metrics import QueryServerMetrics
 from query_server.queries import bind as queries
-from query_server.queries.bind import Reading
+from query_server.queries.fresh import Reading
 from query_server.read_model_service import ReadModelService
 from query_server.rows.row_reader import RowReader
-from query_server.store_poller import StoreWatch
+from query_server.store_poller import StorePoller
 from query_server.upstream import Upstreams
 from query_server.watch.service import Watches
 
@@ -44,22 +46,22 @@ async def bootstrap(
     """Opens the parts of a query server and starts what it follows."""
     domain = loaded.domain
     upstreams = Upstreams(settings.commands, settings.projector)
-    freshness = Freshness(domain, upstreams, waits_max=settings.waits_max)
     reader = RowReader(sqlite_path(settings.read_store), list(domain.projections.values()), settings.readers)
-    freshness.events = reader
+    freshness = FreshnessTracker(domain, waits_max=settings.waits_max, shows_commits=reader.shows_commits)
+    tokens, fresh = TokenJudge(freshness, upstreams), FreshReads(freshness, reader)
     router = Router(domain.package)
-    cache = freshness.keeper = Cache(domain.projections.values(), settings.cache_bytes_max)
-    reading = Reading(reader, freshness, cache, settings.wait_seconds, settings.combined_rows_max)
+    cache = freshness.row_cache = Cache(domain.projections.values(), settings.cache_bytes_max)
+    reading = Reading(reader, freshness, tokens, fresh, cache, settings.wait_seconds, settings.combined_rows_max)
     queries.bind(router, loaded, reading)
-    ReadModelService(domain, freshness, upstreams, settings.wait_seconds).bind(router)
+    ReadModelService(domain, freshness, tokens, fresh, upstreams, settings.wait_seconds).bind(router)
     watches = Watches(domain, freshness, sqlite_path(settings.read_store), settings)
     watches.bind(router)
     metrics = QueryServerMetrics(freshness, reader, cache, watches)
     REGISTRY.register(metrics)
-    watch = StoreWatch(reader, freshness, upstreams, health, sorted(router.services))
+    poller = StorePoller(reader, freshness, upstreams, health, sorted(router.services))
     upstreams.follow(freshness, tasks)
-    await watch.look()
-    tasks.start(watch.run(), name="store poller")
+    await poller.poll()
+    tasks.start(poller.run(), name="store poller")
     tasks.start(watches.run(), name="watches")
 
     async def drain() -> None:

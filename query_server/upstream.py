@@ -1,7 +1,7 @@
-"""What a query server hears from the others: the projector's feed, and the head of the command server's log.
+"""Upstreams: the projector's feed and the head of the command server's log, followed until the server stops.
 
-Both are followed for ever, and a server that is away is sought with a bounded backoff. What is heard goes to
-`Freshness`, and what that asks is asked here.
+A stream that ends or falls silent is opened again with a bounded backoff. Frames go to the freshness tracker, which
+also sends its requests through here.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from diptych.server import failpoints
 from diptych.server.channels import END, CallError, StreamCall, open_server_channel
 from diptych.server.supervise import TaskSupervisor
 from diptych.v1 import commands_pb2, events_pb2, events_pb2_grpc
-from query_server.freshness.tracker import GONE_SECONDS, Freshness, HeadHeard
+from query_server.freshness.log_head import HeadReport
+from query_server.freshness.tracked_projection import UNKNOWN_AFTER_SECONDS
+from query_server.freshness.tracker import FreshnessTracker
 
-ASK_SECONDS = 2.0
-"""How long another server may take for an answer that is asked for on behalf of many."""
+REQUEST_SECONDS = 2.0
+"""Limit of a call to another server that many callers share."""
 
-_LATER_SECONDS = 0.5  # More than the command server keeps for its answer.
+_RESERVE_SECONDS = 0.5  # More than the command server keeps for its answer.
 _BACKOFF_FIRST, _BACKOFF_MAX = 0.05, 1.0
 
 _log = structlog.get_logger(__name__)
@@ -40,13 +42,14 @@ class NotInTime(Exception):
 
 
 class NoSuchVersion(Exception):
-    """The command server refuses the question; the message says why."""
+    """The command server refuses the request; the message says why."""
 
 
 class Upstreams:
     """The channels to the command server and to the projector, and the streams that are followed on them."""
 
     def __init__(self, commands: str, projector: str) -> None:
+        """Open the channels. Both addresses are `HOST:PORT`."""
         self._commands = open_server_channel(commands)
         self._projector = open_server_channel(projector)
         self._log = log_pb2_grpc.LogServiceStub(self._commands)
@@ -55,75 +58,85 @@ class Upstreams:
         self._checkpoints: dict[str, asyncio.Future[None]] = {}
         self._feed_call: StreamCall[object, object] | None = None
 
-    def follow(self, freshness: Freshness, tasks: TaskSupervisor) -> None:
+    def follow(self, tracker: FreshnessTracker, tasks: TaskSupervisor) -> None:
         """Start to follow the feed and the head in the supervisor's tasks, until it closes."""
-        tasks.start(_for_ever("the projector's feed", lambda: self._follow_feed(freshness)), name="projector's feed")
-        tasks.start(_for_ever("the head of the log", lambda: self._follow_head(freshness)), name="head of the log")
+        feed = _follow("FollowFeed", "projector", lambda: self._follow_feed(tracker))
+        head = _follow("WatchHead", "command-server", lambda: self._follow_head(tracker))
+        tasks.start(feed, name="projector's feed")
+        tasks.start(head, name="head of the log")
 
-    def follow_feed_anew(self) -> None:
-        """Ends the feed, so that the next one tells everything again."""
+    def reconnect_feed(self) -> None:
+        """End the feed, so that the next one sends the state of every projection again."""
         if self._feed_call is not None:
             self._feed_call.cancel()
 
     async def close(self) -> None:
-        """Ends the streams and closes the channels."""
+        """End the calls under way and close the channels."""
         await asyncio.gather(*self._checkpoints.values(), return_exceptions=True)
         await self._commands.close()
         await self._projector.close()
 
-    async def _follow_feed(self, freshness: Freshness) -> AsyncIterator[None]:
+    async def _follow_feed(self, tracker: FreshnessTracker) -> AsyncIterator[None]:
         call = self._feed_call = self._feed.FollowFeed(feed_pb2.FollowFeedRequest())
         try:
-            async for frame in _with_life(call):
+            async for frame in _until_silent(call):
                 failpoints.hit("feed.heard")
-                freshness.heard_feed(frame)
+                tracker.on_feed_frame(frame)
                 yield
         finally:
             call.cancel()
-            freshness.lost_feed()
+            tracker.on_feed_lost()
 
-    async def _follow_head(self, freshness: Freshness) -> AsyncIterator[None]:
+    async def _follow_head(self, tracker: FreshnessTracker) -> AsyncIterator[None]:
         call = self._log.WatchHead(log_pb2.WatchHeadRequest())
         try:
-            async for frame in _with_life(call):
-                freshness.heard_head(frame.head_position, identity_from_message(frame.identity))
+            async for frame in _until_silent(call):
+                tracker.on_head(frame.head_position, identity_from_message(frame.identity))
                 yield
         finally:
             call.cancel()
 
-    async def ask_head(self) -> HeadHeard | None:
-        """The head now; None: the command server cannot be reached."""
+    async def request_head(self) -> HeadReport | None:
+        """Return the head now; None if the command server cannot be reached within `REQUEST_SECONDS`."""
         try:
-            told = await self._log.GetHead(log_pb2.GetHeadRequest(), timeout=ASK_SECONDS)
+            head = await self._log.GetHead(log_pb2.GetHeadRequest(), timeout=REQUEST_SECONDS)
         except CallError:
             return None
-        identity = identity_from_message(told.identity)
-        return None if identity is None else HeadHeard(identity, told.head_position)
+        identity = identity_from_message(head.identity)
+        return None if identity is None else HeadReport(identity, head.head_position)
 
-    def ask_checkpoint(self, projection: str) -> None:
-        """Has the projector write a projection's checkpoint, by one call at a time. Nobody waits for it here."""
-        asking = self._checkpoints.get(projection)
-        if asking is None or asking.done():
+    def request_checkpoint(self, projection: str) -> None:
+        """Request that the projector writes a projection's checkpoint, by one call at a time, and do not wait."""
+        call = self._checkpoints.get(projection)
+        if call is None or call.done():
             self._checkpoints[projection] = asyncio.ensure_future(self._write_checkpoint(projection))
 
     async def _write_checkpoint(self, projection: str) -> None:
         try:
             await self._feed.WriteCheckpoint(
-                feed_pb2.WriteCheckpointRequest(projection=projection), timeout=ASK_SECONDS
+                feed_pb2.WriteCheckpointRequest(projection=projection), timeout=REQUEST_SECONDS
             )
         except CallError as error:
-            _log.debug("no checkpoint was written", projection=projection, error=error.details())
+            _log.debug("checkpoint not written", projection=projection, cause=error.details())
 
     async def position_of(self, aggregate: commands_pb2.AggregateRef, version: int, seconds: float) -> int:
-        """Where in the log an aggregate's version is, as soon as it is there.
+        """Return the position of an aggregate's version as soon as it exists. Cancelling it cancels the call.
 
-        Raises `NotReachable`, `NotInTime`, and `NoSuchVersion` where it is no use to wait.
+        Args:
+            aggregate: The aggregate.
+            version: Its version, from 1.
+            seconds: Limit on the wait.
+
+        Raises:
+            NotReachable: The command server cannot be reached.
+            NotInTime: The version did not come to exist.
+            NoSuchVersion: Waiting is useless, such as for an unknown type of aggregate.
         """
         request = events_pb2.GetPositionRequest(aggregate=aggregate, version=version)
         try:
-            # The command server answers shortly before its deadline as well, so it gets a later one than ours.
+            # The command server answers shortly before its deadline as well, so its deadline is later than ours.
             async with asyncio.timeout(seconds):
-                found = await self._events.GetPosition(request, timeout=seconds + _LATER_SECONDS)
+                response = await self._events.GetPosition(request, timeout=seconds + _RESERVE_SECONDS)
         except TimeoutError:
             raise NotInTime from None
         except CallError as error:
@@ -132,45 +145,44 @@ class Upstreams:
             if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
                 raise NoSuchVersion(error.details() or "") from None
             raise NotReachable from None
-        return int(found.position)
+        return int(response.position)
 
 
-async def _with_life(call: StreamCall[object, F]) -> AsyncIterator[F]:
-    """The frames of a stream, which ends when it gave no sign of life for too long."""
+async def _until_silent(call: StreamCall[object, F]) -> AsyncIterator[F]:
+    """Yield the frames of a stream. Raise `TimeoutError` after `UNKNOWN_AFTER_SECONDS` without one."""
     while True:
-        async with asyncio.timeout(GONE_SECONDS):
+        async with asyncio.timeout(UNKNOWN_AFTER_SECONDS):
             frame = await call.read()
         if frame is END:
             return
         yield frame  # type: ignore[misc]
 
 
-async def _for_ever(what: str, follow: Callable[[], AsyncIterator[None]]) -> None:
-    """Follows a stream again whenever it ends, sooner if it gave something."""
+async def _follow(stream: str, server: str, open_stream: Callable[[], AsyncIterator[None]]) -> None:
+    """Open a stream again whenever it ends, sooner if it carried frames. Return never."""
     attempt = 0
-    lost = False
+    connected = False
+    ever_connected = False
     while True:
-        cause = "it ended"
+        cause = "the server ended it"
         try:
-            async for _ in follow():
-                if lost or attempt == 0:
-                    _log.info("following", what=what)
-                attempt, lost = 1, False
+            async for _ in open_stream():
+                if not connected:
+                    _log.info("stream connected", stream=stream, server=server)
+                attempt, connected, ever_connected = 1, True, True
         except CallError as error:
             cause = error.details() or error.code().name
         except TimeoutError:
-            cause = "it fell silent"
+            cause = f"no frame for {UNKNOWN_AFTER_SECONDS:g} s"
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            cause = "it is followed anew"  # The call was cancelled, and not we.
-        if not lost:
-            _log.warning("lost", what=what, cause=cause)
-        lost = True
-        await asyncio.sleep(_pause(attempt))
+            cause = "the read store was replaced"  # `reconnect_feed` cancelled the call, and not this task.
+        if connected:
+            _log.warning("stream lost, reconnecting", stream=stream, server=server, cause=cause)
+        elif attempt == 0 and not ever_connected:
+            _log.info("stream not available yet, retrying", stream=stream, server=server, cause=cause)
+        connected = False
+        await asyncio.sleep(min(_BACKOFF_FIRST * (1 << min(attempt, 10)), _BACKOFF_MAX))
         attempt += 1
-
-
-def _pause(attempt: int) -> float:
-    return min(_BACKOFF_FIRST * (1 << min(attempt, 10)), _BACKOFF_MAX)

@@ -1,4 +1,4 @@
-"""What all answers of a query server share: how fresh they must be, and the token that they tell."""
+"""Consistency of queries: the freshness that a request requires, and the token of a refusal."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 from diptych.contract.reasons import ReadModelNotReady
 from diptych.domain.refusal import Refusal
 from diptych.server.request_context import RequestContext
-from query_server.freshness.tracker import Freshness, Tracker
+from query_server.freshness.fresh_read import absent
+from query_server.freshness.tracked_projection import TrackedProjection
+from query_server.freshness.tracker import FreshnessTracker
 
 
 class Requirement(NamedTuple):
-    """How fresh an answer must be: at least as fresh as tokens, or at most so many seconds old."""
+    """Required freshness of an answer: at least as fresh as tokens, or at most `staleness` seconds old."""
 
     tokens: tuple[str, ...]
     staleness: float | None
 
 
 def requirement(request: Any, context: RequestContext) -> Requirement | None:
-    """What a query asks for: its field `consistency`, or else the tokens in its metadata. None: nothing."""
+    """Return what a query requires: its field `consistency`, or else the tokens in its metadata; None: nothing."""
     if request.HasField("consistency"):
         consistency = request.consistency
         match consistency.WhichOneof("requirement"):
@@ -27,29 +29,43 @@ def requirement(request: Any, context: RequestContext) -> Requirement | None:
             case "at_least_as_fresh":
                 return Requirement((consistency.at_least_as_fresh,), None)
             case "max_staleness":
-                bound = consistency.max_staleness
-                return Requirement((), bound.seconds + bound.nanos / 1e9)
+                limit = consistency.max_staleness
+                return Requirement((), limit.seconds + limit.nanos / 1e9)
             case _:
                 pass
-    return of_metadata(context)
+    return requirement_of_metadata(context)
 
 
-def of_metadata(context: RequestContext) -> Requirement | None:
-    """What a query without the field `consistency` asks for."""
+def requirement_of_metadata(context: RequestContext) -> Requirement | None:
+    """Return what a query without the field `consistency` requires."""
     tokens = context.presented_tokens
     return Requirement(tokens, None) if tokens else None
 
 
 def refuse(
-    refusal: Refusal, context: RequestContext, freshness: Freshness, tracker: Tracker | None, presented: str
+    refusal: Refusal,
+    context: RequestContext,
+    tracker: FreshnessTracker,
+    tracked: TrackedProjection | None,
+    presented: str,
 ) -> Refusal:
-    """Set the token of a refusal's trailer: the greater of the one presented and what is applied.
+    """Set the token of a refusal's trailer: the greater of the presented one and the shown position.
 
-    A token that the handler has set already stays. Return the refusal to raise.
+    A token that the handler has set already stays.
+
+    Args:
+        refusal: The refusal.
+        context: The call.
+        tracker: The freshness tracker.
+        tracked: The projection that was read; None: all, of which the lowest position counts.
+        presented: The greatest token that the caller presented; empty without one.
+
+    Returns:
+        The refusal to raise: one that tells more, if the projection has no generation to read.
     """
-    if isinstance(refusal, ReadModelNotReady) and (missing := freshness.trackers.get(refusal.projection)) is not None:
-        refusal = freshness.absent(missing)
-    trackers = freshness.trackers.values() if tracker is None else (tracker,)
-    position = min((one.position for one in trackers), default=0)
-    context.token = context.token or max(presented, freshness.token(position))
+    if isinstance(refusal, ReadModelNotReady) and (missing := tracker.projections.get(refusal.projection)) is not None:
+        refusal = absent(tracker, missing)
+    projections = tracker.projections.values() if tracked is None else (tracked,)
+    position = min((one.progress.shown for one in projections), default=0)
+    context.token = context.token or max(presented, tracker.head.token(position))
     return refusal

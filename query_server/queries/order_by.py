@@ -10,7 +10,7 @@ from diptych.domain.query import Column, Order
 
 
 def order_of(text: str, allowed: Mapping[str, Column[Any]]) -> list[Order]:
-    """The order that a text asks for; raises `InvalidRequest` on field `order_by`."""
+    """Return the order that a text names. Raise `InvalidRequest` on the field `order_by` if it is not valid."""
     order: list[Order] = []
     names: set[str] = set()
     for part in text.split(","):

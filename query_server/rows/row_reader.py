@@ -18,14 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import and_, bindparam, select
 
 from diptych.contract.identity_codec import identity_from_columns
 from diptych.contract.reasons import Overloaded, ReadModelNotReady
-from diptych.contract.token import LogIdentity
 from diptych.domain.projection import Projection, View
 from diptych.domain.query import Find
 from diptych.domain.refusal import Refusal
@@ -33,6 +32,7 @@ from diptych.storage.batch_window import BatchWindow
 from diptych.storage.connections import open_read_only
 from diptych.storage.read_store_schema import generations, parked, parked_events, shape
 from diptych.storage.sql import compile_sqlite
+from query_server.rows.row_source import PageRead, RowRead, RowSource, StoredEvent, StoredGeneration
 from query_server.rows.statements import Statements, find_values, unpack_keyed, unpack_page
 
 READS_MAX = 10_000
@@ -98,47 +98,7 @@ _event = compile_sqlite(
 )
 
 
-class RowRead(NamedTuple):
-    """One row as it was at a position of its projection; None: there is none."""
-
-    row: bytes | None
-    generation: int
-    position: int
-
-
-class PageRead(NamedTuple):
-    """Rows as they were at a position of their projection."""
-
-    rows: list[bytes]
-    keys: list[str]
-    total: int | None
-    generation: int
-    position: int
-
-
-class StoredGeneration(NamedTuple):
-    """The active generation of a projection, as the store has it."""
-
-    projection: str
-    generation: int
-    version: int
-    position: int
-    identity: LogIdentity | None
-    paused: bool = False
-    parked_streams: int = 0
-    left_out_events: int = 0
-    left_out_position: int = 0
-
-
-class StoredEvent(NamedTuple):
-    """What the active generation of a projection did with an event; an error: it leaves it out, for that reason."""
-
-    generation: int
-    checkpoint: int
-    error: str | None
-
-
-class RowReader:
+class RowReader(RowSource):
     """Reads rows of the views of some projections. To be used on one event loop."""
 
     def __init__(self, path: Path, projections: Sequence[Projection], readers: int = 2) -> None:
@@ -150,7 +110,8 @@ class RowReader:
         self._absent: dict[str, float] = {}
         self._keys: dict[str, _KeyReads] = {}
         self._file = _file_id(path)
-        self.file_changes = 0
+        self.shows_commits = True  # It reads the projector's own file.
+        self.store_changes = 0
         """How often the file was seen to be another one."""
         self.selects = 0
         """Selects of rows by key."""
@@ -224,7 +185,7 @@ class RowReader:
         def read(store: _Store) -> StoredEvent:
             bound = _event.bind(projection=projection, position=position, shape=self._shapes[projection])
             try:
-                row = store.one(self.file_changes, _event.sql, bound)
+                row = store.one(self.store_changes, _event.sql, bound)
             except sqlite3.DatabaseError as error:
                 store.close()
                 raise self._not_ready(projection) from error
@@ -248,10 +209,10 @@ class RowReader:
         file = _file_id(self._path)
         if file != self._file:
             self._file = file
-            self.file_changes += 1  # Every thread opens it anew.
+            self.store_changes += 1  # Every thread opens it anew.
             self._generations.clear()
         try:
-            rows = store.all(self.file_changes, _list_generations.sql, ())
+            rows = store.all(self.store_changes, _list_generations.sql, ())
         except sqlite3.DatabaseError:
             store.close()
             self._generations.clear()
@@ -308,7 +269,7 @@ class RowReader:
             try:
                 # What is remembered may be out of date, and be so again: a look at the store may have been overtaken.
                 generation = self._generation(store, projection, remembered=attempt == 0)
-                row = store.one(self.file_changes, *statement(generation))
+                row = store.one(self.store_changes, *statement(generation))
             except sqlite3.DatabaseError as error:
                 code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
                 if code == sqlite3.SQLITE_ERROR and "no such table" not in str(error):
@@ -328,7 +289,7 @@ class RowReader:
         if time.monotonic() < self._absent.get(projection, 0.0):
             raise ReadModelNotReady(projection=projection)
         row = store.one(
-            self.file_changes, _resolve.sql, _resolve.bind(projection=projection, shape=self._shapes[projection])
+            self.store_changes, _resolve.sql, _resolve.bind(projection=projection, shape=self._shapes[projection])
         )
         if row is None:
             raise self._not_ready(projection)
@@ -452,7 +413,7 @@ class _Store:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
-        self.file_changes = 0
+        self.store_changes = 0
 
     def one(self, file_changes: int, sql: str, parameters: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """The one row that a statement gives."""
@@ -472,9 +433,9 @@ class _Store:
             self._connection = None
 
     def _open(self, file_changes: int) -> sqlite3.Connection:
-        if self._connection is None or file_changes != self.file_changes:
+        if self._connection is None or file_changes != self.store_changes:
             self.close()
-            self.file_changes = file_changes
+            self.store_changes = file_changes
             self._connection = open_read_only(
                 self._path,
                 busy_seconds=1.0,

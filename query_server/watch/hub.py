@@ -16,7 +16,7 @@ import structlog
 from diptych.contract.reasons import ReadModelNotReady
 from diptych.domain.projection import View
 from diptych.v1.read_model_pb2 import ResetReason
-from query_server.freshness.tracker import Tracker
+from query_server.freshness.progress import ProjectionProgress
 from query_server.watch.change_reader import Change, Page, Place, WatchReader
 from query_server.watch.resume_token import ResumeToken
 
@@ -127,7 +127,9 @@ class Watcher:
 class Hub:
     """What is new in one view, for those who have caught up."""
 
-    def __init__(self, view: View[Any], reader: WatchReader, tracker: Tracker, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, view: View[Any], reader: WatchReader, progress: ProjectionProgress, clock: Callable[[], float]
+    ) -> None:
         self.view = view
         self.settled = True
         """Whether all that belongs to the cut `at` is in the buffers, and nothing else."""
@@ -138,7 +140,7 @@ class Hub:
         self.idle = True
         """Whether there is nothing that it knows of to read."""
         self._reader = reader
-        self._tracker = tracker
+        self._progress = progress
         self._clock = clock
         self._watchers: dict[Watcher, None] = {}
         self._everything: dict[Watcher, None] = {}
@@ -227,16 +229,16 @@ class Hub:
 
     def _due(self) -> bool:
         """Whether the store must be asked. If it is known that no row has changed, the cut moves on without."""
-        at, tracker = self.at, self._tracker
+        at, progress = self.at, self._progress
         if at is None or not self.settled or self._doubtful or self._clock() - self._looked >= 0.9 * POLL_SECONDS:
             return True
-        if tracker.generation not in (0, at.source.generation) or tracker.fed_generation != at.source.generation:
+        if progress.generation not in (0, at.source.generation) or progress.feed_generation != at.source.generation:
             return True
-        if tracker.fed_filling not in ("", at.source.filling) or tracker.changed > at.position:
+        if progress.feed_filling not in ("", at.source.filling) or progress.changed > at.position:
             return True
-        if tracker.applied > at.position:
-            self._settle(at._replace(position=tracker.applied))
-        return tracker.checkpoint > max(at.position, tracker.applied)
+        if progress.feed_applied > at.position:
+            self._settle(at._replace(position=progress.feed_applied))
+        return progress.checkpoint > max(at.position, progress.feed_applied)
 
     def _settle(self, at: ResumeToken) -> None:
         self.at = at
@@ -265,7 +267,7 @@ class Hub:
                     self.wake()
                     return
                 continue
-            if self._tracker.fed_generation == at.source.generation and self._tracker.changed > page.position:
+            if self._progress.feed_generation == at.source.generation and self._progress.changed > page.position:
                 # It is applied, and the store that we read does not show it yet.
                 asyncio.get_running_loop().call_later(_STORE_BEHIND_SECONDS, self.wake)
             return
@@ -278,7 +280,7 @@ class Hub:
             last = page.changes[-1]
             self._place, self.settled = Place(last.position, last.key), False
             return False
-        position = max(at.position, self._tracker.includes(page.source.generation, page.position))
+        position = max(at.position, self._progress.includes(page.source.generation, page.position))
         self._settle(ResumeToken(page.source, page.epoch, position))
         for watcher in self._watchers:
             if watcher.loose:  # It has had all that came before the last page; now it can be told where the cut is.

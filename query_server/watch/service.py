@@ -33,7 +33,8 @@ from diptych.server.router import Router
 from diptych.server.settings import QueryServerSettings
 from diptych.v1.events_pb2 import CaughtUp, Progress
 from diptych.v1.read_model_pb2 import Reset, ResetReason, WatchRequest, WatchResponse
-from query_server.freshness.tracker import Freshness, Tracker
+from query_server.freshness.tracked_projection import TrackedProjection
+from query_server.freshness.tracker import FreshnessTracker
 from query_server.queries.consistency import refuse
 from query_server.watch.change_reader import Change, Page, Place, WatchReader
 from query_server.watch.hub import Hub, Watcher
@@ -57,7 +58,7 @@ _PARTING_SECONDS = 1.0
 class Watches:
     """All watches of a query server."""
 
-    def __init__(self, domain: Domain, freshness: Freshness, path: Path, settings: QueryServerSettings) -> None:
+    def __init__(self, domain: Domain, freshness: FreshnessTracker, path: Path, settings: QueryServerSettings) -> None:
         self.closed = False
         self.rows = 0
         """Rows that were sent."""
@@ -118,13 +119,13 @@ class Watches:
 
     async def watch(self, data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
         """Sends rows of a view, then every change."""
-        tracker: Tracker | None = None
+        tracker: TrackedProjection | None = None
         try:
             request = parse(WatchRequest, data)
             view = self._views.get(request.view)
             if view is None:
                 raise UnknownView(view=request.view)
-            tracker = self.freshness.trackers[view.projection.name]
+            tracker = self.freshness.projections[view.projection.name]
             keys = frozenset(request.keys.keys) if request.HasField("keys") else None
             digest = watched(view.name, keys)
             start = ResumeToken.decode(request.resume_token, digest) if request.resume_token else None
@@ -163,8 +164,8 @@ class Watches:
     def _hub(self, view: View[Any]) -> Hub:
         hub = self._hubs.get(view.name)
         if hub is None:
-            tracker = self.freshness.trackers[view.projection.name]
-            hub = self._hubs[view.name] = Hub(view, self.reader, tracker, lambda: self.freshness.now)
+            tracker = self.freshness.projections[view.projection.name]
+            hub = self._hubs[view.name] = Hub(view, self.reader, tracker.progress, lambda: self.freshness.now)
             task = asyncio.create_task(hub.run(), name=f"hub {view.name}")
             task.add_done_callback(self._ended)
             self._tasks.add(task)
@@ -174,7 +175,7 @@ class Watches:
         if not task.cancelled() and not self._failed.done() and (error := task.exception()) is not None:
             self._failed.set_exception(error)
 
-    def _moved(self, tracker: Tracker) -> None:
+    def _moved(self, tracker: TrackedProjection) -> None:
         for hub in self._hubs.values():
             if hub.view.projection.name == tracker.name:
                 hub.wake()
@@ -199,7 +200,7 @@ class _Watch:
         self._watches = watches
         self._reader = watches.reader
         self._view = hub.view
-        self._tracker = watches.freshness.trackers[hub.view.projection.name]
+        self._tracked_progress = watches.freshness.projections[hub.view.projection.name].progress
         self._keys = keys
         self._digest = digest
         self._start = start
@@ -300,7 +301,9 @@ class _Watch:
                 if frame := self._frame(changes):
                     yield frame
                 continue
-            shown = ResumeToken(page.source, page.epoch, self._tracker.includes(page.source.generation, page.position))
+            shown = ResumeToken(
+                page.source, page.epoch, self._tracked_progress.includes(page.source.generation, page.position)
+            )
             # A watch that is resumed may know more than this server does.
             position = max(self._at.position, shown.position)
             self._at, self._place = shown._replace(position=position), Place(position)
@@ -388,7 +391,7 @@ class _Watch:
         return batch if at is None else batch + delimited(5, at.encode(self._digest))
 
     def _caught_up(self, at: ResumeToken) -> bytes:
-        token = self._watches.freshness.token(min(at.position, self._tracker.bound))
+        token = self._watches.freshness.head.token(min(at.position, self._tracked_progress.bound))
         return WatchResponse(
             caught_up=CaughtUp(token=token), resume_token=at.encode(self._digest).decode()
         ).SerializeToString()
@@ -396,8 +399,8 @@ class _Watch:
     def _progress(self, at: ResumeToken) -> bytes:
         freshness = self._watches.freshness
         progress = Progress(
-            token=freshness.token(min(at.position, self._tracker.bound)),
+            token=freshness.head.token(min(at.position, self._tracked_progress.bound)),
             position=at.position,
-            head_position=max(freshness.head.position or 0, at.position),
+            head_position=max(freshness.head.known_position, at.position),
         )
         return WatchResponse(progress=progress, resume_token=at.encode(self._digest).decode()).SerializeToString()

@@ -26,7 +26,7 @@ READERS = {
     "diptych/domain/aggregate.py": "ids that the server makes, which are unique by their random part",
     "projector/store/parked_streams.py": "when a stream was parked, which is for people",
     "projector/store/tombstones.py": "where its own steady clock begins",
-    "query_server/queries/bind.py": "the time that a query's finder is told",
+    "query_server/queries/cached_list.py": "the time that a query's finder is given",
 }
 """Who may read the wall clock, modules or whole packages, and what for. Nothing else may, or a step of it can harm
 what nobody thought of."""

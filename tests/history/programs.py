@@ -7,7 +7,6 @@ plant wraps a part of it by name, and fails at once if that part is no longer th
 
 from __future__ import annotations
 
-import copy
 import datetime
 import os
 import random
@@ -48,7 +47,7 @@ def clock_steps(number: int) -> None:
     from command_server import writer
     from diptych.domain import ids
     from projector.store import tombstones
-    from query_server.queries import bind as queries
+    from query_server.queries import cached_list
 
     began, rng = time.monotonic(), random.Random(number)
     offsets = [0.0]
@@ -80,7 +79,7 @@ def clock_steps(number: int) -> None:
     clock = Clock()
     for module in (ids, tombstones):
         wrap(module, "time", lambda _: clock)
-    for other in (writer, queries):
+    for other in (writer, cached_list):
         wrap(other, "datetime", lambda _: Stepping)
 
 
@@ -218,24 +217,25 @@ def checkpoint_before_rows(number: int) -> None:
 @plant
 def fresh_by_one_less(_: int) -> None:
     """A read is taken for fresh one event too early, and says that it is fresh."""
-    from query_server.freshness.tracker import Freshness
+    from query_server.freshness.fresh_read import FreshReads
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        async def read_fresh(self: Any, tracker: Any, wanted: int, *how: Any, **more: Any) -> Any:
-            got, position = await original(self, tracker, wanted - 1, *how, **more)
-            return got, max(position, wanted)
+        async def read(self: Any, tracked: Any, required: int, *how: Any, **more: Any) -> Any:
+            result, position = await original(self, tracked, required - 1, *how, **more)
+            return result, max(position, required)
 
-        return read_fresh
+        return read
 
-    wrap(Freshness, "read_fresh", around)
+    wrap(FreshReads, "read", around)
 
 
 @plant
 def token_unheeded(_: int) -> None:
     """Tokens are ignored."""
-    from query_server.queries import bind as queries
+    from query_server.queries import combined, find, get
 
-    wrap(queries, "requirement", lambda original: lambda request, context: None)
+    for module in (combined, find, get):
+        wrap(module, "requirement", lambda original: lambda request, context: None)
 
 
 @plant
@@ -283,31 +283,32 @@ def row_goes_back(number: int) -> None:
 @plant
 def reached_at_once(_: int) -> None:
     """Waits answer REACHED at once, and say that all was applied."""
-    from query_server.freshness.tracker import Tracker
-    from query_server.read_model_service import ReadModelService
+    from query_server.freshness.version_wait import VersionWaits
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        async def wait(self: Any, trackers: Sequence[Tracker], wanted: int, until: float) -> Any:
-            outcome, tracker = await original(self, trackers, 0, until)
-            told = copy.copy(tracker)
-            told.position = max(tracker.position, wanted)
-            return outcome, told
+        async def wait(self: Any, projections: Any, required: int, until: float) -> Any:
+            result = await original(self, projections, 0, until)
+            return result._replace(position=max(result.position, required))
 
         return wait
 
-    wrap(ReadModelService, "_wait", around)
+    wrap(VersionWaits, "wait", around)
 
 
 @plant
 def timed_out_early(_: int) -> None:
     """Waits time out after half of the time."""
-    from query_server import read_model_service
+    from query_server.read_model_service import ReadModelService
 
-    wrap(
-        read_model_service,
-        "wait_seconds",
-        lambda original: lambda context, default: original(context, default) / 2,
-    )
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def until(self: Any, context: Any) -> float:
+            now: float = self._tracker.now
+            limit: float = original(self, context)
+            return now + (limit - now) / 2
+
+        return until
+
+    wrap(ReadModelService, "_until", around)
 
 
 # Bugs of the command server.

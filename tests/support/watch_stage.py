@@ -28,8 +28,8 @@ from projector.store.row_writer import RowWriter
 from projector.store.sqlite_connection import transaction
 from projector.store.sqlite_read_store import SqliteReadStore
 from projector.store.tombstones import Tombstones
-from query_server.freshness.tracker import Freshness, HeadHeard
-from query_server.rows.row_reader import StoredGeneration
+from query_server.freshness.tracker import FreshnessTracker
+from query_server.rows.row_source import StoredGeneration
 from query_server.watch.resume_token import ResumeToken, watched
 from query_server.watch.service import Watches
 from tests.support.notes import Notes, recorded
@@ -40,16 +40,6 @@ RUNNING = ProjectionState.PROJECTION_STATE_RUNNING
 
 Rows = dict[str, tuple[int, bytes]]
 """Rows by key: the position that last changed each, and its bytes."""
-
-
-class Nobody:
-    """Other servers, which cannot be reached."""
-
-    async def ask_head(self) -> HeadHeard | None:
-        return None
-
-    def ask_checkpoint(self, projection: str) -> None:
-        return None
 
 
 class StageCall:
@@ -184,7 +174,7 @@ class Server:
     def __init__(self, stage: Stage, *, rows_max: int = 1000, **settings: Any) -> None:
         self.stage = stage
         domain = Domain("notes", aggregates=[], projections=[Notes().projection])
-        self.freshness = Freshness(domain, Nobody(), waits_max=10)
+        self.freshness = FreshnessTracker(domain, waits_max=10)
         self.watches = Watches(
             domain,
             self.freshness,
@@ -224,7 +214,7 @@ class Server:
     def hear(self) -> None:
         """Hears from the projector."""
         stage = self.stage
-        self.freshness.heard_head(len(stage.events), IDENTITY)
+        self.freshness.on_head(len(stage.events), IDENTITY)
         said = feed_pb2.ProjectionFeed(
             name="notes",
             version=stage.writer.projection.version,
@@ -233,7 +223,7 @@ class Server:
             applied_position=stage.folded,
             changed_position=stage.changed,
         )
-        self.freshness.heard_feed(feed_pb2.FollowFeedResponse(projections=[said]))
+        self.freshness.on_feed_frame(feed_pb2.FollowFeedResponse(projections=[said]))
 
     def poll(self) -> None:
         """Looks at the store."""
@@ -241,7 +231,7 @@ class Server:
         found = StoredGeneration(
             "notes", writer.generation, writer.projection.version, writer.stored.position, IDENTITY, False
         )
-        self.freshness.read_store([found])
+        self.freshness.on_store_poll([found])
 
     async def stop(self) -> None:
         """Stops, as at SIGTERM."""

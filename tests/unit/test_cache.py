@@ -20,8 +20,11 @@ from diptych.contract.reasons import Overloaded
 from diptych.internal.v1.feed_pb2 import FollowFeedResponse, ProjectionFeed, ViewChanges
 from projector.feed import pending_changes as changes
 from projector.feed.feed import Feed, Subscriber
-from query_server.cache import cache as cache_module
-from query_server.cache.cache import Cache, ListRead, ProjectionCache, ViewCache
+from query_server.cache import memory_budget
+from query_server.cache import view_cache as view_cache_module
+from query_server.cache.cache import Cache
+from query_server.cache.change_progress import ChangeProgress
+from query_server.cache.view_cache import ListRead, ViewCache
 from tests.support.clock import Clock
 from tests.support.notes import Notes
 
@@ -39,7 +42,7 @@ def begun(bytes_max: int = PLENTY, *, applied: int = 10, changed: int = 10) -> t
     """A cache that has heard where the projection is, and nothing before."""
     clock = Clock(100.0)
     kept = Cache([NOTES.projection], bytes_max, clock)
-    kept.saw_store(NAME, 1, applied)
+    kept.on_store_poll(NAME, 1, applied)
     tell(kept, applied, changed, gap=True)
     return kept, view_cache(kept), clock
 
@@ -48,8 +51,8 @@ def tell(
     kept: Cache, applied: int, changed: int, rows: dict[str, int] | None = None, *, generation: int = 1, **more: Any
 ) -> None:
     told = [ViewChanges(view=NAME, keys=rows.keys(), positions=rows.values())] if rows else []
-    kept.alive()
-    kept.heard(
+    kept.on_feed_alive()
+    kept.on_feed_frame(
         ProjectionFeed(
             name=NAME,
             generation=generation,
@@ -62,7 +65,7 @@ def tell(
 
 
 def keep(view: ViewCache, key: str, content: bytes | None, checkpoint: int, generation: int = 1) -> None:
-    view.keep_row(key, view.projection.life, content, generation, checkpoint)
+    view.store_row(key, view.changes.cache_epoch, content, generation, checkpoint)
 
 
 def test_what_is_kept_is_answered_at_the_position_that_is_told() -> None:
@@ -90,11 +93,11 @@ def test_a_row_read_beyond_what_is_told_is_true_where_it_was_read() -> None:
 
 def test_a_read_that_lost_a_race_is_not_taken() -> None:
     kept, view, _ = begun()
-    life = view.projection.life
+    life = view.changes.cache_epoch
     tell(kept, 11, 11, {"a": 11}, changes_after=10)
-    view.keep_row("a", life, b"old", 1, 10)
-    view.keep_row("b", life, b"same", 1, 10)
-    view.keep_list("all", life, ListRead(b"old", 1, 10), 3)
+    view.store_row("a", life, b"old", 1, 10)
+    view.store_row("b", life, b"same", 1, 10)
+    view.store_list("all", life, ListRead(b"old", 1, 10), 3)
 
     assert view.row("a", 0) is None
     assert view.row("b", 0) == (b"same", 11)
@@ -102,7 +105,7 @@ def test_a_read_that_lost_a_race_is_not_taken() -> None:
 
 
 def test_a_read_from_before_all_that_is_remembered_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "RECENT_MAX", 2)
+    monkeypatch.setattr(view_cache_module, "RECENT_MAX", 2)
     kept, view, _ = begun()
     tell(kept, 13, 13, {"a": 11, "b": 12, "c": 13}, changes_after=10)
     keep(view, "z", b"row", 10)
@@ -119,8 +122,8 @@ def test_a_read_from_before_all_that_is_remembered_is_not_taken(monkeypatch: pyt
         lambda kept: tell(kept, 12, 11, changes_after=10),
         lambda kept: tell(kept, 9, 9, changes_after=8),
         lambda kept: tell(kept, 12, 10, generation=2, changes_after=10),
-        lambda kept: kept.lost(),
-        lambda kept: kept.void(NAME),
+        lambda kept: kept.on_feed_lost(),
+        lambda kept: kept.on_void(NAME),
     ],
     ids=["gap", "missed", "untold", "set back", "generation", "lost", "void"],
 )
@@ -128,13 +131,13 @@ def test_all_is_forgotten(spoil: Any) -> None:
     kept, view, _ = begun()
     keep(view, "a", b"row", 10)
     keep(view, "b", None, 10)
-    life = view.projection.life
-    view.keep_list("all", life, ListRead(b"rows", 1, 10), 3)
-    assert (view.entries, view.size > 0) == (3, True)
+    life = view.changes.cache_epoch
+    view.store_list("all", life, ListRead(b"rows", 1, 10), 3)
+    assert (view.entries, view.size_bytes > 0) == (3, True)
     spoil(kept)
-    assert (view.entries, view.size) == (0, 0)
-    view.keep_row("a", life, b"row", 1, 20)
-    view.keep_list("all", life, ListRead(b"rows", 1, 20), 3)
+    assert (view.entries, view.size_bytes) == (0, 0)
+    view.store_row("a", life, b"row", 1, 20)
+    view.store_list("all", life, ListRead(b"rows", 1, 20), 3)
     assert view.entries == 0, "it was read in an earlier life"
 
 
@@ -147,18 +150,18 @@ def test_it_is_bypassed_when_the_feed_is_silent_and_goes_on_when_it_speaks() -> 
     assert view.row("a", 0) is None
     assert view.response("all", 0) is None
     assert view.bypasses == 2
-    kept.alive()
+    kept.on_feed_alive()
     assert view.row("a", 0) == (b"row", 10)
 
 
 def test_it_is_bypassed_while_another_generation_answers() -> None:
     kept, view, _ = begun()
     keep(view, "a", b"row", 10)
-    kept.saw_store(NAME, 2, 10)
+    kept.on_store_poll(NAME, 2, 10)
     assert view.row("a", 0) is None
-    kept.saw_store(NAME, 0, 0)
+    kept.on_store_poll(NAME, 0, 0)
     assert view.row("a", 0) is None
-    kept.saw_store(NAME, 1, 10)
+    kept.on_store_poll(NAME, 1, 10)
     assert view.row("a", 0) is not None
 
 
@@ -166,11 +169,11 @@ def test_it_is_bypassed_when_the_store_moves_on_and_the_feed_does_not_tell() -> 
     kept, view, clock = begun()
     keep(view, "a", b"row", 10)
     for _ in range(12):
-        kept.saw_store(NAME, 1, 11)
+        kept.on_store_poll(NAME, 1, 11)
         assert view.row("a", 0) is not None
         clock.now += 0.09
-        kept.alive()
-    kept.saw_store(NAME, 1, 14)
+        kept.on_feed_alive()
+    kept.on_store_poll(NAME, 1, 14)
     assert view.row("a", 0) is None
     tell(kept, 11, 11, {"b": 11}, changes_after=10)
     assert view.row("a", 0) == (b"row", 11)
@@ -191,7 +194,7 @@ def test_bytes_are_bounded_and_the_shelf_that_takes_most_gives_way() -> None:
         keep(view, f"row-{n}", b"x" * 1000, 10)
     for n in range(10_000):
         keep(view, f"absent-{n}", None, 10)
-        assert view.size <= 100_000
+        assert view.size_bytes <= 100_000
     assert all(view.row(f"row-{n}", 0) for n in range(20)), "a flood of keys that do not exist washes nothing else out"
     assert view.row("absent-9999", 0) == (None, 10)
     assert view.row("absent-0", 0) is None
@@ -212,7 +215,7 @@ def test_without_room_nothing_is_kept() -> None:
     _, view, _ = begun(0)
     keep(view, "a", b"", 10)
     keep(view, "b", None, 10)
-    assert (view.row("a", 0), view.entries, view.size) == (None, 0, 0)
+    assert (view.row("a", 0), view.entries, view.size_bytes) == (None, 0, 0)
 
 
 async def test_those_who_miss_the_same_list_share_one_read() -> None:
@@ -223,14 +226,14 @@ async def test_those_who_miss_the_same_list_share_one_read() -> None:
         reads.append(asyncio.get_running_loop().create_future())
         return reads[-1]
 
-    first = asyncio.ensure_future(view.shared("all", read))
-    second = asyncio.ensure_future(view.shared("all", read))
-    other = asyncio.ensure_future(view.shared("few", read))
+    first = asyncio.ensure_future(view.read_once("all", read))
+    second = asyncio.ensure_future(view.read_once("all", read))
+    other = asyncio.ensure_future(view.read_once("few", read))
     await asyncio.sleep(0)
     assert len(reads) == 2
-    assert [view.reads(key) for key in ("all", "few", "none")] == [True, True, False]
+    assert [view.is_reading(key) for key in ("all", "few", "none")] == [True, True, False]
     tell(kept, 11, 11, {"b": 11}, changes_after=10)
-    late = asyncio.ensure_future(view.shared("all", read))
+    late = asyncio.ensure_future(view.read_once("all", read))
     await asyncio.sleep(0)
     assert len(reads) == 3, "the first read may be from before the change"
     first.cancel()
@@ -239,7 +242,7 @@ async def test_those_who_miss_the_same_list_share_one_read() -> None:
     reads[2].set_result(ListRead(b"new", 1, 11))
     assert [(await task).response for task in (second, other, late)] == [b"old", b"few", b"new"]
     assert first.cancelled() or await asyncio.wait((first,))
-    assert not view.reads("all")
+    assert not view.is_reading("all")
 
 
 async def test_those_who_share_a_read_that_is_refused_get_refusals_of_their_own() -> None:
@@ -248,7 +251,7 @@ async def test_those_who_share_a_read_that_is_refused_get_refusals_of_their_own(
     async def read() -> ListRead:
         raise Overloaded(what="reads", limit=1).with_details(retry_seconds=1)
 
-    refused = await asyncio.gather(*(view.shared("all", read) for _ in range(2)), return_exceptions=True)
+    refused = await asyncio.gather(*(view.read_once("all", read) for _ in range(2)), return_exceptions=True)
     assert refused == [Overloaded(what="reads", limit=1)] * 2
     assert refused[0] is not refused[1]
 
@@ -379,7 +382,7 @@ class CacheMachine(RuleBasedStateMachine):
             self.feed.unsubscribe(self.subscriber)
         self.subscriber = None
         self.frames.clear()
-        self.kept.lost()
+        self.kept.on_feed_lost()
 
     def follow_feed(self) -> None:
         self.lose_feed()
@@ -395,9 +398,9 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3))
     def deliver(self, count: int) -> None:
         for _ in range(min(count, len(self.frames))):
-            self.kept.alive()
+            self.kept.on_feed_alive()
             for fed in FollowFeedResponse.FromString(self.frames.popleft()).projections:
-                self.kept.heard(fed)
+                self.kept.on_feed_frame(fed)
 
     def restart_projector(self) -> None:
         """What was applied in memory alone is gone, and the feed with it."""
@@ -423,12 +426,12 @@ class CacheMachine(RuleBasedStateMachine):
         self.history = [Snapshot(self.generation, self.applied, dict(self.rows))]
         self.feed = Feed(10)
         self.publish()
-        self.kept.void(NAME)
+        self.kept.on_void(NAME)
         self.poll_the_store()
         self.follow_feed()
 
     def poll_the_store(self) -> None:
-        self.kept.saw_store(NAME, *self.history[-1][:2])
+        self.kept.on_store_poll(NAME, *self.history[-1][:2])
 
     def pass_time(self) -> None:
         self.clock.now += 0.6
@@ -451,7 +454,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(target=readings, key=st.sampled_from([*KEYS, None]))
     def begin_read(self, key: str | None) -> Reading:
-        return Reading(key, self.view.projection.life, None)
+        return Reading(key, self.view.changes.cache_epoch, None)
 
     @rule(target=readings, reading=consumes(readings), behind=st.sampled_from([0, 0, 0, 1, 2]))
     def look_at_the_store(self, reading: Reading, behind: int) -> Reading:
@@ -460,7 +463,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from([*KEYS, None]))
     def read(self, key: str | None) -> None:
-        self.end_read(Reading(key, self.view.projection.life, self.history[-1]))
+        self.end_read(Reading(key, self.view.changes.cache_epoch, self.history[-1]))
 
     @rule(reading=consumes(readings))
     def end_read(self, reading: Reading) -> None:
@@ -469,9 +472,9 @@ class CacheMachine(RuleBasedStateMachine):
             return
         if reading.key is None:
             read = ListRead(as_list(seen.rows), seen.generation, seen.checkpoint)
-            self.view.keep_list("all", reading.life, read, 3)
+            self.view.store_list("all", reading.life, read, 3)
         else:
-            self.view.keep_row(reading.key, reading.life, seen.rows.get(reading.key), seen.generation, seen.checkpoint)
+            self.view.store_row(reading.key, reading.life, seen.rows.get(reading.key), seen.generation, seen.checkpoint)
 
     @invariant()
     def every_answer_is_true(self) -> None:
@@ -487,8 +490,8 @@ class CacheMachine(RuleBasedStateMachine):
         """The rows at a position that is claimed."""
         assert wanted <= position <= max(self.applied, self.history[-1].checkpoint)
         assert self.subscriber is not None
-        assert self.view.size <= 2500
-        return self.fold(self.view.projection.generation, position)
+        assert self.view.size_bytes <= 2500
+        return self.fold(self.view.changes.generation, position)
 
 
 SETTINGS: Any = {"deadline": None, "suppress_health_check": list(HealthCheck)}
@@ -497,9 +500,9 @@ SETTINGS: Any = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that a few steps reach."""
-    monkeypatch.setattr(cache_module, "RECENT_MAX", 2)
+    monkeypatch.setattr(view_cache_module, "RECENT_MAX", 2)
     monkeypatch.setattr(changes, "KEYS_MAX", 2)
-    monkeypatch.setattr(cache_module, "_LARGE", 1)
+    monkeypatch.setattr(memory_budget, "_LARGE_PART", 1)
 
 
 def test_every_answer_is_true(small: None) -> None:
@@ -514,8 +517,8 @@ def admits_without_recent(view: ViewCache, key: str, checkpoint: int) -> bool:
     return checkpoint >= view.floor
 
 
-def begins_without_gap(projection: ProjectionCache, fed: ProjectionFeed) -> bool:
-    return fed.generation != projection.generation
+def begins_without_gap(changes: ChangeProgress, frame: ProjectionFeed) -> bool:
+    return frame.generation != changes.generation
 
 
 def told_without_rows(view: ViewCache, keys: Any, positions: Any) -> None:
@@ -535,21 +538,21 @@ def lose_silently(untold: changes.Untold) -> None:
         (ViewCache, "admits", admits_without_floor),
         (ViewCache, "admits", admits_without_recent),
         (ViewCache, "admits_list", lambda *_: True),
-        (ViewCache, "told", lambda *_: None),
-        (ViewCache, "told", told_without_rows),
+        (ViewCache, "apply_changes", lambda *_: None),
+        (ViewCache, "apply_changes", told_without_rows),
         (ViewCache, "clear", lambda _: None),
-        (ProjectionCache, "begins", begins_without_gap),
-        (ProjectionCache, "told", 1),
+        (ChangeProgress, "begins", begins_without_gap),
+        (ChangeProgress, "changes_complete_through", 1),
         (changes.Untold, "lose", lose_silently),
-        (Cache, "lost", lambda _: None),
+        (Cache, "on_feed_lost", lambda _: None),
     ],
 )
 def test_planted_bugs_are_seen(
     small: None, monkeypatch: pytest.MonkeyPatch, kind: type, name: str, bug: object
 ) -> None:
     """That the model finds nothing says something only if it finds these."""
-    if name == "told" and kind is ProjectionCache:  # One too far.
-        bug = property(lambda self: self.__dict__["told"] + 1, lambda self, value: self.__dict__.update(told=value))
+    if name == "changes_complete_through":  # One too far.
+        bug = property(lambda self: self.__dict__[name] + 1, lambda self, value: self.__dict__.update({name: value}))
     monkeypatch.setattr(kind, name, bug, raising=False)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(

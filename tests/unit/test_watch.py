@@ -450,7 +450,7 @@ async def test_a_token_of_a_server_that_is_ahead_waits_for_the_store(stage: Stag
     assert cut.position == 3
     assert stage.writer.stored.position == 1
     other = Server(stage)
-    other.freshness.trackers["notes"].forget()
+    other.freshness.projections["notes"].progress.reset_feed_progress()
     try:
         resumed = await following(other, start=cut)
         assert kinds(resumed) == ["caught_up"]

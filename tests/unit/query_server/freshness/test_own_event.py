@@ -15,26 +15,14 @@ from diptych.contract.token import Epoch, LogIdentity
 from diptych.domain.domain import Domain
 from diptych.domain.projection import Projection
 from diptych.internal.v1 import feed_pb2
-from diptych.server.request_context import RequestContext
 from diptych.v1.projections_pb2 import ProjectionState
-from diptych.v1.read_model_pb2 import WaitForVersionRequest, WaitOutcome
-from query_server.freshness.tracker import Freshness
-from query_server.read_model_service import ReadModelService
-from query_server.rows.row_reader import StoredEvent, StoredGeneration
-from query_server.upstream import Upstreams
-from tests.support.watch_stage import StageCall
+from diptych.v1.read_model_pb2 import WaitOutcome
+from query_server.freshness.fresh_read import FreshReads
+from query_server.freshness.tracker import FreshnessTracker
+from query_server.freshness.version_wait import VersionWaits
+from query_server.rows.row_source import StoredEvent, StoredGeneration
 
 LOG = LogIdentity(bytes(range(8)), (Epoch(1, 1),))
-
-
-class Nobody:
-    """A command server and a projector that say nothing."""
-
-    async def ask_head(self) -> None:
-        return None
-
-    def ask_checkpoint(self, projection: str) -> None:
-        return None
 
 
 class Store:
@@ -68,13 +56,15 @@ class Stage:
     """What is known of one projection, by a feed and a store that the test steers."""
 
     def __init__(self) -> None:
-        self.freshness = Freshness(
-            Domain("d", aggregates=[], projections=[Projection("p", version=1)]), Nobody(), waits_max=100
+        self.freshness = FreshnessTracker(
+            Domain("d", aggregates=[], projections=[Projection("p", version=1)]), waits_max=100
         )
-        self.freshness.heard_head(100, LOG)
+        self.freshness.on_head(100, LOG)
         self.store = Store()
-        self.freshness.events = self.store
-        self.tracker = self.freshness.trackers["p"]
+        self.fresh = FreshReads(self.freshness, self.store)
+        self.tracker = self.freshness.projections["p"]
+        self.polls = 0
+        self.at_poll: Callable[[], None] = lambda: None
 
     def feed(self, applied: int, left_out: int = 0, changed: int | None = None, **more: Any) -> None:
         said = feed_pb2.ProjectionFeed(
@@ -86,20 +76,34 @@ class Stage:
             left_out_position=left_out,
             **{"generation": 1, **more},
         )
-        self.freshness.heard_feed(feed_pb2.FollowFeedResponse(projections=[said]))
+        self.freshness.on_feed_frame(feed_pb2.FollowFeedResponse(projections=[said]))
 
     def poll(self, **more: Any) -> None:
         store = self.store
         last = max((p for p in store.left_out if p <= store.checkpoint), default=0)
         found = StoredGeneration("p", store.generation, 1, store.checkpoint, LOG, False, 0, 0, last, **more)
-        self.freshness.read_store([found])
+        self.freshness.on_store_poll([found])
+
+    async def _poll_while_needed(self) -> None:
+        while True:
+            await self.freshness.poll_needed.wait()
+            self.freshness.poll_needed.clear()
+            while self.tracker.waits_for_store:
+                await asyncio.sleep(0)
+                self.polls += 1
+                self.at_poll()
+                self.poll()
 
     async def read(self, position: int) -> At:
         async def read() -> At:
             return At(self.store.generation, self.store.checkpoint, position in self.store.left_out)
 
         until = self.freshness.now + 30
-        got, included = await self.freshness.read_fresh(self.tracker, position, until, read, own=True)
+        polling = asyncio.create_task(self._poll_while_needed())
+        try:
+            got, included = await self.fresh.read(self.tracker, position, until, read, own=True)
+        finally:
+            polling.cancel()
         assert included >= position
         return got
 
@@ -113,7 +117,7 @@ async def test_while_nothing_is_left_out_nothing_is_asked(stage: Stage) -> None:
     stage.store.checkpoint = 10
     stage.feed(10)
     assert (await stage.read(10)).position == 10
-    stage.freshness.lost_feed()
+    stage.freshness.on_feed_lost()
     stage.store.checkpoint = 20
     stage.poll()
     assert (await stage.read(15)).position == 20
@@ -138,7 +142,7 @@ async def test_what_is_left_out_is_told_and_what_lies_before_it_is_served(stage:
 async def test_a_store_that_is_ahead_of_the_feed_is_asked(stage: Stage) -> None:
     stage.feed(5)
     stage.store.checkpoint, stage.store.left_out = 10, {8}
-    stage.freshness.saw(stage.tracker, 1, 10)  # By some other read.
+    stage.freshness.on_read(stage.tracker, 1, 10)  # By some other read.
     with pytest.raises(ReadModelParked):
         await stage.read(8)
     assert (await stage.read(7)).position == 10
@@ -146,7 +150,7 @@ async def test_a_store_that_is_ahead_of_the_feed_is_asked(stage: Stage) -> None:
 
 async def test_what_became_of_it_in_a_generation_that_is_gone_proves_nothing(stage: Stage) -> None:
     stage.store.checkpoint = 10
-    stage.freshness.saw(stage.tracker, 1, 10)
+    stage.freshness.on_read(stage.tracker, 1, 10)
 
     def switch() -> None:
         stage.store.generation, stage.store.left_out = 2, {8}
@@ -161,7 +165,7 @@ async def test_bug_a_read_waited_for_a_generation_that_was_gone(stage: Stage) ->
     """The projector switched, and died before it could tell."""
     stage.store.checkpoint = 10
     stage.feed(10)
-    stage.freshness.lost_feed()
+    stage.freshness.on_feed_lost()
     stage.store.generation = 2
     async with asyncio.timeout(10):
         assert (await stage.read(7)).generation == 2
@@ -173,13 +177,14 @@ async def test_a_store_that_does_not_show_it_yet_is_asked_again(stage: Stage) ->
     stage.store.checkpoint = 5
 
     def catch_up() -> None:
-        if len(stage.store.asked) == 3:
+        if stage.polls == 3:
             stage.store.checkpoint, stage.store.left_out = 10, {8, 10}
 
-    stage.store.at_event = catch_up
+    stage.at_poll = catch_up
     with pytest.raises(ReadModelParked):
         await stage.read(8)
-    assert len(stage.store.asked) == 4
+    assert stage.store.asked == [8, 8]
+    assert stage.polls == 3
 
 
 async def test_the_first_position_is_no_event(stage: Stage) -> None:
@@ -208,7 +213,7 @@ def test_no_event_that_is_left_out_is_ever_taken_for_applied(steps: list[tuple[s
     store = stage.store
 
     def look() -> None:
-        known = stage.tracker.applied_in(position)
+        known = stage.tracker.progress.own_event_applied(position)
         if known == store.generation:
             assert position <= store.checkpoint
             assert position not in store.left_out
@@ -229,7 +234,7 @@ def test_no_event_that_is_left_out_is_ever_taken_for_applied(steps: list[tuple[s
                 store.generation += 1
                 store.left_out = set()
             case "lose":
-                stage.freshness.lost_feed()
+                stage.freshness.on_feed_lost()
             case _:
                 pass
         look()
@@ -250,39 +255,36 @@ def test_every_caller_is_told_apart() -> None:
 
 async def test_bug_a_wait_timed_out_for_what_was_there_when_the_store_had_been_asked_about_another() -> None:
     domain = Domain("d", aggregates=[], projections=[Projection("p", version=1), Projection("q", version=1)])
-    freshness, store = Freshness(domain, Nobody(), waits_max=100), Store()
-    freshness.events, store.checkpoint = store, 9
-    freshness.heard_head(9, LOG)
+    freshness, store = FreshnessTracker(domain, waits_max=100), Store()
+    store.checkpoint = 9
+    freshness.on_head(9, LOG)
 
     def feed(name: str, applied: int, left_out: int) -> None:
         state = ProjectionState.PROJECTION_STATE_RUNNING
         said = feed_pb2.ProjectionFeed(
             name=name, version=1, generation=1, state=state, applied_position=applied, left_out_position=left_out
         )
-        freshness.heard_feed(feed_pb2.FollowFeedResponse(projections=[said]))
+        freshness.on_feed_frame(feed_pb2.FollowFeedResponse(projections=[said]))
 
     feed("p", 9, left_out=9)  # So the store is asked what became of 5.
     feed("q", 3, left_out=0)
     store.at_event = lambda: feed("q", 5, left_out=0)
-    service = ReadModelService(domain, freshness, Upstreams("127.0.0.1:1", "127.0.0.1:1"), 30)
-    outcome, _ = await service._wait(list(freshness.trackers.values()), 5, until=freshness.now)
-    assert outcome == WaitOutcome.WAIT_OUTCOME_REACHED
+    waits = VersionWaits(freshness, FreshReads(freshness, store))
+    result = await waits.wait(list(freshness.projections.values()), 5, until=freshness.now)
+    assert result.outcome == WaitOutcome.WAIT_OUTCOME_REACHED
 
 
 async def test_what_was_waited_for_in_vain_is_not_told_to_be_applied() -> None:
     domain = Domain("d", aggregates=[], projections=[Projection("p", version=1)])
-    freshness, store = Freshness(domain, Nobody(), waits_max=100), Store()
-    freshness.events, store.checkpoint = store, 7
-    freshness.heard_head(9, LOG)
+    freshness, store = FreshnessTracker(domain, waits_max=100), Store()
+    store.checkpoint = 7
+    freshness.on_head(9, LOG)
     state = ProjectionState.PROJECTION_STATE_RUNNING
     said = feed_pb2.ProjectionFeed(name="p", version=1, generation=1, state=state, applied_position=9)
-    freshness.heard_feed(feed_pb2.FollowFeedResponse(projections=[said]))
+    freshness.on_feed_frame(feed_pb2.FollowFeedResponse(projections=[said]))
     # The feed ends after a switch, and the generation that is read instead does not have it all on disk yet.
-    freshness.lost_feed()
-    freshness.saw(freshness.trackers["p"], 2, 7)
-    service = ReadModelService(domain, freshness, Upstreams("127.0.0.1:1", "127.0.0.1:1"), 30)
-    request = WaitForVersionRequest(token=LOG.token(8))
-    outcome, _, position, _ = await service._outcome(
-        request, list(freshness.trackers.values()), freshness.now, RequestContext(StageCall())
-    )
+    freshness.on_feed_lost()
+    freshness.on_read(freshness.projections["p"], 2, 7)
+    waits = VersionWaits(freshness, FreshReads(freshness, store))
+    outcome, _, position = await waits.wait(list(freshness.projections.values()), 8, freshness.now)
     assert (outcome, position) == (WaitOutcome.WAIT_OUTCOME_TIMED_OUT, 7)

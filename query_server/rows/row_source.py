@@ -1,0 +1,112 @@
+"""Source of rows: the interface behind which a query server reads the read store of whatever database.
+
+Every read names the generation that it read and that generation's checkpoint at the moment of the read. This pair
+is the input of the freshness proof.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from diptych.contract.token import LogIdentity
+from diptych.domain.projection import View
+from diptych.domain.query import Find
+
+T = TypeVar("T")
+
+
+class RowRead(NamedTuple):
+    """One row at a checkpoint of its projection; `row` is None if the view has no row with that key."""
+
+    row: bytes | None
+    generation: int
+    position: int
+
+
+class PageRead(NamedTuple):
+    """Rows in the order of a find, at a checkpoint of their projection; `total` is None unless requested."""
+
+    rows: list[bytes]
+    keys: list[str]
+    total: int | None
+    generation: int
+    position: int
+
+
+class StoredGeneration(NamedTuple):
+    """The active generation of one projection, with `position` as its checkpoint."""
+
+    projection: str
+    generation: int
+    version: int
+    position: int
+    identity: LogIdentity | None
+    paused: bool = False
+    parked_streams: int = 0
+    left_out_events: int = 0
+    left_out_position: int = 0
+
+
+class StoredEvent(NamedTuple):
+    """Result of one event in the active generation; `error` is why the event is left out, None if it is not."""
+
+    generation: int
+    checkpoint: int
+    error: str | None
+
+
+class RowSource(abc.ABC):
+    """Reads rows of the views of some projections. Belongs to one event loop.
+
+    Every read raises `ReadModelNotReady` while the projection has no readable generation, and `Overloaded` at the
+    limit of waiting reads. Cancelling a read drops its result; the statement itself may still run.
+    """
+
+    shows_commits: bool
+    """True if a read that starts after the projector's commit includes it. False for a replica, which lags."""
+
+    store_changes: int
+    """Number of times the store was replaced by another one. Positions of two stores do not compare."""
+
+    selects: int
+    """Number of selects of rows by key."""
+
+    keys_read: int
+    """Number of keys in those selects."""
+
+    @abc.abstractmethod
+    def get(self, view: View[Any], key: str) -> asyncio.Future[RowRead]:
+        """Read one row by its key."""
+
+    @abc.abstractmethod
+    async def find(
+        self, view: View[Any], find: Find, *, limit: int, after: Sequence[Any] | None = None, total: bool = False
+    ) -> PageRead:
+        """Read rows that match, in order.
+
+        Args:
+            view: The view to read.
+            find: Conditions and order.
+            limit: Greatest number of rows.
+            after: Values of the order's columns and the key of the row before the page; None for the first page.
+            total: Count all matching rows as well.
+        """
+
+    @abc.abstractmethod
+    async def event(self, projection: str, position: int) -> StoredEvent:
+        """Look up the result of the event at a position in the projection's active generation."""
+
+    @abc.abstractmethod
+    async def generations(self) -> list[StoredGeneration]:
+        """List the readable active generations; empty while there is no store."""
+
+    @abc.abstractmethod
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run some work on rows off the event loop, such as combining many of them."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Close every connection."""
