@@ -1,6 +1,7 @@
 """Connections to databases that others may be writing: one place that opens them read-only.
 
 `ReadOnlyDatabase` serves statements off the hot path, written once with SQLAlchemy for every database.
+`read_only_engine` and `scratch_engine` serve checks, which compare a copy with a scratch database.
 `open_read_only` serves code that works on SQLite files themselves: hot paths, copies and checks.
 """
 
@@ -10,6 +11,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.sql.elements import ClauseElement
 
 from diptych.storage.database_thread import DatabaseThread
@@ -37,6 +39,23 @@ def open_read_only(path: Path, *, busy_seconds: float = BUSY_SECONDS, **options:
         f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=busy_seconds, isolation_level=None, **options
     )
     return connection
+
+
+def read_only_engine(path: Path) -> Engine:
+    """Return an engine that reads a database file in autocommit mode. The caller disposes it."""
+    return create_engine("sqlite://", creator=lambda: open_read_only(path), poolclass=NullPool)
+
+
+def scratch_engine(path: Path) -> Engine:
+    """Return an engine on a new file that needn't survive a crash. The caller disposes it and removes the file."""
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
+
+    @event.listens_for(engine, "connect")
+    def trade_safety_for_speed(connection: sqlite3.Connection, _: object) -> None:
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-65536"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
 
 
 class ReadOnlyDatabase:

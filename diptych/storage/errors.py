@@ -15,6 +15,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy.exc import DBAPIError
+
 _DAMAGED_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -48,9 +50,10 @@ class StreamNotParkedError(StoreError):
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Raise `DatabaseError` or `DatabaseDamagedError` in place of an error of a database driver."""
+    """Raise `DatabaseError` or `DatabaseDamagedError` in place of an error of a driver or of SQLAlchemy."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        raise (DatabaseDamagedError if code in _DAMAGED_CODES else DatabaseError)(str(error)) from error
+    except (sqlite3.DatabaseError, DBAPIError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        raise (DatabaseDamagedError if code in _DAMAGED_CODES else DatabaseError)(str(cause)) from error

@@ -1,41 +1,44 @@
-"""The check of the rows: every view against a fold of the log up to its projection's checkpoint.
+"""Check of the rows: every view against a fold of the log up to its projection's checkpoint.
 
-It works on a copy of the read store, and folds the log anew into a file of its own, a page of events at a time, so
-that neither the projector nor the query servers notice, and memory does not grow with the log.
+1. The check works on a copy of the read store, so neither the projector nor the query servers notice it.
+2. It folds the log again into a scratch database, one page of events at a time, so memory does not grow with the log.
+3. It reads the rows of both by key, and reports every difference.
+
+Statements are written once for every database, and run through SQLAlchemy.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError, Message
-from sqlalchemy import Table, bindparam, func, select
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import Connection, Table, bindparam, inspect, select, type_coerce, update
+from sqlalchemy.types import NullType
 
-from diptych.domain.folding import Folding
+from diptych.domain.folding import ChangedRow, Contents, Folding
 from diptych.domain.projection import Projection, View
+from diptych.storage.connections import read_only_engine, scratch_engine
 from diptych.storage.copy import Progress
 from diptych.storage.findings import Findings, Row, align
 from diptych.storage.read_store_schema import Checkpoint, generations, parked_events, shape, view_table
-from diptych.storage.sql import Compiled, compile_sqlite
 from diptych.v1.events_pb2 import RecordedEvent
 
 Pages = Callable[[int, Iterable[str]], Iterator[tuple[int, Sequence[RecordedEvent]]]]
-"""The events of some types up to a position, a page at a time: how far a page reaches, and its events."""
+"""Returns the events of some types up to a position in pages: the last position that a page covers, and its events."""
 
 _FIELDS_MAX = 5
-"""Names of fields that differ, told of a row."""
+"""Names of differing fields in one finding."""
+
+_KEYS_MAX = 500
+"""Keys in one query."""
+
+_ROWS_PER_FETCH = 1000
 
 
 class Generation(NamedTuple):
-    """The generation of a projection that answers, as the read store has it."""
+    """Active generation of a projection, as the read store has it."""
 
     generation: int
     version: int
@@ -49,168 +52,225 @@ class RowsCheck:
     """Checks one copy of a read store by the code of its projections. Use it in `with`."""
 
     def __init__(self, copy: Path, findings: Findings) -> None:
-        self._connection = sqlite3.connect(copy, isolation_level=None)
+        """Open the copy.
+
+        Args:
+            copy: File of the copy. The scratch database is beside it.
+            findings: Takes the differences.
+        """
+        self._engine = read_only_engine(copy)
+        self._stored = self._engine.connect()
         self._scratch = copy.with_name(f"{copy.name}.folded")
         self._findings = findings
-        self._tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
+        self._tables = set(inspect(self._stored).get_table_names())
 
     def __enter__(self) -> RowsCheck:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self._stored.close()
+        self._engine.dispose()
 
     def generation(self, projection: Projection) -> Generation | None:
-        """The generation of a projection that answers to its code; None, and it is told, if there is none to check."""
+        """Return the active generation of a projection's code; None, with a finding, if there is none to check."""
         name = projection.name
-        found = self._rows(_ACTIVE, projection=name) if generations.name in self._tables else []
-        mine = [row for row in found if (row[1], row[2]) == (projection.version, shape(projection))]
+        rows = self._stored.execute(_ACTIVE, {"of_projection": name}).all() if generations.name in self._tables else []
+        mine = [row for row in rows if (row[1], row[2]) == (projection.version, shape(projection))]
         if mine:
             generation, version, digest, position, event_id, log_id, floor = mine[0]
             return Generation(generation, version, digest, Checkpoint(position, event_id), log_id, floor)
-        versions = ", ".join(f"version {row[1]}" for row in found if row[1] != projection.version)
-        if not found:
-            why = "has not been filled"
+        versions = ", ".join(f"version {row[1]}" for row in rows if row[1] != projection.version)
+        if not rows:
+            cause = "has not been filled"
         elif versions:
-            why = f"is there in {versions}, and the code has version {projection.version}"
+            cause = f"is there in {versions}, and the code has version {projection.version}"
         else:
-            why = "was filled by code with other views, rows or columns"
-        self._findings.unchecked.append(f"Projection {name} {why}.")
+            cause = "was filled by code with other views, rows or columns"
+        self._findings.unchecked.append(f"Projection {name} {cause}.")
         return None
 
-    def check(self, projection: Projection, filled: Generation, pages: Pages, progress: Progress) -> None:
-        """Folds the log up to a generation's checkpoint, and compares all its rows; raises `sqlite3.Error`."""
-        self._scratch.unlink(missing_ok=True)
-        with closing(sqlite3.connect(self._scratch, isolation_level=None)) as folded:
-            try:
-                whole = self._fold(projection, filled, folded, pages, progress)
-            except DecodeError:
-                self._findings.unchecked.append(
-                    f"Projection {projection.name} cannot be folded anew: an event of the log cannot be read."
-                )
-                return
-            if whole:
-                rows = sum(self._compare(view, filled, folded) for view in projection.views)
-                self._findings.checked.append(
-                    f"projection {projection.name}, generation {filled.generation}, up to position "
-                    f"{filled.checkpoint.position:,}: {rows:,} rows"
-                )
-        self._scratch.unlink(missing_ok=True)
+    def check(self, projection: Projection, generation: Generation, pages: Pages, progress: Progress) -> None:
+        """Fold the log up to a generation's checkpoint, and compare all its rows.
 
-    def _rows(self, statement: Compiled, **values: Any) -> list[Any]:
-        return self._connection.execute(statement.sql, statement.bind(**values)).fetchall()
+        Args:
+            projection: The projection.
+            generation: Its generation in the copy.
+            pages: Returns the events of the log.
+            progress: Called after every page with the positions that are folded, and all.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: A database can't be read or written.
+        """
+        self._scratch.unlink(missing_ok=True)
+        engine = scratch_engine(self._scratch)
+        try:
+            with engine.connect() as scratch:
+                self._check(projection, generation, scratch, pages, progress)
+        finally:
+            engine.dispose()
+            self._scratch.unlink(missing_ok=True)
+
+    def _check(
+        self, projection: Projection, generation: Generation, scratch: Connection, pages: Pages, progress: Progress
+    ) -> None:
+        try:
+            complete = self._fold(projection, generation, scratch, pages, progress)
+        except DecodeError:
+            self._findings.unchecked.append(
+                f"Projection {projection.name} cannot be folded anew: an event of the log cannot be read."
+            )
+            return
+        if complete:
+            rows = sum(self._compare(view, generation, scratch) for view in projection.views)
+            self._findings.checked.append(
+                f"projection {projection.name}, generation {generation.generation}, up to position "
+                f"{generation.checkpoint.position:,}: {rows:,} rows"
+            )
 
     def _fold(
-        self, projection: Projection, filled: Generation, folded: sqlite3.Connection, pages: Pages, progress: Progress
+        self, projection: Projection, generation: Generation, scratch: Connection, pages: Pages, progress: Progress
     ) -> bool:
-        """Fills tables of our own; whether every event could be folded."""
-        for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-65536"):
-            folded.execute(f"PRAGMA {pragma}")
-        tables = [_Table(view_table(view, filled.generation)) for view in projection.views]
+        """Fold the log into the scratch database; return False if an event can't be folded."""
+        tables = [_ScratchTable(view_table(view, generation.generation)) for view in projection.views]
         for one in tables:
-            folded.execute(one.create)
+            one.create(scratch)
         folding = Folding(projection)
-        for reach, events in pages(filled.checkpoint.position, projection.event_types):
-            prepared = folding.prepare(self._without_parked(projection, filled, events))
-            loaded = [
-                dict(folded.execute(one.select, (json.dumps(list(keys)),))) if keys else {}
-                for one, keys in zip(tables, prepared.keys_to_load, strict=True)
-            ]
-            changes = folding.fold(prepared, loaded)
-            if changes.failure is not None:
+        for through, events in pages(generation.checkpoint.position, projection.event_types):
+            prepared = folding.prepare(self._without_parked(projection, generation, events))
+            loaded = [one.load(scratch, list(keys)) for one, keys in zip(tables, prepared.keys_to_load, strict=True)]
+            folded = folding.fold(prepared, loaded)
+            if folded.failure is not None:
                 self._findings.add(
                     "FOLD_FAILED",
                     f"Projection {projection.name} applied an event that cannot be folded, and does not list it as "
-                    f"parked. {changes.failure}",
+                    f"parked. {folded.failure}",
                 )
                 return False
-            folded.execute("BEGIN")
-            for one, changed in zip(tables, changes.changed, strict=True):
-                folded.executemany(one.upsert, changed.values())
-            folded.execute("COMMIT")
-            progress(reach, filled.checkpoint.position)
+            for one, rows, changed in zip(tables, loaded, folded.changed, strict=True):
+                one.write(scratch, rows, changed.values())
+            scratch.commit()
+            progress(through, generation.checkpoint.position)
         return True
 
     def _without_parked(
-        self, projection: Projection, filled: Generation, events: Sequence[RecordedEvent]
+        self, projection: Projection, generation: Generation, events: Sequence[RecordedEvent]
     ) -> Sequence[RecordedEvent]:
-        """The events without those that the generation is known to leave out."""
+        """Return the events without those that the generation lists as left out."""
         if not events or parked_events.name not in self._tables:
             return events
-        first, last = events[0].position, events[-1].position
-        bounds = {"projection": projection.name, "generation": filled.generation, "first": first, "last": last}
-        parked = {position for (position,) in self._rows(_PARKED, **bounds)}
-        return [event for event in events if event.position not in parked] if parked else events
+        bounds = {
+            "of_projection": projection.name,
+            "of_generation": generation.generation,
+            "first": events[0].position,
+            "last": events[-1].position,
+        }
+        left_out = set(self._stored.execute(_LEFT_OUT, bounds).scalars())
+        return [event for event in events if event.position not in left_out] if left_out else events
 
-    def _compare(self, view: View[Any], filled: Generation, folded: sqlite3.Connection) -> int:
-        """Compares the rows of a view; returns how many there are."""
-        table = view_table(view, filled.generation)
+    def _compare(self, view: View[Any], generation: Generation, scratch: Connection) -> int:
+        """Compare the rows of a view; return their number."""
+        table = view_table(view, generation.generation)
         if table.name not in self._tables:
             self._findings.add("VIEW_MISSING", f"View {view.name} has no table {table.name}.")
             return 0
-        everything = compile_sqlite(select(table).order_by(table.c.key)).sql
         rows = 0
-        for key, stored, expected in align(self._connection.execute(everything), folded.execute(everything)):
+        for key, stored, expected in align(_all_rows(self._stored, table), _all_rows(scratch, table)):
             rows += 1
             if stored != expected:
-                self._tell(view, key, stored, expected, filled.tombstone_floor)
+                self._report(view, key, stored, expected, generation.tombstone_floor)
         return rows
 
-    def _tell(self, view: View[Any], key: str, stored: Row | None, expected: Row | None, floor: int) -> None:
-        where = f"Row {key} of view {view.name}"
+    def _report(self, view: View[Any], key: str, stored: Row | None, expected: Row | None, floor: int) -> None:
+        row = f"Row {key} of view {view.name}"
         if stored is None:
             assert expected is not None
             if expected[2] is not None:
-                self._findings.add("ROW_MISSING", f"{where} is missing: it was written at position {expected[1]}.")
+                self._findings.add("ROW_MISSING", f"{row} is missing: it was written at position {expected[1]}.")
             elif expected[1] > floor:
                 self._findings.add(
-                    "TOMBSTONE_MISSING", f"{where} was deleted at position {expected[1]}, and its tombstone is missing."
+                    "TOMBSTONE_MISSING", f"{row} was deleted at position {expected[1]}, and its tombstone is missing."
                 )
         elif expected is None:
-            self._findings.add("ROW_EXTRA", f"{where} is there, from position {stored[1]}, and no event made it.")
+            self._findings.add("ROW_EXTRA", f"{row} is there, from position {stored[1]}, and no event made it.")
         elif (stored[2] is None) != (expected[2] is None):
-            kind, is_there = ("ROW_EXTRA", "is there") if expected[2] is None else ("ROW_MISSING", "is deleted")
+            kind, state = ("ROW_EXTRA", "is there") if expected[2] is None else ("ROW_MISSING", "is deleted")
             self._findings.add(
-                kind, f"{where} {is_there}, as of position {stored[1]}, against what happened at {expected[1]}."
+                kind, f"{row} {state}, as of position {stored[1]}, against what happened at {expected[1]}."
             )
         else:
-            self._findings.add("ROW_DIFFERENT", f"{where} differs: {'; '.join(_parts(view, stored, expected))}.")
+            self._findings.add("ROW_DIFFERENT", f"{row} differs: {'; '.join(_differences(view, stored, expected))}.")
 
 
-class _Table:
-    """A table that is folded into, with no index but its key."""
+class _ScratchTable:
+    """Table of one view in the scratch database, without other indexes than its key."""
 
     def __init__(self, table: Table) -> None:
-        self.create = str(CreateTable(table).compile(dialect=sqlite.dialect()))
-        wanted = select(func.json_each(bindparam("keys")).table_valued("value").c.value)
-        self.select = compile_sqlite(select(table.c.key, table.c.row).where(table.c.key.in_(wanted))).sql
-        statement = upsert(table)
-        replaced = {one.name: statement.excluded[one.name] for one in table.columns if one.name != "key"}
-        self.upsert = compile_sqlite(statement.on_conflict_do_update(index_elements=["key"], set_=replaced)).sql
+        self._table = table
+        self._names = [column.name for column in table.columns]
+        self._select = select(table.c.key, table.c.row).where(table.c.key.in_(bindparam("keys", expanding=True)))
+        self._insert = table.insert()
+        changed: dict[str, Any] = {name: bindparam(f"new_{name}") for name in self._names if name != "key"}
+        self._update = update(table).where(table.c.key == bindparam("new_key")).values(changed)
+
+    def create(self, connection: Connection) -> None:
+        """Create the table."""
+        self._table.indexes.clear()
+        self._table.create(connection)
+
+    def load(self, connection: Connection, keys: Sequence[str]) -> Contents:
+        """Return the rows that exist, tombstones included."""
+        rows: dict[str, bytes | None] = {}
+        for start in range(0, len(keys), _KEYS_MAX):
+            batch = connection.execute(self._select, {"keys": keys[start : start + _KEYS_MAX]})
+            rows.update({row[0]: row[1] for row in batch})
+        return rows
+
+    def write(self, connection: Connection, loaded: Contents, changes: Iterable[ChangedRow]) -> None:
+        """Insert the changed rows that were not loaded, and update the others."""
+        inserts: list[Mapping[str, Any]] = []
+        updates: list[Mapping[str, Any]] = []
+        for change in changes:
+            if change[0] in loaded:
+                updates.append({f"new_{name}": value for name, value in zip(self._names, change, strict=True)})
+            else:
+                inserts.append(dict(zip(self._names, change, strict=True)))
+        if inserts:
+            connection.execute(self._insert, inserts)
+        if updates:
+            connection.execute(self._update, updates)
 
 
-def _parts(view: View[Any], stored: Row, expected: Row) -> Iterator[str]:
-    """What differs in two rows that both are there."""
+def _all_rows(connection: Connection, table: Table) -> Iterator[Row]:
+    """Return all rows of a table by key, with the values as the database has them, damaged ones included."""
+    columns = [type_coerce(column, NullType()) for column in table.columns]
+    query = select(*columns).select_from(table).order_by(table.c.key)
+    for row in connection.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}):
+        yield tuple(row)
+
+
+def _differences(view: View[Any], stored: Row, expected: Row) -> Iterator[str]:
+    """Describe the differences of two rows with the same key."""
     if stored[1] != expected[1]:
         yield f"it says that it was changed last at position {stored[1]}, and that was at {expected[1]}"
     if stored[2] != expected[2]:
-        yield _fields(view, stored[2], expected[2])
-    names = [name for name, mine, right in zip(view.columns, stored[3:], expected[3:], strict=True) if mine != right]
+        yield _field_differences(view, stored[2], expected[2])
+    names = [name for name, one, other in zip(view.columns, stored[3:], expected[3:], strict=True) if one != other]
     if names:
         yield f"the column(s) {', '.join(names)} do not fit the row"
 
 
-def _fields(view: View[Any], stored: bytes, expected: bytes) -> str:
-    right: Message = view.row.FromString(expected)
+def _field_differences(view: View[Any], stored: bytes, expected: bytes) -> str:
+    expected_row: Message = view.row.FromString(expected)
     try:
-        mine: Message = view.row.FromString(stored)
+        stored_row: Message = view.row.FromString(stored)
     except DecodeError:
         return f"its bytes are no {view.row.DESCRIPTOR.full_name}"
+    stored_fields = {field.number: value for field, value in stored_row.ListFields()}
+    expected_fields = {field.number: value for field, value in expected_row.ListFields()}
     names = [
         field.name
         for field in view.row.DESCRIPTOR.fields
-        if [value for at, value in mine.ListFields() if at.number == field.number]
-        != [value for at, value in right.ListFields() if at.number == field.number]
+        if stored_fields.get(field.number) != expected_fields.get(field.number)
     ]
     if not names:
         return "its bytes are not those of the same message"
@@ -218,17 +278,13 @@ def _fields(view: View[Any], stored: bytes, expected: bytes) -> str:
     return f"the field(s) {', '.join(names[:_FIELDS_MAX])}{more}"
 
 
-_C = generations.c
-_ACTIVE = compile_sqlite(
-    select(_C.generation, _C.version, _C.shape, _C.position, _C.event_id, _C.log_id, _C.tombstone_floor).where(
-        _C.projection == bindparam("projection"), _C.active.is_(True)
-    )
+_G = generations.c
+_ACTIVE = select(_G.generation, _G.version, _G.shape, _G.position, _G.event_id, _G.log_id, _G.tombstone_floor).where(
+    _G.projection == bindparam("of_projection"), _G.active.is_(True)
 )
 _P = parked_events.c
-_PARKED = compile_sqlite(
-    select(_P.position).where(
-        _P.projection == bindparam("projection"),
-        _P.generation == bindparam("generation"),
-        _P.position.between(bindparam("first"), bindparam("last")),
-    )
+_LEFT_OUT = select(_P.position).where(
+    _P.projection == bindparam("of_projection"),
+    _P.generation == bindparam("of_generation"),
+    _P.position.between(bindparam("first"), bindparam("last")),
 )
