@@ -241,13 +241,13 @@ def test_protoc_takes_the_set_in_place_of_sources(protos: Path, tmp_path: Path, 
 
 
 FIELD = "string registration_source = 7"
-SOURCE = f"  // Where the registration came from. Empty: not told.\n  {FIELD};\n"
+SOURCE = f"  // The source of the registration. Empty: not given.\n  {FIELD};\n"
 CHANGES = {
     "a field that is gone": (SOURCE, "", "registration_source"),
     "a field of another type": (FIELD, "int64 registration_source = 7", "changed type"),
     "a field of another number": (FIELD, "string registration_source = 70", "UserRegistered"),
     "an event that is gone": ("message UserRegistered {", "message UserSignedUp {", "UserRegistered"),
-    "a field more": (SOURCE, f"{SOURCE}  // Who told of us. Empty: not told.\n  string referrer = 70;\n", ""),
+    "a field more": (SOURCE, f"{SOURCE}  // The source of the referral. Empty: not given.\n  string referrer = 70;\n", ""),
 }
 
 
