@@ -10,6 +10,7 @@ import structlog
 
 from diptych.internal.v1 import log_pb2, log_pb2_grpc
 from diptych.server.channels import CallError, Channel
+from diptych.server.stream_log import StreamLog
 
 _SILENCE_SECONDS = 3.0
 """After this long without a word from the log, which speaks every 250 ms, nobody is known to be at its head."""
@@ -84,21 +85,19 @@ class HeadFollower:
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
-        pause, told = RETRY_SECONDS[0], False
+        pause = RETRY_SECONDS[0]
+        stream_log = StreamLog(_log, stream="WatchHead", server="command-server", address=self._address)
         while True:
             try:
                 async for frame in self._stub.WatchHead(log_pb2.WatchHeadRequest()):
-                    if told or self._head.heard is None:
-                        _log.info("the log is heard", address=self._address, head_position=frame.head_position)
-                    pause, told = RETRY_SECONDS[0], False
+                    stream_log.connected(head_position=frame.head_position)
+                    pause = RETRY_SECONDS[0]
                     self._head.hear(frame.head_position)
                     self._heard()
-                error = "it ended the stream"
+                cause = "the server ended it"
             except CallError as failed:
-                error = f"{failed.code().name}: {failed.details()}"
-            if not told:
-                _log.warning("the log is not heard, and asked again", address=self._address, error=error)
-                told = True
+                cause = f"{failed.code().name}: {failed.details()}"
+            stream_log.lost(cause)
             self._heard()
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_SECONDS[1])

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from diptych.contract.projection_state import STATE_LABELS
+
 _LABELS = ("projection",)
 _APPLIED = Gauge("diptych_projection_applied_position", "Everything up to this position is applied.", _LABELS)
-_LAG_EVENTS = Gauge("diptych_projection_lag_events", "Events between that and the head, as last heard.", _LABELS)
-_LAG_SECONDS = Gauge("diptych_projection_lag_seconds", "For how long it has not been at the head.", _LABELS)
-_STATE = Gauge("diptych_projection_state", "1 for the state it is in, 0 for the others.", (*_LABELS, "state"))
-_PARKED = Gauge("diptych_projection_parked_streams", "Streams that are parked.", _LABELS)
+_LAG_EVENTS = Gauge("diptych_projection_lag_events", "Events behind the head.", _LABELS)
+_LAG_SECONDS = Gauge("diptych_projection_lag_seconds", "Seconds since it was at the head; 0 at the head.", _LABELS)
+_STATE = Gauge("diptych_projection_state", "1 for the current state, 0 for the others.", (*_LABELS, "state"))
+_PARKED = Gauge("diptych_projection_parked_streams", "Parked streams.", _LABELS)
 _LEFT_OUT = Gauge("diptych_projection_left_out_events", "Events of parked streams, and discarded ones.", _LABELS)
 _EVENTS = Counter("diptych_projection_events_folded", "Events folded.", _LABELS)
 _ROWS = Counter("diptych_projection_rows_changed", "Rows written.", _LABELS)
@@ -27,8 +29,6 @@ _COMMIT = Histogram(
     _LABELS,
     buckets=(0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
 )
-
-_STATES = ("RUNNING", "CATCHING_UP", "REBUILDING", "PAUSED", "STALLED")
 
 
 class ProjectionMetrics:
@@ -56,7 +56,7 @@ class ProjectionMetrics:
         _LAG_SECONDS.labels(self._projection).set_function(lag_seconds)
         _PARKED.labels(self._projection).set_function(parked_streams)
         _LEFT_OUT.labels(self._projection).set_function(left_out_events)
-        for name in _STATES:
+        for name in STATE_LABELS:
             _STATE.labels(self._projection, name).set_function(lambda name=name: float(state() == name))  # type: ignore[misc]
 
     def committed(self, events: int, rows: int, fold_seconds: float, seconds: float) -> None:

@@ -35,11 +35,15 @@ class QueryServerMetrics(Collector):
         yield CounterMetricFamily("diptych_watched_rows", "Rows sent to watches.", self._watches.rows)
         yield CounterMetricFamily("diptych_watch_reads", "Reads of the store for watches.", self._watches.reader.reads)
         yield CounterMetricFamily("diptych_watch_overflows", "Watches that were too slow.", self._watches.overflows)
-        applied = GaugeMetricFamily("diptych_applied_position", "Applied position.", labels=["projection"])
-        events = GaugeMetricFamily("diptych_lag_events", "Events behind the head.", labels=["projection"])
-        seconds = GaugeMetricFamily("diptych_lag_seconds", "Time since it was at the head.", labels=["projection"])
+        applied = GaugeMetricFamily(
+            "diptych_projection_applied_position", "Everything up to this position is applied.", labels=["projection"]
+        )
+        events = GaugeMetricFamily("diptych_projection_lag_events", "Events behind the head.", labels=["projection"])
+        seconds = GaugeMetricFamily(
+            "diptych_projection_lag_seconds", "Seconds since it was at the head; 0 at the head.", labels=["projection"]
+        )
         serving = GaugeMetricFamily("diptych_projection_serving", "Health of a projection.", labels=["projection"])
-        parked = GaugeMetricFamily("diptych_parked_streams", "Streams that are parked.", labels=["projection"])
+        parked = GaugeMetricFamily("diptych_projection_parked_streams", "Parked streams.", labels=["projection"])
         for tracker in list(freshness.projections.values()):
             applied.add_metric([tracker.name], tracker.progress.applied)
             events.add_metric([tracker.name], freshness.head.lag_events(tracker.progress.applied))

@@ -17,6 +17,7 @@ from diptych.contract.identity_codec import identity_from_message
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc, log_pb2, log_pb2_grpc
 from diptych.server import failpoints
 from diptych.server.channels import END, CallError, StreamCall, open_server_channel
+from diptych.server.stream_log import StreamLog
 from diptych.server.supervise import TaskSupervisor
 from diptych.v1 import commands_pb2, events_pb2, events_pb2_grpc
 from query_server.freshness.log_head import HeadReport
@@ -161,15 +162,13 @@ async def _until_silent(call: StreamCall[object, F]) -> AsyncIterator[F]:
 async def _follow(stream: str, server: str, open_stream: Callable[[], AsyncIterator[None]]) -> None:
     """Open a stream again whenever it ends, sooner if it carried frames. Return never."""
     attempt = 0
-    connected = False
-    ever_connected = False
+    stream_log = StreamLog(_log, stream=stream, server=server)
     while True:
         cause = "the server ended it"
         try:
             async for _ in open_stream():
-                if not connected:
-                    _log.info("stream connected", stream=stream, server=server)
-                attempt, connected, ever_connected = 1, True, True
+                stream_log.connected()
+                attempt = 1
         except CallError as error:
             cause = error.details() or error.code().name
         except TimeoutError:
@@ -179,10 +178,6 @@ async def _follow(stream: str, server: str, open_stream: Callable[[], AsyncItera
             if task is None or task.cancelling():
                 raise
             cause = "the read store was replaced"  # `reconnect_feed` cancelled the call, and not this task.
-        if connected:
-            _log.warning("stream lost, reconnecting", stream=stream, server=server, cause=cause)
-        elif attempt == 0 and not ever_connected:
-            _log.info("stream not available yet, retrying", stream=stream, server=server, cause=cause)
-        connected = False
+        stream_log.lost(cause)
         await asyncio.sleep(min(_BACKOFF_FIRST * (1 << min(attempt, 10)), _BACKOFF_MAX))
         attempt += 1

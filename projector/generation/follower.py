@@ -27,6 +27,7 @@ from diptych.internal.v1 import log_pb2, log_pb2_grpc
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
 from diptych.server import failpoints
 from diptych.server.channels import CallError, Channel
+from diptych.server.stream_log import StreamLog
 from diptych.storage.errors import LeaseLostError, ReadStoreError, StreamNotParkedError
 from diptych.storage.read_store import GenerationStore, ParkedStream
 from diptych.storage.read_store_schema import Checkpoint, shape
@@ -125,8 +126,8 @@ class Follower:
         self._changed_rows: list[dict[str, ChangedRow]] = []
         self._moved = asyncio.Event()
         self._written = time.monotonic()
-        self._trouble = ""
         self._log = _log.bind(projection=self.projection.name)
+        self._stream_log = StreamLog(self._log, stream="Follow", server="command-server")
         self._metrics = ProjectionMetrics(self.projection.name)
 
     @property
@@ -607,15 +608,11 @@ class Follower:
         self._publish()
 
     def _lose(self, trouble: str) -> None:
-        if not self._trouble:
-            self._log.warning("the log is lost, and followed again", error=trouble)
-        self._trouble = trouble
+        self._stream_log.lost(trouble)
 
     async def _regain(self) -> None:
         """The log is followed, and the store answers."""
-        if self._trouble:
-            self._log.info("the log is followed again", position=self._checkpoint.position)
-            self._trouble = ""
+        self._stream_log.connected(checkpoint=self._checkpoint.position)
         if self.state == states.PROJECTION_STATE_STALLED:
             self._become(states.PROJECTION_STATE_CATCHING_UP)
         self._settle()
