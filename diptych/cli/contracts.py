@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from diptych.contract import generate as compiler
+from diptych.domain.package_origin import working_directory_first
 from diptych.server.options import fail
 
 
@@ -32,7 +33,8 @@ def contracts(
         if protos:
             content = compiler.descriptor_set(protos, plain=plain)
         else:
-            content = compiler.shipped(domain)
+            with working_directory_first(domain):
+                content = compiler.shipped(domain)
             content = compiler.without_rules(content) if plain else content
     except compiler.ContractError as error:
         fail("contracts", str(error), status=1)

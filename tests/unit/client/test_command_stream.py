@@ -1,4 +1,4 @@
-"""The client's command stream, against a server that ends streams at places where a real one cannot be made to."""
+"""The command stream, against a server that ends streams at points that a real server cannot be made to hit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Ending = Callable[["Scripted", Any], Any]
 
 
 class Scripted:
-    """Answers commands by the book (a repeat gets its first answer), and ends each stream as it is told."""
+    """Server that answers commands as the contract says and ends each stream as scripted."""
 
     def __init__(self, *endings: tuple[int, Ending]) -> None:
         self.endings = list(endings)
@@ -43,7 +43,7 @@ class Scripted:
 
 
 async def ended_cleanly(_: Scripted, context: Any) -> None:
-    """The stream ends with status OK, as when the server stops."""
+    """End the stream with status OK, as a server that stops."""
 
 
 async def lost(_: Scripted, context: Any) -> None:
@@ -84,7 +84,7 @@ def register(number: int) -> RegisterUserRequest:
 
 @pytest.mark.parametrize("end", [ended_cleanly, lost, cancelled])
 @pytest.mark.parametrize("window", [1, 3, 50])
-async def test_whatever_ends_a_stream_every_message_is_answered_in_order(
+async def test_every_message_has_its_response_in_order_after_any_lost_connection(
     end: Ending, window: int, serve: Callable[[Scripted], Any]
 ) -> None:
     script = Scripted((0, end), (1, end), (7, end), (0, end), (5, end))
@@ -96,7 +96,7 @@ async def test_whatever_ends_a_stream_every_message_is_answered_in_order(
     assert list(dict.fromkeys(script.received)) == list(script.first), "repeats keep the order"
 
 
-async def test_what_is_no_matter_of_time_fails_the_stream(serve: Callable[[Scripted], Any]) -> None:
+async def test_stream_fails_when_the_server_refuses_it(serve: Callable[[Scripted], Any]) -> None:
     # Several, as gRPC can hide a stream's status behind a write that comes too late; the client then tries again.
     script = Scripted((1, refused), *[(0, refused)] * 20)
     async with Connection(await serve(script)) as shop, shop.command_stream() as stream:
@@ -106,7 +106,7 @@ async def test_what_is_no_matter_of_time_fails_the_stream(serve: Callable[[Scrip
             await bad
 
 
-async def test_leaving_the_block_waits_for_all_answers(serve: Callable[[Scripted], Any]) -> None:
+async def test_leaving_the_block_waits_for_all_responses(serve: Callable[[Scripted], Any]) -> None:
     async with Connection(await serve(Scripted((3, lost)))) as shop:
         async with shop.command_stream() as stream:
             answers = [await stream.submit([register(number)]) for number in range(10)]
@@ -115,10 +115,10 @@ async def test_leaving_the_block_waits_for_all_answers(serve: Callable[[Scripted
             await stream.submit([register(11)])
 
 
-async def test_bug_closing_a_command_stream_failed_when_it_had_just_ended(
+async def test_bug_closing_a_command_stream_failed_just_after_its_end(
     serve: Callable[[Scripted], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gRPC core refuses a half-close that comes after the end, and tells so by an error of its own."""
+    """Check that the error of gRPC core for a half-close after the end is ignored."""
     async with Connection(await serve(Scripted())) as shop:
         async with shop.command_stream() as stream:
             connect = stream._method
@@ -139,7 +139,7 @@ async def test_bug_closing_a_command_stream_failed_when_it_had_just_ended(
         assert len(await answer) == 1
 
 
-async def test_a_stream_that_was_idle_goes_on(serve: Callable[[Scripted], Any]) -> None:
+async def test_idle_stream_continues_on_the_same_connection(serve: Callable[[Scripted], Any]) -> None:
     script = Scripted()
     async with Connection(await serve(script)) as shop, shop.command_stream() as stream:
         for number in range(5):
@@ -147,13 +147,13 @@ async def test_a_stream_that_was_idle_goes_on(serve: Callable[[Scripted], Any]) 
     assert script.streams == 1
 
 
-async def test_too_many_commands_to_a_message_are_refused_here(serve: Callable[[Scripted], Any]) -> None:
+async def test_submit_refuses_too_many_commands_in_a_message(serve: Callable[[Scripted], Any]) -> None:
     async with Connection(await serve(Scripted())) as shop, shop.command_stream() as stream:
         with pytest.raises(ValueError, match="1000 commands at most, not 1001"):
             await stream.submit([register(number) for number in range(1001)])
 
 
-async def test_envelopes_are_sent_as_they_are(serve: Callable[[Scripted], Any]) -> None:
+async def test_submit_sends_envelopes_unchanged(serve: Callable[[Scripted], Any]) -> None:
     script = Scripted()
     async with Connection(await serve(script)) as shop, shop.command_stream() as stream:
         command = with_context(register(1), request_id="mine")

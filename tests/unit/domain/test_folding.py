@@ -1,4 +1,4 @@
-"""The fold engine: which rows it asks for, what comes out, and what a failing fold leaves behind."""
+"""The keyed fold: keys of rows, changed rows, and rows after a failure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EVENTS = st.one_of(
 
 
 def _rows(events: list[RecordedEvent], cuts: list[int]) -> Any:
-    """Every row, tombstones too, after folding the events in batches of these sizes, over and over."""
+    """Return every row, tombstones included, after folding the events in batches of these sizes in turn."""
     rows, start, turn = MemoryRows(Notes().projection), 0, 0
     while start < len(events):
         size = cuts[turn % len(cuts)]
@@ -37,25 +37,25 @@ def _rows(events: list[RecordedEvent], cuts: list[int]) -> Any:
 
 
 @given(st.lists(_EVENTS, max_size=40), st.lists(st.integers(1, 9), min_size=1, max_size=5))
-def test_rows_do_not_depend_on_how_events_were_batched(events: list[Any], cuts: list[int]) -> None:
+def test_rows_do_not_depend_on_the_batches(events: list[Any], cuts: list[int]) -> None:
     log = log_of(events)
     assert _rows(log, cuts) == _rows(log, [1]) == _rows(log, [1000])
 
 
-def test_a_row_made_and_deleted_in_one_batch_leaves_a_tombstone() -> None:
+def test_row_made_and_deleted_in_one_batch_leaves_a_tombstone() -> None:
     rows = MemoryRows(Notes().projection)
     rows.apply(log_of([Noted(key="a", text="x"), Erased(key="a")]))
     assert rows.rows["notes"]["a"] == ("a", 2, None, None)
 
 
-def test_deleting_what_is_not_there_changes_nothing() -> None:
+def test_deleting_a_missing_row_changes_nothing() -> None:
     rows = MemoryRows(Notes().projection)
     folded = rows.apply(log_of([Erased(key="a")]))
     assert (folded.changed, folded.changed_position) == ([{}, {}], 0)
     assert folded.last is not None
 
 
-def test_a_fold_that_gives_equal_bytes_changes_nothing() -> None:
+def test_fold_that_returns_equal_bytes_changes_nothing() -> None:
     rows = MemoryRows(Notes().projection)
     rows.apply(log_of([Noted(key="a", text="x")]))
     folded = rows.apply([recorded(2, Noted(key="a", text="x"))])
@@ -63,34 +63,34 @@ def test_a_fold_that_gives_equal_bytes_changes_nothing() -> None:
     assert rows.rows["notes"]["a"][1] == 1
 
 
-def test_a_batch_asks_for_its_own_rows_and_for_those_it_looks_up() -> None:
+def test_prepare_collects_the_keys_of_folded_rows_and_of_look_ups() -> None:
     prepared = Folding(Notes().projection).prepare(
         log_of([Noted(key="a"), Tagged(key="b", tags=["r", "s", "r"]), Archived(key="c")])
     )
     assert [list(keys) for keys in prepared.keys_to_load] == [["a", "b"], ["all", "r", "s"]]
 
 
-def test_a_key_that_is_named_twice_is_folded_once() -> None:
+def test_key_returned_twice_is_folded_once() -> None:
     notes = Notes()
     rows = MemoryRows(notes.projection)
     rows.apply(log_of([Tagged(key="a", tags=["r", "r"])]))
     assert rows.row(notes.tags, "r") == Tag(count=1)
 
 
-def test_a_look_up_sees_the_row_as_of_its_event() -> None:
+def test_look_up_returns_the_row_as_of_the_event() -> None:
     notes = Notes()
     rows = MemoryRows(notes.projection)
     rows.apply(log_of([Noted(key="a", text="old"), Tagged(key="a", tags=["r"]), Noted(key="a", text="new")]))
     assert rows.row(notes.tags, "r") == Tag(count=1, last_text="old")
 
 
-def test_a_changed_row_carries_its_columns() -> None:
+def test_changed_row_has_the_values_of_its_columns() -> None:
     rows = MemoryRows(Notes().projection)
     folded = rows.apply(log_of([Noted(key="a", text="x"), Noted(key="a", text="y")]))
     assert folded.changed[0]["a"] == ("a", 2, Note(text="y", edits=2).SerializeToString(), 2)
 
 
-def test_what_came_before_a_failing_event_stands_and_nothing_of_it_does() -> None:
+def test_failing_event_changes_nothing_and_earlier_events_are_applied() -> None:
     notes = Notes()
     rows = MemoryRows(notes.projection)
     log = log_of([Noted(key="a", text="x"), Noted(key="a", text="poison"), Noted(key="b", text="y")])
@@ -106,7 +106,9 @@ def test_what_came_before_a_failing_event_stands_and_nothing_of_it_does() -> Non
 
 
 @given(st.lists(_EVENTS, max_size=12), st.lists(_EVENTS, max_size=6), st.integers(1, 20))
-def test_a_failing_event_leaves_the_rows_that_were_before_it(before: list[Any], after: list[Any], size: int) -> None:
+def test_failing_event_leaves_the_rows_before_it_for_any_batch_size(
+    before: list[Any], after: list[Any], size: int
+) -> None:
     log = log_of([*before, Noted(key="a", text="poison"), *after])
     rows = MemoryRows(Notes().projection)
     batches = (rows.apply(log[start : start + size]) for start in range(0, len(log), size))
@@ -115,7 +117,7 @@ def test_a_failing_event_leaves_the_rows_that_were_before_it(before: list[Any], 
     assert rows.rows == _rows(log[: len(before)], [1])
 
 
-def test_an_event_that_cannot_be_parsed_fails_alone() -> None:
+def test_event_that_cannot_be_parsed_fails_alone() -> None:
     rows = MemoryRows(Notes().projection)
     broken = recorded(2, Noted(key="a"))
     broken.event.value = b"\xff"
@@ -126,7 +128,7 @@ def test_an_event_that_cannot_be_parsed_fails_alone() -> None:
 
 
 def _failing(view: View[Any]) -> BaseException | None:
-    """What the projection of a view raises for one event."""
+    """Return the exception of the projection of a view for one event."""
     failure = MemoryRows(view.projection).apply(log_of([Noted(key="a", text="x")])).failure
     return failure.__cause__ if failure is not None else None
 
@@ -137,14 +139,14 @@ def _view(fold: Any, **reads: Any) -> View[Any]:
     return view
 
 
-def test_a_fold_that_returns_something_else_is_refused() -> None:
+def test_fold_that_returns_another_type_fails() -> None:
     cause = _failing(_view(lambda row, event, at: event))
     assert isinstance(cause, TypeError)
     assert "others" in str(cause)
     assert "notes.v1.Noted" in str(cause)
 
 
-def test_a_look_up_that_reads_does_not_name_is_refused() -> None:
+def test_look_up_that_reads_does_not_name_fails() -> None:
     projection = Projection("other", version=1)
     first: View[Any] = projection.view("first", Note)
     second: View[Any] = projection.view("second", Note)
@@ -152,7 +154,7 @@ def test_a_look_up_that_reads_does_not_name_is_refused() -> None:
     assert "which its `reads` did not name" in str(_failing(second))
 
 
-def test_a_look_up_in_a_later_view_is_refused() -> None:
+def test_look_up_in_a_later_view_fails() -> None:
     projection = Projection("other", version=1)
     first: View[Any] = projection.view("first", Note)
     second: View[Any] = projection.view("second", Note)
@@ -162,13 +164,13 @@ def test_a_look_up_in_a_later_view_is_refused() -> None:
     assert "not declared before it" in str(cause)
 
 
-def test_a_look_up_in_another_projection_is_refused() -> None:
+def test_look_up_in_another_projection_fails() -> None:
     elsewhere = Notes().notes
     cause = _failing(_view(lambda row, event, at: at.row(elsewhere, event.key)))
     assert "look-ups stay within one projection" in str(cause)
 
 
-def test_the_fold_may_change_its_row_and_what_it_looked_up_without_effect() -> None:
+def test_changing_a_row_from_a_look_up_has_no_effect() -> None:
     projection = Projection("other", version=1)
     first: View[Any] = projection.view("first", Note)
     second: View[Any] = projection.view("second", Note)
@@ -185,7 +187,7 @@ def test_the_fold_may_change_its_row_and_what_it_looked_up_without_effect() -> N
     assert rows.row(first, "a") == rows.row(second, "a") == Note(text="first")
 
 
-def test_a_column_that_fails_is_a_failure_of_the_event_that_changed_the_row() -> None:
+def test_failing_column_fails_the_event_that_changed_the_row() -> None:
     view = _view(lambda row, event, at: Note(text=event.text))
     view.column("number", lambda row: int(row.text or "0"))
     rows = MemoryRows(view.projection)
@@ -196,26 +198,26 @@ def test_a_column_that_fails_is_a_failure_of_the_event_that_changed_the_row() ->
 
 
 @pytest.mark.parametrize("text", ["x", "9" * 30])
-def test_a_column_of_another_type_or_beyond_64_bits_is_refused(text: str) -> None:
+def test_column_value_of_another_type_or_beyond_64_bits_fails(text: str) -> None:
     view = _view(lambda row, event, at: Note(text=text))
     view.column("number", lambda row: int(row.text) if row.text.isdigit() else row.text or 0)
     assert isinstance(_failing(view), TypeError | ValueError)
 
 
 @pytest.mark.parametrize("key", ["a\0b", "\ud800", 7, None])
-def test_a_key_that_no_store_could_find_is_refused(key: Any) -> None:
+def test_key_that_no_store_can_hold_fails(key: Any) -> None:
     view: View[Any] = Projection("other", version=1).view("others", Note)
     view.on(Noted, key=lambda e: key)(lambda row, event, at: Note())
     assert _failing(view) is not None
 
 
-def test_keys_that_are_one_text_are_refused() -> None:
+def test_keys_that_are_one_text_fail() -> None:
     view: View[Any] = Projection("other", version=1).view("others", Note)
     view.on_each(Noted, keys=lambda e: "abc")(lambda row, event, at: Note())
     assert "use `on` for one key" in str(_failing(view))
 
 
-def test_each_row_of_parts_gets_its_own_part_once() -> None:
+def test_fold_of_parts_gets_the_part_of_each_row_once() -> None:
     view: View[Any] = Projection("other", version=1).view("others", Note)
 
     @view.on_parts(Tagged, parts=lambda e: {tag: list(e.tags).count(tag) for tag in e.tags})
@@ -228,12 +230,12 @@ def test_each_row_of_parts_gets_its_own_part_once() -> None:
     assert rows.row(view, "s") == Note(text="s", edits=1)
 
 
-def test_a_fold_is_told_where_its_event_stands() -> None:
-    seen: list[Any] = []
+def test_fold_gets_position_aggregate_version_and_time_of_its_event() -> None:
+    contexts: list[Any] = []
 
     def fold(row: Any, event: Any, at: Recorded) -> Any:
-        seen.append((at.position, at.aggregate, at.version, at.event_id, at.key, at.record_time))
+        contexts.append((at.position, at.aggregate, at.version, at.event_id, at.key, at.record_time))
         return row
 
     MemoryRows(_view(fold).projection).apply([recorded(7, Noted(key="a"), stream="note/n1")])
-    assert seen == [(7, ("note", "n1"), 7, "a-7", "a", Timestamp(seconds=1_700_000_007))]
+    assert contexts == [(7, ("note", "n1"), 7, "a-7", "a", Timestamp(seconds=1_700_000_007))]

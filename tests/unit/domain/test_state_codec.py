@@ -1,4 +1,4 @@
-"""The codec of states: what a snapshot holds comes back, and what it cannot hold is named."""
+"""The codec of states: round trips, shapes, and types that a state cannot hold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Name = NewType("Name", str)
 
 
 class Colour(enum.Enum):
-    """An enum of our own."""
+    """An enum of Python."""
 
     RED = "red"
     BLUE = "blue"
@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """One of everything."""
+    """A state with a field of each type."""
 
     text: str = ""
     number: int = 0
@@ -79,13 +79,13 @@ states = st.builds(
 
 
 @given(states)
-def test_a_state_comes_back_equal(state: State) -> None:
+def test_decoded_state_is_equal(state: State) -> None:
     codec = StateCodec(State)
     assert codec.decode(codec.encode(state)) == state
     assert codec.encode(codec.decode(codec.encode(state))) == codec.encode(state)
 
 
-def test_a_state_without_fields_comes_back() -> None:
+def test_state_without_fields_can_be_decoded() -> None:
     @dataclass(frozen=True)
     class Nothing:
         pass
@@ -95,7 +95,7 @@ def test_a_state_without_fields_comes_back() -> None:
 
 
 def made(**annotations: Any) -> type[Any]:
-    """A frozen dataclass with these fields."""
+    """Return a frozen dataclass with these fields."""
     return dataclass(frozen=True)(type("Made", (), {"__annotations__": annotations, "__module__": __name__}))
 
 
@@ -112,24 +112,24 @@ def made(**annotations: Any) -> type[Any]:
         ({"a": Colour}, {"a": str}),
     ],
 )
-def test_another_shape_has_another_digest(before: dict[str, Any], after: dict[str, Any]) -> None:
+def test_digest_differs_for_another_shape(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert StateCodec(made(**before)).shape != StateCodec(made(**after)).shape
 
 
-def test_the_same_shape_has_the_same_digest() -> None:
+def test_digest_is_equal_for_the_same_shape() -> None:
     assert StateCodec(made(a=str, b=int)).shape == StateCodec(made(a=str, b=int)).shape
     assert len(StateCodec(State).shape) == 8
 
 
 @dataclass
 class Thawed:
-    """Not frozen."""
+    """A dataclass that is not frozen."""
 
     name: str = ""
 
 
 @pytest.mark.parametrize(
-    ("field_type", "told"),
+    ("field_type", "error"),
     [
         (list[str], r"Made\.bad is a list\[str\], which a state cannot hold"),
         (dict[str, str], r"Made\.bad is a dict\[str, str\]"),
@@ -141,11 +141,11 @@ class Thawed:
     ],
     ids=str,
 )
-def test_what_a_state_cannot_hold_is_named(field_type: Any, told: str) -> None:
-    with pytest.raises(TypeError, match=told):
+def test_codec_refuses_a_field_that_a_state_cannot_hold(field_type: Any, error: str) -> None:
+    with pytest.raises(TypeError, match=error):
         StateCodec(made(bad=field_type))
 
 
-def test_a_state_that_is_not_frozen_is_refused() -> None:
+def test_codec_refuses_a_state_that_is_not_frozen() -> None:
     with pytest.raises(TypeError, match="Thawed, which is not frozen"):
         StateCodec(Thawed)

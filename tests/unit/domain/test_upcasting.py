@@ -1,4 +1,4 @@
-"""Upcasters: what deciders' states and folds see of events that are no longer recorded, and what a domain refuses."""
+"""Upcasters: events of old types in states and folds, and wrong upcasters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Declare = Callable[[Aggregate[State]], object]
 
 
 def copies(*declare: Declare) -> Aggregate[State]:
-    """An aggregate that records CopyAdded alone."""
+    """Return an aggregate that records CopyAdded alone."""
     made = Aggregate[State]("copy", initial=State(), id="copy_id")
 
     @made.decides(AddCopyRequest)
@@ -74,7 +74,7 @@ OLD = (
 )
 
 
-def test_an_aggregate_evolves_what_old_events_have_become() -> None:
+def test_aggregate_evolves_upcast_events() -> None:
     aggregate = copies(borrowed_was_added, returned_was_borrowed)
     for old, title in ((OLD[0], "<m1>"), (OLD[1], "<m2>"), (OLD[2], "new")):
         given(aggregate, old).when(AddCopyRequest(copy_id="c", title="!")).then(
@@ -86,14 +86,14 @@ def test_an_aggregate_evolves_what_old_events_have_become() -> None:
         aggregate.recorded("nothing", b"")
 
 
-def test_a_projection_folds_what_old_events_have_become_and_asks_for_them() -> None:
+def test_projection_folds_upcast_events_and_has_their_old_types() -> None:
     projection = titles()
     Domain("library", aggregates=[copies(borrowed_was_added, returned_was_borrowed)], projections=[projection])
     assert fold(projection.views[0], *OLD) == {"c": Member(member_id="c", name="<m1><m2>new")}
     assert projection.event_types == {kind.DESCRIPTOR.full_name for kind in (CopyReturned, CopyBorrowed, CopyAdded)}
 
 
-def test_an_event_that_becomes_what_no_view_folds_is_passed_over() -> None:
+def test_event_upcast_to_a_type_that_no_view_folds_changes_nothing() -> None:
     def either(aggregate: Aggregate[State]) -> None:
         @aggregate.upcast(CopyBorrowed, CopyAdded, MemberRegistered)
         def upcast(event: CopyBorrowed) -> CopyAdded | MemberRegistered:
@@ -109,7 +109,7 @@ def test_an_event_that_becomes_what_no_view_folds_is_passed_over() -> None:
     assert (list(rows.rows["titles"]), folded.last and folded.last.position) == (["c1"], 2)
 
 
-def test_an_upcaster_that_returns_another_type_is_a_failed_fold() -> None:
+def test_upcaster_that_returns_another_type_fails_the_fold() -> None:
     def wrong(aggregate: Aggregate[State]) -> None:
         @aggregate.upcast(CopyBorrowed, CopyAdded)
         def upcast(event: CopyBorrowed) -> Any:
@@ -121,7 +121,7 @@ def test_an_upcaster_that_returns_another_type_is_a_failed_fold() -> None:
     assert "The upcaster of library.v1.CopyBorrowed returned a CopyBorrowed, and it becomes" in str(failure)
 
 
-def test_what_an_aggregate_refuses() -> None:
+def test_aggregate_refuses_wrong_upcasters() -> None:
     with pytest.raises(ValueError, match=r"library\.v1\.CopyBorrowed is upcast twice by aggregate copy"):
         copies(borrowed_was_added, borrowed_was_added)
     with pytest.raises(ValueError, match="is upcast to nothing"):
@@ -133,12 +133,12 @@ def test_what_an_aggregate_refuses() -> None:
 
 
 def checked(aggregate: Aggregate[State], *projections: Projection) -> None:
-    """What loading a domain of these checks, without its contracts."""
+    """Check a domain of these as loading does, without its contracts."""
     domain = Domain("library", aggregates=[aggregate], projections=projections)
     check_declarations(domain, event_types_of(domain), aggregate.deciders)
 
 
-def test_what_a_domain_refuses() -> None:
+def test_load_refuses_wrong_upcasters() -> None:
     checked(copies(borrowed_was_added, returned_was_borrowed), titles())
 
     def evolved(aggregate: Aggregate[State]) -> None:

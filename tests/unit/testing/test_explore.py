@@ -1,4 +1,4 @@
-"""Exploring: all that can happen is tried, with the shop's registration; and what was seen is drawn."""
+"""Exploration of the shop's registration, and the diagram of its steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIRST = StartRegistrationRequest(registration_id="r1", user_id="ada", email="ada
 
 
 def email(request: SendEmailRequest, memory: str) -> Iterator[Answer]:
-    """Remembers how many emails were sent."""
+    """Yield the answer, and count emails in the memory."""
     yield Answer(SendEmailResponse(), f"{memory}.")
 
 
@@ -30,26 +30,26 @@ def explored(*clients: RegisterUserRequest | DeactivateUserRequest, worlds_max: 
     )
 
 
-def test_without_anybody_else_there_is_one_way_to_one_end() -> None:
-    found = explored()
-    (end,) = found.ends
+def test_explore_has_one_end_without_clients() -> None:
+    result = explored()
+    (end,) = result.ends
     assert end.state(registration, "r1").status == PROCESS_STATUS_COMPLETED
     assert end.memory == "."
-    assert [step.label for step in found.steps] == [
+    assert [step.label for step in result.steps] == [
         "StartRegistration",
         "RegisterUser accepted",
         "SendEmail answered",
         "UpdateUserProfile accepted",
         "AssignRole accepted",
     ]
-    assert found.worlds == 9, "four things are wanted, and each is done and then heard of"
+    assert result.worlds == 9, "each of four outputs is executed, and then its outcome is handled"
 
 
-def test_a_client_is_heard_at_every_moment_or_not_at_all() -> None:
-    found = explored(RegisterUserRequest(user_id="eve", email="eve@example.com", username="ADA"))
+def test_explore_sends_the_command_of_a_client_at_every_moment_or_never() -> None:
+    result = explored(RegisterUserRequest(user_id="eve", email="eve@example.com", username="ADA"))
     ends = {
         (end.state(registration, "r1").status, end.state(user, "eve").exists, end.state(user, "ada").exists)
-        for end in found.ends
+        for end in result.ends
     }
     assert ends == {
         (PROCESS_STATUS_COMPLETED, False, True),
@@ -57,7 +57,7 @@ def test_a_client_is_heard_at_every_moment_or_not_at_all() -> None:
     }
 
 
-def test_what_must_never_be_is_found_wherever_it_is() -> None:
+def test_explore_calls_always_with_every_world() -> None:
     def never_deactivated(world: World) -> None:
         assert world.state(user, "ada").status != USER_STATUS_DEACTIVATED, "found"
 
@@ -72,12 +72,12 @@ def test_what_must_never_be_is_found_wherever_it_is() -> None:
         )
 
 
-def test_more_worlds_than_expected_are_an_error() -> None:
+def test_explore_fails_beyond_the_limit_of_worlds() -> None:
     with pytest.raises(AssertionError, match="more than 3 worlds"):
         explored(worlds_max=3)
 
 
-def test_a_first_command_that_is_refused_is_an_error() -> None:
+def test_explore_fails_when_the_first_command_is_refused() -> None:
     with pytest.raises(AssertionError, match="RegisterUserRequest was refused"):
         explore(
             domain,
@@ -88,7 +88,7 @@ def test_a_first_command_that_is_refused_is_an_error() -> None:
         )
 
 
-def test_a_diagram_has_each_change_of_phase_once_from_the_first_to_the_last() -> None:
+def test_diagram_has_each_change_of_phase_once_in_order() -> None:
     steps = [
         Transition("", "Started", "running"),
         Transition("running", "Ticked", "running"),

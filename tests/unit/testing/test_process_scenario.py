@@ -1,4 +1,4 @@
-"""The library's reservation as a process is specified: given a history, and one input, exactly this follows."""
+"""Scenarios of the library's reservation: a history, one input, and exactly the events and outputs that follow."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def ended(outcome: str) -> ReservationEnded:
     return ReservationEnded(copy_id="c1", member_id="m1", outcome=outcome)
 
 
-def test_a_reservation_is_started() -> None:
+def test_when_starts_a_process() -> None:
     given(reservation).when(COMMAND, also=[given(member, ADA)]).then(STARTED, send(ASIDE))
 
 
-def test_a_command_that_starts_can_be_refused() -> None:
+def test_starting_command_can_be_refused_or_invalid() -> None:
     given(reservation).when(COMMAND).refused(UnknownMember(member_id="m1"))
     given(reservation, STARTED).when(COMMAND, also=[given(member, ADA)]).refused(
         CopyReserved(copy_id="c1", member_id="m1")
@@ -61,7 +61,7 @@ def test_a_command_that_starts_can_be_refused() -> None:
     given(reservation).when(StartReservationRequest(member_id="m1")).invalid("copy_id")
 
 
-def test_what_came_of_a_command() -> None:
+def test_accepted_and_refused_pass_the_outcome_of_a_command() -> None:
     given(reservation, STARTED).accepted(ASIDE).then(
         READY, call(NOTICE), after(timedelta(days=3), PickupExpired(number=1))
     )
@@ -72,7 +72,7 @@ def test_what_came_of_a_command() -> None:
     ).then(ReservationEnded(copy_id="c1", member_id="m1", outcome="COPY_NOT_FOUND"))
 
 
-def test_what_came_of_an_effect() -> None:
+def test_answered_and_failed_pass_the_outcome_of_an_effect() -> None:
     given(reservation, STARTED, READY).answered(NOTICE, SendNoticeResponse(notice_id="n1")).then(
         ReservationNotified(copy_id="c1", notice_id="n1")
     )
@@ -81,7 +81,7 @@ def test_what_came_of_an_effect() -> None:
     )
 
 
-def test_a_timeout_ends_what_it_was_set_for() -> None:
+def test_times_out_passes_a_timeout() -> None:
     given(reservation, STARTED, READY).times_out(PickupExpired(number=1)).then(
         ended("EXPIRED"),
         send(PutCopyBackRequest(copy_id="c1"), compensates=True),
@@ -92,14 +92,14 @@ def test_a_timeout_ends_what_it_was_set_for() -> None:
     ).then_nothing()
 
 
-def test_an_event_of_another_aggregate() -> None:
+def test_reacts_passes_an_event_of_another_aggregate() -> None:
     given(reservation, STARTED).reacts(CopyReturned(copy_id="c1", member_id="m2")).then(send(ASIDE))
     given(reservation).reacts(CopyReturned(copy_id="c1")).then_nothing()
     given(reservation, STARTED, READY).reacts(CopyBorrowed(copy_id="c1", member_id="m1")).then(ended("COLLECTED"))
     given(reservation).reacts(CopyReturned()).then_nothing()
 
 
-def test_mistakes_of_a_test_are_named() -> None:
+def test_wrong_use_of_a_process_scenario_raises() -> None:
     with pytest.raises(LookupError, match=r"Process reservation has no handler that reacts to library\.v1\.CopyAdded"):
         given(reservation, STARTED).reacts(CopyAdded(copy_id="c1"))
     with pytest.raises(ValueError, match="The history is of reservation c1, and the event is for c2"):
@@ -115,7 +115,7 @@ class Nothing:
     """No state."""
 
 
-def test_outputs_that_cannot_be_are_found() -> None:
+def test_wrong_outputs_fail_the_test() -> None:
     process = Process[Nothing]("sloppy", initial=Nothing(), id="copy_id")
 
     @process.reacts(CopyBorrowed, key=lambda e: e.copy_id)
@@ -132,12 +132,12 @@ def test_outputs_that_cannot_be_are_found() -> None:
         given(process).reacts(CopyReturned(copy_id="c1"))
 
 
-def test_an_effect_that_failed_says_why() -> None:
+def test_effect_failed_has_reason_and_message() -> None:
     failure = EffectFailed("CARD_DECLINED", "The card was declined.")
     assert (failure.reason, str(failure)) == ("CARD_DECLINED", "The card was declined.")
 
 
-def test_the_code_in_the_documentation_is_that_of_the_library() -> None:
+def test_code_in_the_documentation_is_code_of_the_library() -> None:
     folder = ROOT / "tests" / "library_domain" / "library"
     sources = ["".join(path.read_text().split()) for path in (*folder.glob("*.py"), Path(__file__))]
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "processes.md").read_text(), re.DOTALL)
