@@ -1,1 +1,1 @@
-"""Benchmarks: where every figure of the project comes from. `python -m benchmarks --help`."""
+"""Benchmarks: all figures of the project. `python -m benchmarks --help` lists the options."""

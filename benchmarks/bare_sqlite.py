@@ -1,6 +1,6 @@
-"""The reference S: what SQLite itself takes for the same rows, by `sqlite3`, with the same durability.
+"""Reference S: the time of SQLite alone for the same rows, by `sqlite3`, with the same durability.
 
-A job writes to a file with the tables of the real thing, made by the same definitions.
+A job writes to a file whose tables are made by the product's own definitions.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from shop.product_views import reviews
 
 
 def review_key(n: int, count: int) -> str:
-    """The key of the nth of so many reviews: each once, and in no order, as reviews come."""
+    """Return the key of review `number` of `count`. Each key comes once, in random order as real reviews do."""
     return f"product-{n * 7919 % count:09d}/user-{n:09d}"
 
 
 def append(folder: str, *, seconds: float, group: int, frame_bytes: int) -> float:
-    """Appends events to a new log, each with its stream and its request, in groups; returns events a second."""
+    """Append events to a new log, each with its stream and request, in groups; return events per second."""
     connection = _opened(Path(folder) / f"bare-{time.monotonic_ns()}.db")
     dialect = sqlite.dialect()
     for table in log_schema.metadata.sorted_tables:
@@ -38,7 +38,7 @@ def append(folder: str, *, seconds: float, group: int, frame_bytes: int) -> floa
 
 
 def append_scattered(path: str, *, seconds: float, group: int, frame_bytes: int) -> float:
-    """The same to a log that a command server has made and left; the ids lie anywhere among all others."""
+    """Append events to a log that a command server has made, with random ids; return events per second."""
     rng = random.Random()
     with closing(_opened(Path(path))) as connection:
         (last,) = connection.execute("SELECT max(position) FROM events").fetchone()
@@ -86,7 +86,7 @@ def _append(
 
 
 def upsert(folder: str, *, rows: int, group: int, row_bytes: int) -> float:
-    """Upserts rows of one view's table in groups, as the projector's file is set; returns rows a second."""
+    """Upsert rows of one view's table in groups, with the settings of the projector's file; return rows per second."""
     path = Path(folder) / f"bare-{time.monotonic_ns()}.db"
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")

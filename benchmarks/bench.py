@@ -1,4 +1,4 @@
-"""A bench: what a case works with: a folder, processes that end with it, and how long and how often to measure."""
+"""Bench of one case: a folder, processes that end with the case, and the effort of its measurements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.measure import Measure
@@ -19,15 +18,15 @@ from tests.support.programs import Program, Server
 
 @dataclass(frozen=True)
 class Effort:
-    """How much of everything. The quick form is for a comparison, the full one for figures."""
+    """Sizes of a run. The quick form is for comparisons, the full one for figures."""
 
     quick: bool
     rounds: int
     seconds: float
-    """Of one round."""
+    """Seconds of one round."""
 
     def scaled(self, full: int, quick: int) -> int:
-        """A number of things, by how thorough it is to be."""
+        """Return the count for this effort."""
         return quick if self.quick else full
 
 
@@ -36,17 +35,17 @@ QUICK = Effort(quick=True, rounds=3, seconds=0.8)
 
 
 def quiet_pair(data: Path, settings: Settings | None = None, env: dict[str, str] | None = None) -> Pair:
-    """Return the shop's servers on a folder of their own, not started yet, which log warnings alone."""
+    """Return the shop's servers on a folder of their own, not started. They log warnings only."""
     return Pair(data, settings=settings, env=env, options=["--log-level=warning"])
 
 
 class Bench:
-    """Where one case runs. Use it in `with`."""
+    """Folder, processes and rounds of one case. Use it in `with`."""
 
-    def __init__(self, effort: Effort, kept: Path) -> None:
+    def __init__(self, effort: Effort, shared_folder: Path) -> None:
         self.effort = effort
-        self.kept = kept
-        """A folder that outlives the case: what takes long to make is made once."""
+        self.shared_folder = shared_folder
+        """Folder that outlives the case, for files that take long to make."""
         self._stack = ExitStack()
         self.folder = Path(tempfile.mkdtemp(prefix="diptych-bench-"))
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -55,37 +54,37 @@ class Bench:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def worker(self) -> Worker:
-        """A worker process of its own."""
+        """Start a worker process and return it."""
         return self._stack.enter_context(Worker())
 
     def pair(self, name: str = "pair", settings: Settings | None = None, env: dict[str, str] | None = None) -> Pair:
-        """The shop's servers on a folder of their own, not started yet."""
+        """Return the shop's servers on a folder of their own, not started."""
         return self._stack.enter_context(quiet_pair(self.folder / name, settings, env))
 
     def running(self, program: Program) -> Program:
-        """A program that ends with the case."""
+        """Close a program at the end of the case, and return it."""
         return self._stack.enter_context(program)
 
     def echo(self) -> Server:
-        """The bare server, started."""
+        """Start the bare server and return it."""
         server = self._stack.enter_context(Server("benchmarks.echo", log=self.folder / "echo.log"))
         server.start()
         return server
 
     def numbers(self, count: int = 1_000_000) -> int:
-        """The first of so many numbers that no request of this case has had."""
+        """Return the first of `count` numbers that no request of this case has used."""
         first = self._first
         self._first += count
         return first
 
     def rounds(self, *sides: Callable[[], Any], warm_up: bool = True, times: int = 0) -> list[list[Any]]:
-        """Measures the sides in turn, round after round; returns the rounds of each side.
+        """Measure the sides in turn, round after round; return the rounds of each side.
 
-        The first side begins every other round, as whoever comes second finds the machine warmer.
+        The first side begins every other round, because the second side finds the processor's caches warmer.
         """
         if warm_up:
             for side in sides:
@@ -103,7 +102,7 @@ Run = Callable[[Bench], Iterator[Measure]]
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that is measured."""
+    """One case: its name, description and function."""
 
     name: str
     about: str
@@ -115,7 +114,7 @@ CASES: dict[str, Case] = {}
 
 
 def case(name: str, *, quick: bool = False) -> Callable[[Run], Run]:
-    """Declares a case; `quick` ones are in the quick form, too. Its docstring says what it is about."""
+    """Declare a case; its docstring is its description. `quick` cases are part of the quick form."""
 
     def declare(run: Run) -> Run:
         assert name not in CASES, f"{name} is declared twice"

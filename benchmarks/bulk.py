@@ -1,7 +1,7 @@
-"""Bulk: files with millions of rows, put there by SQL, where making them the real way would take hours.
+"""Bulk files: logs and read models with millions of rows, written by SQL because commands would take hours.
 
-A read model's rows are folded from events like all others; a log's are of the right size and in the right places,
-but all the same event. Neither is what is measured: that goes through the real programs, on these files.
+The rows of a read model are folded from events like all others. The events of a log have the right sizes and indexes,
+but the same content. The measurement itself goes through the real programs on these files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PRAGMAS = "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-
 
 
 def fill_products(path: str, count: int) -> None:
-    """Puts so many products into a new read store's view `products`, as if they had always been there."""
+    """Write `count` products into a new read store's view `products`, as a projector would have."""
     _fill(path, product_rows, lambda: _products(count))
 
 
@@ -64,7 +64,7 @@ def _created(n: int) -> RecordedEvent:
 
 @contextmanager
 def _filling(path: str) -> Iterator[sqlite3.Connection]:
-    """A file of a server that has ended, and then on the disk: what is measured next is not to share it with this."""
+    """Open the file of a server that has ended, and sync it at the end, before anything is measured."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(_PRAGMAS)
         yield connection
@@ -87,7 +87,7 @@ def _fill(path: str, view: View[Any], rows: Callable[[], Iterator[tuple[Any, ...
 
 
 def fill_log(path: str, events: int, frame_bytes: int) -> None:
-    """Makes a log, which a command server has made and left, so many events longer: each of a stream of its own."""
+    """Append events, each of its own stream, to a log that a command server has made."""
     rng = random.Random(events)
     frame = b"x" * frame_bytes
     names = sorted(f"{rng.getrandbits(40):010x}-bulk" for _ in range(events))

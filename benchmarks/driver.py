@@ -1,8 +1,7 @@
-"""The client: jobs that put load on a server and time its answers. They run in a worker.
+"""Client: jobs that put load on a server and time its answers. They run in a worker.
 
-Requests are made before the clock starts, and go out as the bytes that they are. Where a rate is given, a request is
-due at its time whether or not the ones before it have been answered, and its latency counts from then: a server that
-stands still is not spared the requests that would have come.
+Requests are encoded before the clock starts. At a given rate, each request is sent at its time, even if earlier ones
+have no answer yet. Its latency counts from that time, so a server that pauses is charged for all requests meanwhile.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ from tests.support.polling import eventually
 
 EXECUTE = "/diptych.v1.CommandStreamService/Execute"
 _RATE_MAX = 15_000
-"""Requests a second that are made ready for a closed loop; no Python client sends more."""
+"""Requests per second to prepare for a closed loop. No Python client sends more."""
 _SECONDS_MAX = 120.0
 
 _channels: dict[tuple[str, int], grpc.aio.Channel] = {}
 
 
 class Load(TypedDict):
-    """What a round came to: calls answered, and how long they took, in milliseconds."""
+    """Result of a round: answered calls, and their latencies in milliseconds."""
 
     count: int
     rate: float
@@ -60,11 +59,11 @@ class Load(TypedDict):
     request_bytes: int
     response_bytes: int
     failed: int
-    """Calls that were answered with an error; a closed loop raises it instead."""
+    """Calls that ended with an error. A closed loop raises the error instead."""
 
 
 def method_path(kind: str) -> str:
-    """The rpc of a workload's requests."""
+    """Return the rpc of a workload's requests."""
     made: type[Message] = type(workloads.WORKLOADS[kind](0))
     return method_of(made).path
 
@@ -82,9 +81,9 @@ async def closed(
     rate_max: int = _RATE_MAX,
     between: dict[str, Any] | None = None,
 ) -> Load:
-    """So many callers, each with its next request as soon as the last is answered.
+    """Run callers that each send the next request as soon as the last one is answered.
 
-    `between` says what else they send, one for every so many: address, workload, first, every.
+    `between` is another workload, one request for every `every` requests: address, workload, first, every.
     """
     requests = workloads.requests(workload, first, max(concurrency, int(seconds * rate_max)), **(options or {}))
     call = _unary(address, method or method_path(workload))
@@ -127,7 +126,7 @@ async def fixed_rate(
     method: str = "",
     options: dict[str, Any] | None = None,
 ) -> Load:
-    """Requests at a fixed rate, each due at its own time; those that failed are counted."""
+    """Send requests at a fixed rate, each at its own time, and count those that fail."""
     count = int(rate * seconds)
     requests = workloads.requests(workload, first, count, **(options or {}))
     call = _unary(address, method or method_path(workload))
@@ -139,7 +138,7 @@ async def fixed_rate(
         nonlocal failed
         try:
             answer = await call(requests[index], timeout=_SECONDS_MAX)
-        except grpc.aio.AioRpcError:  # Too much is asked of the server, which the case is there to find out.
+        except grpc.aio.AioRpcError:  # The load is too high, which the case is meant to find out.
             failed += 1
             return
         latencies.append(time.monotonic() - due)
@@ -164,7 +163,7 @@ async def stream(
     options: dict[str, Any] | None = None,
     rate_max: int = 40_000,
 ) -> Load:
-    """One bidirectional stream with so many commands to a message, and so many messages under way at most."""
+    """Send commands over one bidirectional stream, with a limit on messages without an answer."""
     messages = max(window, int(seconds * rate_max / commands))
     requests = workloads.envelopes(workload, first, messages, commands, **(options or {}))
     answers, latencies, took = await _streamed(address, method, requests, window, seconds)
@@ -179,7 +178,7 @@ async def stream(
 async def load(
     address: str, workload: str, *, first: int, count: int, options: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Executes so many commands, as fast as they go; returns the token of the last."""
+    """Execute commands as fast as possible; return the token of the last one."""
     last = b""
     began = time.perf_counter()
     for start in range(first, first + count, 20_000):
@@ -194,7 +193,7 @@ async def load(
 
 
 async def orders(address: str, *, first: int, count: int, concurrency: int, products: int) -> dict[str, float]:
-    """So many orders at once, until the process of every one of them has ended."""
+    """Place orders concurrently, and wait until the process of every order has ended."""
     requests = iter(workloads.requests("place_order", first, count, products=products))
     place = _unary(address, method_path("place_order"))
     list_processes = _unary(address, "/diptych.v1.ProcessService/ListProcesses")
@@ -228,7 +227,7 @@ async def orders(address: str, *, first: int, count: int, concurrency: int, prod
 
 
 async def subscribe(address: str, events: int) -> dict[str, float]:
-    """Follows the log from its start until so many events have come; they are counted after the clock."""
+    """Subscribe from the start of the log to its head. Events are counted after the clock has stopped."""
     channel = _channel(address)
     make: Any = channel.unary_stream("/diptych.v1.EventService/Subscribe")
     call = make(SubscribeRequest().SerializeToString())
@@ -248,7 +247,7 @@ async def subscribe(address: str, events: int) -> dict[str, float]:
 
 
 async def page_token(address: str, category: int, pages: int) -> str:
-    """The token of the page after so many pages of a category's products."""
+    """Return the token of the page after `pages` pages of a category's products."""
     call = _unary(address, method_path("search_products"))
     token = ""
     for _ in range(pages):
@@ -258,7 +257,7 @@ async def page_token(address: str, category: int, pages: int) -> str:
 
 
 async def wait_for(address: str, token: str, seconds: float = 300.0) -> float:
-    """Waits until every projection includes a token; returns the seconds it took."""
+    """Wait until every projection includes a token; return the seconds it took."""
     call = _unary(address, "/diptych.v1.ReadModelService/WaitForVersion")
     began = time.perf_counter()
     while True:
@@ -273,10 +272,10 @@ async def wait_for(address: str, token: str, seconds: float = 300.0) -> float:
 async def follow(
     commands: str, queries: str, *, first: int, rate: float, seconds: float, how: str
 ) -> dict[str, list[float]]:
-    """Creates products at a fixed rate, and tells how long after each acknowledgement it could be seen.
+    """Create products at a fixed rate; return the milliseconds from each acknowledgement until the row was visible.
 
-    `how` is `wait` (WaitForVersion), `query` (a query with the command's token) or `watch` (a watch of all rows).
-    Milliseconds; for `watch` below zero where the watcher was told before the client was.
+    `how` is `wait` (WaitForVersion), `query` (a query with the command's token) or `watch` (a watch of all rows). For
+    `watch` a value below zero means that the watcher had the row before the client had its answer.
     """
     count = int(rate * seconds)
     execute = _unary(commands, method_path("create_product"))
@@ -285,7 +284,7 @@ async def follow(
     wait = _unary(queries, "/diptych.v1.ReadModelService/WaitForVersion")
     get = _unary(queries, method_of(GetProductRequest).path)
     acknowledged: dict[str, float] = {}
-    seen: dict[str, float] = {}
+    visible_at: dict[str, float] = {}
     latencies: list[float] = []
     clock = time.monotonic
 
@@ -302,35 +301,35 @@ async def follow(
             query = GetProductRequest(product_id=keys[index]).SerializeToString()
             await get(query, metadata=((METADATA_KEY, token),))
         if how != "watch":
-            seen[keys[index]] = clock()
+            visible_at[keys[index]] = clock()
 
-    watching = asyncio.create_task(_watch(queries, seen, keys[-1])) if how == "watch" else None
+    watching = asyncio.create_task(_watch(queries, visible_at, keys[-1])) if how == "watch" else None
     if watching is not None:
-        await asyncio.sleep(0.5)  # It has its snapshot by then, and if not, it sees the rows there.
+        await asyncio.sleep(0.5)  # Enough for the snapshot; if not, the rows come with it.
     await _at_rate(rate, count, send)
     if watching is not None:
         async with asyncio.timeout(30):
             await watching
-    return {"seen": [(seen[key] - acknowledged[key]) * 1e3 for key in keys], "commands": latencies}
+    return {"seen": [(visible_at[key] - acknowledged[key]) * 1e3 for key in keys], "commands": latencies}
 
 
-async def _watch(address: str, seen: dict[str, float], last: str) -> None:
+async def _watch(address: str, visible_at: dict[str, float], last: str) -> None:
     request = WatchRequest(view="products")
     request.all.SetInParent()
     make: Any = _channel(address, 1).unary_stream("/diptych.v1.ReadModelService/Watch")
     call = make(request.SerializeToString())
-    while last not in seen:
+    while last not in visible_at:
         frame = await call.read()
         at = time.monotonic()
         for row in WatchResponse.FromString(frame).rows.rows:
-            seen.setdefault(row.key, at)
+            visible_at.setdefault(row.key, at)
     call.cancel()
 
 
 async def watchers(address: str, *, count: int, seconds: float, sampled: int, products: int, each: int) -> Any:
-    """So many watchers of one view, each of all rows (`each` 0) or of so many keys.
+    """Run watchers of one view, each of all rows (`each` is 0) or of `each` keys.
 
-    All of them read what comes; the first `sampled` also look which rows it is, and when.
+    All of them read every frame; the first `sampled` also decode rows and note their times.
     """
     told: dict[str, list[float]] = {}
     frames = 0
@@ -379,7 +378,7 @@ async def watchers(address: str, *, count: int, seconds: float, sampled: int, pr
 
 
 async def changes(address: str, *, first: int, rate: float, seconds: float, products: int) -> dict[str, Any]:
-    """Changes rows at a fixed rate; returns when each was acknowledged, by row and position."""
+    """Change rows at a fixed rate; return the time of each acknowledgement by row and position."""
     count = int(rate * seconds)
     requests = workloads.requests("adjust_in_turn", first, count, products=products)
     call = _unary(address, method_of(AdjustStockRequest).path)
@@ -412,7 +411,7 @@ def _unary(address: str, method: str) -> Callable[..., Awaitable[bytes]]:
 
 
 async def _at_rate(rate: float, count: int, send: Callable[[int, float], Awaitable[None]]) -> None:
-    """Calls `send` for each request when it is due. A thread keeps the time: the loop's timers are milliseconds."""
+    """Call `send` for each request at its time. A thread keeps the time, as the loop's timers count milliseconds."""
     loop = asyncio.get_running_loop()
     tasks: list[asyncio.Task[None]] = []
     sent: asyncio.Future[None] = loop.create_future()
@@ -441,7 +440,7 @@ async def _at_rate(rate: float, count: int, send: Callable[[int, float], Awaitab
 async def _streamed(
     address: str, method: str, requests: Sequence[bytes], window: int, seconds: float
 ) -> tuple[list[bytes], list[float], float]:
-    """Sends messages over one stream until the time is up; returns the answers and how long each took."""
+    """Send messages over one stream until the time is up; return the answers and their latencies."""
     make: Any = _channel(address).stream_stream(method)
     call = make()
     clock = time.perf_counter
@@ -496,7 +495,7 @@ def _load(latencies: Sequence[float], took: float, request: bytes, sizes: Sequen
 
 
 async def catch_up(address: str, projections: Sequence[str], head: int, seconds: float = 300.0) -> None:
-    """Watches a projector until all of these projections have come so far."""
+    """Wait until a projector has applied `head` in all of these projections."""
     call = _unary(address, "/diptych.v1.ProjectionService/ListProjections")
 
     async def has_caught_up() -> bool:
@@ -508,8 +507,8 @@ async def catch_up(address: str, projections: Sequence[str], head: int, seconds:
 
 
 async def steer(address: str, what: str, projection: str) -> None:
-    """Calls an rpc that steers a projection; of a stream it takes the first message."""
-    request = PauseRequest(projection=projection).SerializeToString()  # All their requests begin with that field.
+    """Call an rpc that controls a projection. Of a stream, the first message is read."""
+    request = PauseRequest(projection=projection).SerializeToString()  # Field 1 of all their requests.
     make: Any = _channel(address).unary_stream(f"/diptych.v1.ProjectionService/{what}")
     call = make(request)
     await call.read()

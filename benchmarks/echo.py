@@ -1,8 +1,8 @@
-"""The references E and P: a bare `grpc.aio` server on uvloop, which answers with so many bytes and does nothing else.
+"""References E and P: a bare `grpc.aio` server on uvloop that answers with a given number of bytes.
 
-`/benchmarks.Echo/Unary120` answers every request with 120 bytes, `/benchmarks.Echo/Stream120` every message of a
-stream with 120 bytes, so that each has the sizes of the call that it stands beside. `/benchmarks.Echo/Told120` is the
-first with a token in its trailers, as every answer of ours has one: what is left of E for a server that does no more.
+`/benchmarks.Echo/Unary120` answers every request with 120 bytes, and `/benchmarks.Echo/Stream120` every message of a
+stream. Each is given the sizes of the call that it is compared with. `/benchmarks.Echo/Told120` is `Unary120` with a
+token in its trailers, as every answer of Diptych has one: the best ratio to E that a server with tokens can reach.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _handler(name: str) -> Any:
     async def reply(request: bytes, context: Any) -> bytes:
         return answer
 
-    async def told(request: bytes, context: Any) -> bytes:
+    async def reply_with_token(request: bytes, context: Any) -> bytes:
         context.invocation_metadata()
         context.set_trailing_metadata(_TRAILERS)
         return answer
@@ -56,7 +56,7 @@ def _handler(name: str) -> Any:
         make = grpc.stream_stream_rpc_method_handler
         return make(replies)
     make = grpc.unary_unary_rpc_method_handler
-    return make(told if kind == "Told" else reply)
+    return make(reply_with_token if kind == "Told" else reply)
 
 
 async def _serve(address: str) -> None:

@@ -1,4 +1,4 @@
-"""What `eventsourcing` does, as its documentation shows it: an aggregate, an application, an SQLite file."""
+"""The library `eventsourcing` as its documentation uses it: an aggregate, an application, an SQLite file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Product(Aggregate):
     """A product with a stock."""
 
     class Created(Aggregate.Created):
-        """It is there now."""
+        """Create the product."""
 
         name: str
         category: str
@@ -41,22 +41,22 @@ class Product(Aggregate):
 
     @event("StockAdjusted")
     def adjust(self, delta: int, reason: str) -> None:
-        """Adds pieces or takes them out."""
+        """Add pieces, or remove them."""
         self.stock += delta
 
 
 class Shop(Application[UUID]):
-    """Products."""
+    """Application of products."""
 
     def create(self, n: int) -> UUID:
-        """A new product."""
+        """Create a product and return its id."""
         product = Product(f"A product that is called number {n}", "category", "brand", n, 1_000_000)
         self.save(product)
         product_id: UUID = product.id
         return product_id
 
     def adjust(self, product_id: UUID) -> None:
-        """Takes a piece out of stock."""
+        """Remove a piece from the stock."""
         product: Product = self.repository.get(product_id)
         product.adjust(-1, "sold")
         self.save(product)
@@ -68,7 +68,7 @@ def _environment(folder: str, name: str) -> dict[str, str]:
 
 
 def saves(folder: str, seconds: float) -> float:
-    """New aggregates saved a second."""
+    """Save new aggregates; return aggregates per second."""
     shop = Shop(env=_environment(folder, "saves"))
     count = 0
     began = time.perf_counter()
@@ -81,7 +81,7 @@ def saves(folder: str, seconds: float) -> float:
 
 
 def load_saves(folder: str, seconds: float) -> float:
-    """Aggregates of 10 events (and a few more as it goes) loaded, changed and saved a second."""
+    """Load, change and save aggregates of 10 events and a few more; return aggregates per second."""
     shop = Shop(env=_environment(folder, "load"))
     ids = []
     for n in range(AGGREGATES):
@@ -101,28 +101,28 @@ def load_saves(folder: str, seconds: float) -> float:
 
 
 class _Rows(SQLiteTrackingRecorder):
-    """The read model: a table with a row for each event, and the tracking that goes with it."""
+    """Read model: a table with a row for each event, and its tracking."""
 
     def __init__(self, datastore: SQLiteDatastore, **kwargs: Any) -> None:
         super().__init__(datastore, **kwargs)
         self.create_table_statements.append("CREATE TABLE IF NOT EXISTS products (id TEXT PRIMARY KEY, name TEXT)")
 
     def put(self, product_id: UUID, name: str, tracking: Tracking) -> None:
-        """Writes a row and how far the projection is, in one transaction."""
+        """Write a row and the projection's position in one transaction."""
         with self.datastore.transaction(commit=True) as cursor:
             self._insert_tracking(cursor, tracking)
             cursor.execute("INSERT INTO products VALUES (?, ?)", (str(product_id), name))
 
 
 class _Products(Projection[_Rows]):
-    """A row for each product."""
+    """Projection with a row for each product."""
 
     name = "products"
     topics = (get_topic(Product.Created),)
 
     @singledispatchmethod
     def process_event(self, domain_event: Any, tracking: Tracking) -> None:
-        """Takes no notice of other events."""
+        """Ignore other events."""
         self.view.insert_tracking(tracking)
 
     @process_event.register
@@ -131,7 +131,7 @@ class _Products(Projection[_Rows]):
 
 
 def projects(folder: str, events: int) -> float:
-    """Events projected a second, each to a row of its own."""
+    """Project events, each into its own row; return events per second."""
     env = _environment(folder, "log")
     shop = Shop(env=env)
     products = [Product(f"number {n}", "category", "brand", n, 1_000_000) for n in range(events)]
@@ -143,7 +143,7 @@ def projects(folder: str, events: int) -> float:
     projection = _Products(rows_of)
     last = 0
     began = time.perf_counter()
-    # A subscription does the same as it comes, but the SQLite recorder has none.
+    # The SQLite recorder has no subscription, which would do the same event by event.
     while notifications := shop.recorder.select_notifications(start=last + 1, limit=500):
         for notification in notifications:
             domain_event = shop.mapper.to_domain_event(notification)

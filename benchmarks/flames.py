@@ -1,7 +1,7 @@
-"""`python -m benchmarks.flames`: a flame graph of each hot path, drawn by py-spy into docs/figures.
+"""`python -m benchmarks.flames`: draw a flame graph of each hot path with py-spy into docs/figures.
 
-The sampler stops the server at every sample, so that these say where the time goes and not how much there is of it.
-Only the thread that has the interpreter counts: all others wait.
+The sampler stops the server at every sample, so the graphs show the shares of the time and not its amount. Only the
+thread that holds the interpreter counts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PRODUCTS = 2000
 
 
 def _command(bench: Bench) -> tuple[Server, Callable[[], Any]]:
-    """CreateProduct, 64 concurrent: the command server."""
+    """Return the command server and its load: CreateProduct, 64 concurrent."""
     pair, client = bench.pair(), bench.worker()
     pair.command.start()
     _call(bench, client, pair.command.address, "create_product", 1.0)
@@ -34,7 +34,7 @@ def _command(bench: Bench) -> tuple[Server, Callable[[], Any]]:
 
 
 def _query(bench: Bench) -> tuple[Server, Callable[[], Any]]:
-    """GetProduct, cached, 64 concurrent: the query server."""
+    """Return the query server and its load: GetProduct, cached, 64 concurrent."""
     pair, client = bench.pair(), bench.worker()
     pair.start()
     loaded = client.call(
@@ -47,7 +47,7 @@ def _query(bench: Bench) -> tuple[Server, Callable[[], Any]]:
 
 
 def _stream(bench: Bench) -> tuple[Server, Callable[[], Any]]:
-    """CommandStreamService.Execute, one command a message: the command server."""
+    """Return the command server and its load: CommandStreamService.Execute, one command a message."""
     pair, client = bench.pair(), bench.worker()
     pair.command.start()
     return pair.command, lambda: client.call(
@@ -61,7 +61,7 @@ def _stream(bench: Bench) -> tuple[Server, Callable[[], Any]]:
 
 
 def _fold(bench: Bench) -> tuple[Server, Callable[[], Any]]:
-    """A shop's events into all of the shop's views: the projector, which catches up by itself."""
+    """Return the projector that catches up with a shop's events in all views."""
     folder = bench.folder / "fold"
     shutil.copytree(shop_log(bench, SHOP_EVENTS), folder)
     pair = bench.pair(folder.name)
@@ -88,14 +88,14 @@ _PATHS = {"command": _command, "stream": _stream, "query": _query, "fold": _fold
 
 
 def main() -> None:
-    """Draws all of them."""
+    """Draw all flame graphs."""
     sampler = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
     if sampler is None:
         sys.exit("py-spy is not installed (pip install -e '.[bench]').")
     for name, start in _PATHS.items():
-        kept = Path(tempfile.mkdtemp(prefix="diptych-flames-"))
+        shared_folder = Path(tempfile.mkdtemp(prefix="diptych-flames-"))
         try:
-            with Bench(FULL, kept) as bench:
+            with Bench(FULL, shared_folder) as bench:
                 server, load = start(bench)
                 path = FIGURES / f"flame-{name}.svg"
                 what = (start.__doc__ or "").rstrip(".")
@@ -107,12 +107,12 @@ def main() -> None:
                 load()
                 if sampling.wait(60):
                     sys.exit(f"py-spy could not sample {what}.")
-            # The sampler's title is its whole command line, with the paths of this machine.
+            # The sampler's title is its command line with paths of this machine.
             title = re.compile(r'(<text id="title"[^>]*>)[^<]*')
             path.write_text(title.sub(rf"\g<1>{what}", path.read_text("utf-8"), count=1), "utf-8")
             print(f"Drawn: {path.name}, {what}")
         finally:
-            shutil.rmtree(kept, ignore_errors=True)
+            shutil.rmtree(shared_folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

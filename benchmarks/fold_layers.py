@@ -1,4 +1,4 @@
-"""One projection folded by itself from a log, by the projector's own parts: where folding spends its time."""
+"""Time of folding alone: one projection folded from a log by the projector's own parts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from projector.store.sqlite_read_store import SqliteReadStore
 
 
 def events_of(log: str, count: int) -> list[RecordedEvent]:
-    """The first events of a log."""
+    """Return the first events of a log."""
     with closing(sqlite3.connect(log)) as connection:
         frames = connection.execute("SELECT frame FROM events ORDER BY position LIMIT ?", (count,)).fetchall()
     return list(EventBatch.FromString(b"".join(frame for (frame,) in frames)).events)
 
 
 async def fold(folder: str, log: str, projection: str, events: int) -> dict[str, Any]:
-    """Folds the events that one projection asks for; the rate is that of all events that went by."""
+    """Fold the events of one projection. The rate counts all events of the log, folded or not."""
     wanted = load("shop").domain.projections[projection]
     recorded = events_of(log, events)
     mine = [event for event in recorded if event.event.type_url.rpartition("/")[2] in wanted.event_types]

@@ -1,6 +1,6 @@
-"""h2load, Debian's load generator for HTTP/2: unary calls from a client that is not written in Python.
+"""h2load, Debian's load generator for HTTP/2: unary calls by a client that is not written in Python.
 
-gRPC's framing of a message is five bytes, and h2load posts a file as it is.
+gRPC's framing of a message is five bytes, and h2load posts a file unchanged.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from pathlib import Path
 
 
 class H2LoadFailed(Exception):
-    """Calls failed; the message is what h2load said."""
+    """Calls failed; the message is h2load's output."""
 
 
 def unary_rate(
     address: str, path: str, request: bytes, folder: Path, *, clients: int, streams: int, seconds: int
 ) -> float | None:
-    """Calls a second; None if h2load is not installed. Raises `H2LoadFailed` where a call has no good HTTP status."""
+    """Return calls per second; None if h2load is not installed.
+
+    Raises:
+        H2LoadFailed: A call had another HTTP status than 2xx.
+    """
     if shutil.which("h2load") is None:
         return None
     body = folder / "request.bin"

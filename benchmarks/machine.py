@@ -1,4 +1,4 @@
-"""The machine: what a figure must be read with. No names of machines or people."""
+"""Description of the machine that a figure was measured on, without names of machines or people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PACKAGES = ("diptych", "grpcio", "protobuf", "protovalidate", "uvloop", "sqlalc
 
 
 def description() -> dict[str, object]:
-    """Processor, cores, memory, Python and versions."""
+    """Return processor, cores, memory, system and versions."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count() or 0,
@@ -25,7 +25,7 @@ def description() -> dict[str, object]:
 
 
 def sentence(machine: dict[str, object]) -> str:
-    """The machine in a line."""
+    """Return the machine in one line."""
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, "
         f"Python {machine['python']}, SQLite {machine['sqlite']}"

@@ -1,7 +1,7 @@
 """Measures: figures beside their references, and the statistics that make one figure of many rounds.
 
-A ratio is always turned so that more is better: of two rates it is ours by theirs, of two times theirs by ours. It
-is made of rounds that took turns, so that whatever else the machine did hit both sides alike.
+A ratio above 1 always means that we are better: for rates it is ours by theirs, for times theirs by ours. Its rounds
+alternate, so other load on the machine affects both sides alike.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 
 class Summary(NamedTuple):
-    """Rounds of one side: the median, and the least and the greatest."""
+    """Rounds of one side: median, minimum and maximum."""
 
     median: float
     least: float
@@ -22,14 +22,18 @@ class Summary(NamedTuple):
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """What rounds came to; raises `ValueError` without any."""
+    """Return the summary of rounds; raise `ValueError` without rounds."""
     if not values:
         raise ValueError("no round was measured")
     return Summary(statistics.median(values), min(values), max(values))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that so many percent of the values do not exceed (nearest rank); raises `ValueError` without any."""
+    """Return the value that `percent` percent of the values do not exceed, by nearest rank.
+
+    Raises:
+        ValueError: There are no values.
+    """
     if not values:
         raise ValueError("nothing was measured")
     ordered = sorted(values)
@@ -37,7 +41,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 class Ratio(NamedTuple):
-    """How many times better the figure is than its reference, with the spread over the rounds."""
+    """Ratio of a figure to its reference, with the spread over the rounds."""
 
     value: float
     least: float
@@ -45,7 +49,7 @@ class Ratio(NamedTuple):
 
 
 def ratio(figures: Sequence[float], references: Sequence[float], *, less_is_better: bool = False) -> Ratio:
-    """The median of the rounds' ratios; round by round, as neighbours in time have the same neighbours."""
+    """Return the median of the rounds' ratios. Rounds with the same number ran one after the other."""
     if len(figures) != len(references) or not figures:
         raise ValueError("every round has a figure and a reference")
     pairs = zip(references, figures, strict=True) if less_is_better else zip(figures, references, strict=True)
@@ -54,7 +58,7 @@ def ratio(figures: Sequence[float], references: Sequence[float], *, less_is_bett
 
 
 def best_ratio(figures: Sequence[float], references: Sequence[float], *, less_is_better: bool = False) -> float:
-    """The best round of one side by the best of the other: noise only ever makes a round worse."""
+    """Return the best round of one side by the best of the other, because noise only makes a round worse."""
     if less_is_better:
         return min(references) / min(figures)
     return max(figures) / max(references)
@@ -65,28 +69,28 @@ class Measure:
     """One line of the table."""
 
     name: str
-    """What tells it from all others, such as `command-64/echo`. A plot's points have names of their own."""
+    """Unique name, such as `command-64/echo`. A plot's points have names of their own."""
     what: str
-    """What was measured, in a few words."""
+    """Description in a few words."""
     figure: float
     unit: str
     least: float
     greatest: float
     reference: str = ""
-    """What it stands beside, in a few words; empty: nothing."""
+    """Description of the reference in a few words; empty if there is none."""
     reference_figure: float | None = None
     ratio: float | None = None
     ratio_least: float | None = None
     ratio_greatest: float | None = None
     best: float | None = None
-    """The ratio of the best rounds, which the quick form compares with the recorded one."""
+    """Ratio of the best rounds, which the quick form compares with the recorded one."""
     target: str = ""
-    """What is to be reached, as the table says it; empty: nothing was promised."""
+    """Target as the table shows it; empty if there is none."""
     met: bool | None = None
     note: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The measure as JSON has it, without what is not known."""
+        """Return the measure as JSON, without unknown fields."""
         return {key: _rounded(value) for key, value in asdict(self).items() if value not in (None, "")}
 
 
@@ -108,9 +112,9 @@ def compared(
     ceiling: float | None = None,
     note: str = "",
 ) -> Measure:
-    """A measure beside its reference.
+    """Return a measure beside its reference.
 
-    `at_least` is the ratio to reach; `floor` (or `ceiling`) what the figure itself must not be below (or above).
+    `at_least` is the ratio to reach. `floor` and `ceiling` are limits of the figure itself.
     """
     ours, theirs = summary(figures), summary(references)
     how = ratio(figures, references, less_is_better=less_is_better)
@@ -144,7 +148,7 @@ def alone(
     ceiling: float | None = None,
     note: str = "",
 ) -> Measure:
-    """A measure that stands beside nothing but its target."""
+    """Return a measure without a reference."""
     ours = summary(figures)
     target, met = _judged(ours.median, None, None, floor, ceiling, unit)
     return Measure(
@@ -161,7 +165,7 @@ def alone(
 
 
 def absent(name: str, what: str, why: str) -> Measure:
-    """A line that says why something could not be measured here."""
+    """Return a line with the reason why a figure could not be measured here."""
     return Measure(name=name, what=what, figure=math.nan, unit="", least=math.nan, greatest=math.nan, note=why)
 
 

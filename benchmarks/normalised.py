@@ -1,7 +1,7 @@
-"""The tables that a denormalised product replaces: five of them, joined, with an average and a count.
+"""The five joined tables, with an average and a count, that a denormalised product replaces.
 
-Both sides run on SQLite in one process, without any network: the joined tables by the SQL that one would write, and
-the view by the query server's own statements on a read store's own table.
+Both sides run on SQLite in one process without a network: the join by plain SQL, and the view by the query server's own
+statements on a read store's table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BEST = f"{_JOIN} WHERE c.name = ? GROUP BY p.id ORDER BY rating DESC, p.id DESC
 
 
 def make(path: str, products: int, reviews: int) -> None:
-    """Makes the joined tables, with every index that helps."""
+    """Make the joined tables, with every index that helps."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript("PRAGMA synchronous=OFF; PRAGMA journal_mode=WAL;")
         connection.executescript(_SCHEMA)
@@ -74,7 +74,7 @@ def make(path: str, products: int, reviews: int) -> None:
 
 
 def joined(path: str, products: int, seconds: float) -> dict[str, float]:
-    """Microseconds to read one product, and the twenty best of a category, from the joined tables."""
+    """Return the microseconds to read one product, and the twenty best of a category, from the joined tables."""
     with closing(sqlite3.connect(path)) as connection:
         return {
             "one": _median(lambda n: connection.execute(_ONE, (_key(n, products),)).fetchall(), seconds),
@@ -83,7 +83,7 @@ def joined(path: str, products: int, seconds: float) -> dict[str, float]:
 
 
 def denormalised(path: str, products: int, seconds: float) -> dict[str, float]:
-    """The same from a read store, by the query server's own statements."""
+    """Return the same times for a read store, by the query server's own statements."""
     statements, view = Statements(), product_views.product_rows
     by_key = statements.by_key(view, 1).one
     now = datetime(2026, 1, 1, tzinfo=UTC)
@@ -118,7 +118,7 @@ def _category(n: int) -> str:
 
 
 def _median(read: Callable[[int], Any], seconds: float) -> float:
-    """The median time of a read in microseconds; what it reads differs from time to time."""
+    """Return the median time of a read in microseconds, over different rows."""
     for n in range(3):
         if not read(n):
             raise AssertionError("it reads nothing")

@@ -1,7 +1,7 @@
-"""Folding into one table, a row for each event: what the projector's folding and writing take by themselves.
+"""Folding into one table, a row for each event: the time of the projector's folding and writing alone.
 
-The events are there as the bytes that the command server streams; a job parses them, folds them and writes the rows,
-with the projector's own parts and settings.
+A job parses events from the bytes that the command server streams, folds them and writes the rows, with the
+projector's own parts and settings.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ rows = one_table.view("reviews", Review)
 
 
 @rows.on(ProductReviewed, key=id_of)
-def reviewed(row: Review | None, event: ProductReviewed, at: Recorded) -> Review:
-    """A row of its own."""
+def reviewed(row: Review | None, event: ProductReviewed, recorded: Recorded) -> Review:
+    """Return a row of its own for each event."""
     return Review(
         product_id=event.product_id,
         user_id=event.user_id,
         rating=event.rating,
         text=event.text,
-        create_time=at.record_time,
-        update_time=at.record_time,
-        version=at.version,
+        create_time=recorded.record_time,
+        update_time=recorded.record_time,
+        version=recorded.version,
     )
 
 
@@ -58,7 +58,7 @@ def _frames(events: int) -> list[bytes]:
 
 
 async def fold(folder: str, *, events: int) -> dict[str, float]:
-    """Folds so many events into a new file; returns events a second, and the bytes of a row."""
+    """Fold events into a new file; return events per second and the bytes of a row."""
     frames = _frames(events)
     file = SqliteReadStore(Path(folder) / f"fold-{time.monotonic_ns()}.db", "benchmarks")
     await file.open()

@@ -1,8 +1,8 @@
-"""The peers: `eventsourcing` and `umadb`, each used as its own documentation says.
+"""Peers: `eventsourcing` and `umadb`, each used as its own documentation recommends.
 
-`eventsourcing` is a library: it runs in the caller's process, with its SQLite recorder, and no network between.
-`umadb` is a server in Rust with a Python client that blocks, so that many callers are many threads. Neither
-validates, remembers request ids or keeps read models as part of what is measured here.
+`eventsourcing` is a library: it runs in the caller's process, with its SQLite recorder and without a network. `umadb`
+is a server in Rust with a blocking Python client, so many callers are many threads. Neither of them validates,
+remembers request ids or keeps read models in these measurements.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Side = Callable[[], float]
 
 
 def installed(name: str) -> bool:
-    """Whether a peer is there; the extra `bench` brings both."""
+    """Return True if a peer is installed; the extra `bench` installs both."""
     return importlib.util.find_spec(name) is not None
 
 
 def eventsourcing_saves(bench: Bench) -> Side | Measure:
-    """New aggregates saved, a second."""
+    """Return the side that saves new aggregates per second."""
     if not installed("eventsourcing"):
         return _missing("command-64/eventsourcing", "eventsourcing")
     worker = bench.worker()
@@ -37,7 +37,7 @@ def eventsourcing_saves(bench: Bench) -> Side | Measure:
 
 
 def eventsourcing_load_save(bench: Bench) -> Side | Measure:
-    """Aggregates of 10 events loaded, changed and saved, a second."""
+    """Return the side that loads, changes and saves aggregates of 10 events per second."""
     if not installed("eventsourcing"):
         return _missing("load-decide-append/eventsourcing", "eventsourcing")
     worker = bench.worker()
@@ -45,7 +45,7 @@ def eventsourcing_load_save(bench: Bench) -> Side | Measure:
 
 
 def eventsourcing_projects(bench: Bench, events: int) -> Side | Measure:
-    """Events projected into a table, a row each, a second."""
+    """Return the side that projects events per second into a table, each into its own row."""
     if not installed("eventsourcing"):
         return _missing("fold-one-table/eventsourcing", "eventsourcing")
     worker = bench.worker()
@@ -53,12 +53,12 @@ def eventsourcing_projects(bench: Bench, events: int) -> Side | Measure:
 
 
 def umadb_appends(bench: Bench) -> Side | Measure:
-    """Events appended one by one, by 64 threads, a second."""
+    """Return the side that appends events per second one by one, by 64 threads."""
     return _umadb(bench, "stream-100/umadb", "appends")
 
 
 def umadb_load_append(bench: Bench) -> Side | Measure:
-    """Ten events read by tag and one appended on condition, by 64 threads, a second."""
+    """Return the side that reads ten events by tag and appends one on condition, by 64 threads, per second."""
     return _umadb(bench, "load-decide-append/umadb", "load_appends")
 
 
@@ -67,7 +67,7 @@ def _umadb(bench: Bench, name: str, job: str) -> Side | Measure:
         return _missing(name, "umadb")
     reservation = Reservation("127.0.0.1:0")
     address = reservation.address
-    reservation.close()  # It does not say that another socket may hold the port.
+    reservation.close()  # umadb cannot listen on a port that another socket holds.
     arguments = ["--listen", address, "--db-path", str(bench.folder / "uma.db")]
     executable = str(Path(sys.executable).with_name("umadb"))
     log = bench.folder / "umadb.log"

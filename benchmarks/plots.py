@@ -1,4 +1,4 @@
-"""The plots: latency over offered load, throughput over concurrency, cost over log size."""
+"""Plots: latency over offered load, throughput over concurrency, cost over log size."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Points = Mapping[float, float]
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is there; the extra `bench` brings it."""
+    """Return True if matplotlib is installed; the extra `bench` installs it."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def points(measures: Iterable[Measure], prefix: str) -> dict[float, float]:
-    """The figures of the measures `prefix/NUMBER`, by number."""
+    """Return the figures of the measures `prefix/NUMBER`, by number."""
     found = {
         float(name): measure.figure
         for measure in measures
@@ -31,7 +31,7 @@ def points(measures: Iterable[Measure], prefix: str) -> dict[float, float]:
 
 
 def draw(measures: Iterable[Measure], folder: Path = FIGURES) -> list[Path]:
-    """Draws what there are points for; returns the files."""
+    """Draw every plot that has points; return the files."""
     measures = list(measures)
     latency = {
         f"{_NAMES[kind]}, {percent}": points(measures, f"offered-load/{kind}/{percent}")

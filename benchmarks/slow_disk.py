@@ -1,4 +1,4 @@
-"""A disk whose syncs take longer, for servers that are started with the returned environment."""
+"""A disk with slower syncs, for servers that are started with the returned environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `umadb` does, as its documentation shows it: its Python client blocks, so that each caller is a thread."""
+"""The store `umadb` as its documentation uses it. Its Python client blocks, so each caller is a thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _event(kind: str, tag: str) -> Event:
 
 
 def _shared(seconds: float, step: Callable[[int, int], None]) -> float:
-    """Steps a second by all threads together."""
+    """Run a step in all threads for a time; return steps per second of all threads together."""
     counts = [0] * THREADS
     failures: list[BaseException] = []
     began = time.perf_counter()
@@ -44,7 +44,7 @@ def _shared(seconds: float, step: Callable[[int, int], None]) -> float:
 
 
 def appends(address: str, seconds: float) -> float:
-    """Events appended a second, each by itself and each to a stream that must not exist."""
+    """Append events, each to a stream that must not exist; return events per second."""
     client = Client(f"http://{address}")
     run = uuid.uuid4().hex
 
@@ -57,14 +57,14 @@ def appends(address: str, seconds: float) -> float:
 
 
 def load_appends(address: str, seconds: float) -> float:
-    """Streams of 10 events (and a few more as it goes) read, and one event appended if nobody else did, a second."""
+    """Read streams of 10 events and a few more, and append one event if unchanged; return events per second."""
     client = Client(f"http://{address}")
     run = uuid.uuid4().hex
     for n in range(AGGREGATES):
         client.append([_event("StockAdjusted", f"product-{run}-{n}") for _ in range(10)])
 
     def step(thread: int, n: int) -> None:
-        # Each thread has aggregates of its own, so that no append is in conflict.
+        # Each thread has its own aggregates, so that appends do not conflict.
         tag = f"product-{run}-{(thread + THREADS * n) % AGGREGATES // THREADS * THREADS + thread}"
         boundary = Query(items=[QueryItem(types=["StockAdjusted"], tags=[tag])])
         found = client.read(query=boundary)

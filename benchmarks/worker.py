@@ -1,8 +1,8 @@
-"""Workers: processes that do what they are told and say what came of it.
+"""Workers: processes that run jobs and return the results.
 
-The clients, the references and the peers each run in one of their own, so that none takes the interpreter from
-another. A worker lives as long as its case, keeps its channels open, and takes jobs as lines of JSON: the name of a
-function, as `module:function`, and its arguments.
+Clients, references and peers each run in one of their own, so that none shares an interpreter. A worker runs as long
+as its case and keeps its channels open. A job is a line of JSON: the function's name, as `module:function`, and its
+arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import subprocess
 import sys
 import traceback
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 import uvloop
@@ -40,22 +39,22 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Process id."""
         return self._process.pid
 
     def call(self, job: str, **arguments: Any) -> Any:
-        """Does a job and returns what came of it; raises `JobFailed`."""
+        """Run a job and return its result; raise `JobFailed`."""
         self.start(job, **arguments)
         return self.result()
 
     def start(self, job: str, **arguments: Any) -> None:
-        """Begins a job; `result` waits for it."""
+        """Start a job; `result` waits for it."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([job, arguments]) + "\n")
         self._process.stdin.flush()
 
     def result(self) -> Any:
-        """What the job that was started came to; raises `JobFailed`."""
+        """Return the result of the started job; raise `JobFailed`."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -68,7 +67,7 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -97,5 +96,5 @@ async def _serve(output: TextIO) -> None:
 
 if __name__ == "__main__":
     answers = sys.stdout
-    sys.stdout = sys.stderr  # What a library prints is no answer.
+    sys.stdout = sys.stderr  # Libraries may print to stdout, which is for answers.
     uvloop.run(_serve(answers))

@@ -1,6 +1,6 @@
-"""Workloads: requests by number. The same number gives the same request, in any process.
+"""Workloads: requests by number. The same number gives the same request in any process.
 
-Every command carries a request id, so that it is remembered, and everything the contract asks of it.
+Every command has a request id, so that the server remembers it, and all fields that the contract requires.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _STREETS = "Lime Tree Walk"
 
 
 def price_of(n: int) -> Money:
-    """A price between 1.00 and 100.99."""
+    """Return a price between 1.00 and 100.99."""
     return Money(currency_code="GBP", units=1 + n % 100, nanos=n * 7919 % 100 * 10_000_000)
 
 
 def create_product(n: int) -> Message:
-    """A new product."""
+    """Return a command that creates a product."""
     return CreateProductRequest(
         context=CommandContext(request_id=f"create-product-{n:09d}"),
         product_id=f"product-{n:09d}",
@@ -50,7 +50,7 @@ def create_product(n: int) -> Message:
 
 
 def anonymous_product(n: int) -> Message:
-    """A new product whose id the server makes, and without a request id: it can be sent again and again."""
+    """Return a command that creates a product under an id of the server, without a request id: it can be repeated."""
     product = create_product(n)
     product.ClearField("product_id")
     product.ClearField("context")
@@ -58,7 +58,7 @@ def anonymous_product(n: int) -> Message:
 
 
 def adjust_stock(n: int, products: int = 1, start: int = 0) -> Message:
-    """Takes a piece of one of so many products out of stock."""
+    """Return a command that removes a piece of a random one of `products` products from the stock."""
     return AdjustStockRequest(
         context=CommandContext(request_id=f"adjust-stock-{start}-{n:09d}"),
         product_id=f"product-{start + _spread(n) % products:09d}",
@@ -68,7 +68,7 @@ def adjust_stock(n: int, products: int = 1, start: int = 0) -> Message:
 
 
 def adjust_in_turn(n: int, products: int = 1, start: int = 0) -> Message:
-    """The same, of one product after the other."""
+    """Return a command that removes a piece of one product after the other from the stock."""
     return AdjustStockRequest(
         context=CommandContext(request_id=f"adjust-turn-{start}-{n:09d}"),
         product_id=f"product-{start + n % products:09d}",
@@ -78,7 +78,7 @@ def adjust_in_turn(n: int, products: int = 1, start: int = 0) -> Message:
 
 
 def place_order(n: int, products: int = 50, start: int = 0) -> Message:
-    """An order of one to three of so few products, by customer 0."""
+    """Return an order of customer 0 for one to three of a few products."""
     first = _spread(n)
     return PlaceOrderRequest(
         context=CommandContext(request_id=f"place-order-{n:09d}"),
@@ -92,12 +92,12 @@ def place_order(n: int, products: int = 50, start: int = 0) -> Message:
 
 
 def get_product(n: int, products: int = 1) -> Message:
-    """One of so many products."""
+    """Return a query for one of `products` products."""
     return GetProductRequest(product_id=f"product-{_spread(n) % products:09d}")
 
 
 def create_scattered(n: int) -> Message:
-    """A new product whose id and request id lie anywhere among all others, as random ones do."""
+    """Return a command that creates a product under random ids, which lie anywhere in the indexes."""
     product = create_product(n)
     assert isinstance(product, CreateProductRequest)
     product.product_id = f"{_spread(n):010x}-{n}"
@@ -106,7 +106,7 @@ def create_scattered(n: int) -> Message:
 
 
 def search_products(n: int, categories: int = CATEGORIES, page_tokens: Sequence[str] = (), text: str = "") -> Message:
-    """A page of twenty products of a category by name, or those whose name has a text."""
+    """Return a query for a page of twenty products of a category by name, or of those whose name contains a text."""
     if text:
         return SearchProductsRequest(page_size=20, text=text)
     category = n % categories
@@ -115,7 +115,7 @@ def search_products(n: int, categories: int = CATEGORIES, page_tokens: Sequence[
 
 
 def register_user(n: int) -> Message:
-    """A new user."""
+    """Return a command that registers a user."""
     return RegisterUserRequest(
         context=CommandContext(request_id=f"register-user-{n:09d}"),
         user_id=f"user-{n:09d}",
@@ -127,19 +127,19 @@ def register_user(n: int) -> Message:
 
 
 def record_login(n: int, users: int = 1) -> Message:
-    """A login of one of so many users."""
+    """Return a login of one of `users` users."""
     return RecordLoginRequest(
         context=CommandContext(request_id=f"record-login-{n:09d}"), user_id=f"user-{_spread(n) % users:09d}"
     )
 
 
 def shop_event(n: int) -> Message:
-    """What goes on in a shop: of twenty commands three register users, four change products, and so on.
+    """Return a shop's mixed commands: of twenty, three register users, four change products, and so on.
 
     Each is accepted and records one event, if those of all lower numbers came before it.
     """
     turn, kind = divmod(n, 20)
-    users, products = 3 * turn + 3, 3 * turn + 3  # Those of the first six commands of this turn are there.
+    users, products = 3 * turn + 3, 3 * turn + 3  # The first six commands of this turn make them.
     if kind < 3:
         return register_user(3 * turn + kind)
     if kind < 6:
@@ -204,13 +204,13 @@ WORKLOADS: dict[str, Callable[..., Message]] = {
 
 
 def requests(workload: str, first: int, count: int, **options: Any) -> list[bytes]:
-    """Requests of a workload, from number `first` on."""
+    """Return requests of a workload, from number `first` on."""
     make = WORKLOADS[workload]
     return [make(n, **options).SerializeToString() for n in range(first, first + count)]
 
 
 def envelopes(workload: str, first: int, messages: int, commands: int, **options: Any) -> list[bytes]:
-    """Messages of `Execute`, each with so many commands of a workload."""
+    """Return messages of `Execute`, each with `batch` commands of a workload."""
     make = WORKLOADS[workload]
     packed: list[bytes] = []
     for start in range(first, first + messages * commands, commands):
@@ -226,5 +226,5 @@ def envelopes(workload: str, first: int, messages: int, commands: int, **options
 
 
 def _spread(n: int) -> int:
-    """A number that looks random and is always the same."""
+    """Return a fixed pseudo-random number for a number."""
     return (n * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 24

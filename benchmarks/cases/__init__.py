@@ -1,4 +1,4 @@
-"""The cases, in the order of the table."""
+"""Cases, in the order of the table."""
 
 from benchmarks.cases import commands, events, folding, freshness, orders, queries, retail, search
 

@@ -1,4 +1,4 @@
-"""Commands: how fast they are decided and recorded, beside a bare echo, a bare stream and a bare database."""
+"""Commands: the rate of deciding and recording beside a bare echo, a bare stream and a bare database."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.pair import Pair
 DRIVER = "benchmarks.driver"
 _HOPELESS_MILLISECONDS = 200
 FRAME_BYTES = 330
-"""What a created product takes in the log, about."""
+"""Approximate bytes of a created product in the log."""
 PRODUCTS = 8000
 """Aggregates that commands are spread over; all of them fit into the state cache."""
 
 
 def field(rounds: list[Any], name: str) -> list[float]:
-    """One figure of every round."""
+    """Return one figure of every round."""
     return [load[name] for load in rounds]
 
 
@@ -34,7 +34,7 @@ def _command_server(bench: Bench, **settings: object) -> Pair:
 
 
 def _bare_rows(bench: Bench, client: Worker, *, group: int) -> float:
-    """S: events a second with their streams and requests, so many to a commit."""
+    """Return S: events per second with their streams and requests, in groups of one commit each."""
     rate: float = client.call(
         "benchmarks.bare_sqlite:append",
         folder=str(bench.folder),
@@ -108,7 +108,7 @@ def command_64(bench: Bench) -> Iterator[Measure]:
 
 
 def _by_h2load(bench: Bench, pair: Pair, echo: str, size: int) -> Iterator[Measure]:
-    """The same with a client that is not the bottleneck. It repeats one request, so that has no ids of its own."""
+    """Yield the same rate with h2load, a faster client. It repeats one request, which has no ids of its own."""
     name, what = "command-64/h2load", "CreateProduct by h2load, 64 concurrent"
     request = requests("anonymous_product", 0, 1)[0]
     path = "/shop.v1.CommandService/CreateProduct"
@@ -130,7 +130,7 @@ def _by_h2load(bench: Bench, pair: Pair, echo: str, size: int) -> Iterator[Measu
 
 @case("command-1")
 def command_1(bench: Bench) -> Iterator[Measure]:
-    """The same command, one caller: what is added to the time of an echo."""
+    """The same command, one caller: the time it adds to an echo."""
     pair, echo, client = _command_server(bench), bench.echo(), bench.worker()
     size = 0
 
@@ -289,12 +289,12 @@ def load_decide_append(bench: Bench) -> Iterator[Measure]:
     def bare() -> Any:
         return adjust(echo.address, f"/benchmarks.Echo/Unary{sizes['response']}")
 
-    kept, loaded, echoed = bench.rounds(warm, anew, bare, times=4)
+    loaded_once, loaded, echoed = bench.rounds(warm, anew, bare, times=4)
     e = field(echoed, "rate")
     yield compared(
         "load-decide-append/cached",
         "AdjustStock, aggregates in memory",
-        field(kept, "rate"),
+        field(loaded_once, "rate"),
         "/s",
         "E at 64",
         e,
@@ -336,7 +336,7 @@ def long_stream(bench: Bench) -> Iterator[Measure]:
     pair, client = _command_server(bench, state_cache_entries=0), bench.worker()
     address = pair.command.address
     client.call(f"{DRIVER}:load", address=address, workload="create_product", first=0, count=2)
-    # Product 1 has 10 events and product 0 all others; numbers are apart by the option `start`.
+    # Product 1 has 10 events and product 0 all others. The option `start` keeps their numbers apart.
     client.call(f"{DRIVER}:load", address=address, workload="adjust_in_turn", first=0, count=events - 1)
     client.call(f"{DRIVER}:load", address=address, workload="adjust_in_turn", first=0, count=9, options={"start": 1})
 
@@ -366,7 +366,7 @@ def long_stream(bench: Bench) -> Iterator[Measure]:
 
 @case("slow-disk")
 def slow_disk(bench: Bench) -> Iterator[Measure]:
-    """Commands where every sync of the disk takes 1 ms longer; 64 concurrent."""
+    """Commands with 1 ms added to every sync of the disk; 64 concurrent."""
     env = fsync_delay(bench.folder, 1)
     if env is None:
         yield absent("slow-disk/sqlite", "CreateProduct, 64 concurrent, sync + 1 ms", "there is no C compiler")
@@ -437,7 +437,7 @@ def offered_load(bench: Bench) -> Iterator[Measure]:
                 )
             if (
                 load["failed"] or load["p50"] > _HOPELESS_MILLISECONDS
-            ):  # More than it can take; what comes after says no more.
+            ):  # Beyond the capacity; higher rates would add nothing.
                 kinds.remove((kind, address))
 
 

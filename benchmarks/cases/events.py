@@ -1,4 +1,4 @@
-"""The log: read from its start, and appended to when it is long."""
+"""Log: reading it from its start, and appending to a long one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from benchmarks.measure import Measure, alone, compared
 @case("subscribe")
 def subscribe(bench: Bench) -> Iterator[Measure]:
     """EventService.Subscribe from the start of the log, one subscriber."""
-    kept = shop_log(bench, SHOP_EVENTS)
-    shutil.copytree(kept, bench.folder / "pair")
+    folder_of_log = shop_log(bench, SHOP_EVENTS)
+    shutil.copytree(folder_of_log, bench.folder / "pair")
     pair, client = bench.pair(), bench.worker()
     pair.command.start()
-    head = log_head(kept)
+    head = log_head(folder_of_log)
 
     def read() -> Any:
         return client.call(f"{DRIVER}:subscribe", address=pair.command.address, events=head)
@@ -53,7 +53,7 @@ def log_size(bench: Bench) -> Iterator[Measure]:
         )
 
     for index in range(len(sizes)):
-        append(index)  # Once more than others: the upper pages of a large log's indexes are many.
+        append(index)  # A second warm-up: the indexes of a large log have many upper pages.
     rounds = bench.rounds(*(lambda index=index: append(index) for index in range(len(sizes))), times=6)
     for size, loads in zip(sizes, rounds, strict=True):
         times = [1e6 / load["rate"] for load in loads]

@@ -1,4 +1,4 @@
-"""Folding: how fast the projector catches up."""
+"""Folding: the rate at which the projector catches up."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from benchmarks.measure import Measure, alone, compared
 from benchmarks.peers import eventsourcing_projects
 
 SHOP_EVENTS = 150_000
-"""Few enough to be made and folded in a minute; the rate is the same after ten times as many."""
+"""Events that can be made and folded within a minute; ten times as many give the same rate."""
 PROJECTIONS = ["users", "products", "orders", "analytics"]
 
 
 def shop_log(bench: Bench, events: int) -> Path:
-    """A folder with the log of a shop in which so many things happened, made by commands, once."""
-    kept = bench.kept / f"shop-{events}"
-    if not kept.exists():
+    """Return a folder with the log of a shop with `events` events, made by commands once."""
+    folder_of_log = bench.shared_folder / f"shop-{events}"
+    if not folder_of_log.exists():
         with quiet_pair(bench.folder / "making") as pair:
             pair.command.start()
             bench.worker().call(
                 f"{DRIVER}:load", address=pair.command.address, workload="shop_event", first=0, count=events
             )
             pair.stop()
-        shutil.copytree(bench.folder / "making", kept, ignore=shutil.ignore_patterns("*.lock", "*.log"))
-    return kept
+        shutil.copytree(bench.folder / "making", folder_of_log, ignore=shutil.ignore_patterns("*.lock", "*.log"))
+    return folder_of_log
 
 
 def log_head(folder: Path) -> int:
-    """The last position of a log that nobody writes to."""
+    """Return the last position of a log that no server writes to."""
     with closing(sqlite3.connect(folder / "log.db")) as connection:
         head: int = connection.execute("SELECT head FROM log").fetchone()[0]
     return head
@@ -89,15 +89,15 @@ def fold_one_table(bench: Bench) -> Iterator[Measure]:
 
 @case("fold-shop")
 def fold_shop(bench: Bench) -> Iterator[Measure]:
-    """A shop's events into all of the shop's views, by the projector, and what memory it takes."""
+    """A shop's events into all of the shop's views, by the projector, and its memory."""
     events = SHOP_EVENTS
-    kept = shop_log(bench, events)
+    folder_of_log = shop_log(bench, events)
     client = bench.worker()
     rates: list[float] = []
     memory: list[tuple[float, float]] = []
     for number in range(2):
         folder = bench.folder / f"fold-{number}"
-        shutil.copytree(kept, folder)
+        shutil.copytree(folder_of_log, folder)
         pair = bench.pair(folder.name)
         pair.command.start()
         pair.projector.start()
@@ -136,17 +136,17 @@ def fold_shop(bench: Bench) -> Iterator[Measure]:
     yield alone(
         "fold-shop/memory", "the projector's memory at the end over that after a quarter", growth, "MiB", ceiling=40
     )
-    yield from _alone_each(bench, kept, events)
+    yield from _alone_each(bench, folder_of_log, events)
 
 
-def _alone_each(bench: Bench, kept: Path, events: int) -> Iterator[Measure]:
-    """One projection at a time, which tells where the time goes."""
+def _alone_each(bench: Bench, folder_of_log: Path, events: int) -> Iterator[Measure]:
+    """Yield the rate of each projection alone, to show where the time goes."""
     client = bench.worker()
     for projection in PROJECTIONS:
         folded = client.call(
             "benchmarks.fold_layers:fold",
             folder=str(bench.folder),
-            log=str(kept / "log.db"),
+            log=str(folder_of_log / "log.db"),
             projection=projection,
             events=events // 5,
         )
@@ -186,7 +186,7 @@ def load_memory(bench: Bench) -> Iterator[Measure]:
             first=0,
             rate=queries,
             seconds=60.0,
-            options={"products": first - 1000},  # Of the last ones, rows may not be there yet.
+            options={"products": first - 1000},  # The rows of the last ones may not exist yet.
         )
         loaded = client.result()
         if asked["failed"] or loaded["failed"]:
@@ -202,7 +202,7 @@ def load_memory(bench: Bench) -> Iterator[Measure]:
             note=f"{commands * 60 * minutes:,} events; " + ", ".join(f"{each[index]:.0f}" for each in samples) + " MiB",
         )
     half = samples[minutes // 2 - 1]
-    # The query server's cache goes on to fill, up to `cache_bytes_max`.
+    # The query server's cache fills up to `cache_bytes_max`.
     growth = max(samples[-1][index] - half[index] for index in (0, 1))
     yield alone(
         "load-memory/growth",

@@ -1,4 +1,4 @@
-"""Freshness: how soon what was acknowledged can be seen, and by how many at once."""
+"""Freshness: the time until an acknowledged change is visible, and with many watchers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _follow(bench: Bench, client: Worker, pair: Pair, how: str, seconds: float) 
 
 @case("visible")
 def visible(bench: Bench) -> Iterator[Measure]:
-    """From an acknowledged command to what it changed, at 200 commands a second."""
+    """From an acknowledged command to its visible row, at 200 commands a second."""
     pair, client = bench.pair(), bench.worker()
     pair.start()
     for how, (what, p50, p99) in _LABELS.items():
@@ -54,7 +54,7 @@ def visible(bench: Bench) -> Iterator[Measure]:
 
 @case("visible-behind")
 def visible_behind(bench: Bench) -> Iterator[Measure]:
-    """The same while another projection catches up beside it: after a pause, and as it is rebuilt."""
+    """The same beside a projection that catches up: after a pause, and in a rebuild."""
     users, logins = 2000, 300_000
     pair, client, other = bench.pair(), bench.worker(), bench.worker()
     pair.start()
@@ -87,7 +87,7 @@ def visible_behind(bench: Bench) -> Iterator[Measure]:
             other.call(f"{DRIVER}:wait_for", address=pair.query.address, token=loaded["token"])
             if time.monotonic() - measured < 0.1:
                 raise AssertionError("the catch-up had ended before what was measured beside it")
-    # Refused if it had ended before what was measured beside it.
+    # This is refused if the rebuild ended before the measurement.
     other.call(f"{DRIVER}:steer", address=pair.projector.address, what="CancelRebuild", projection="users")
 
 
@@ -132,7 +132,7 @@ def _watchers(bench: Bench, *, each: int, what: str, name: str) -> Iterator[Meas
         products=products,
         each=each,
     )
-    # They are all there when the query server says so: its memory is looked at then, too.
+    # The worker reports when all watchers are live; that is also when memory is read.
     time.sleep(6.0)
     change(1.0)
     memory = pair.query.resident_mib()

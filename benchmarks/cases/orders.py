@@ -1,4 +1,4 @@
-"""Orders: how many are fulfilled a second, by the process that reserves stock, takes the payment and confirms."""
+"""Orders: fulfilled orders per second, by the process that reserves stock, charges the payment and confirms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queries: rows by key, lists, and what a denormalised row saves."""
+"""Queries: rows by key, lists, and the saving of a denormalised row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRODUCTS = 10_000
 
 
 def _with_products(bench: Bench, client: Worker, name: str = "pair", **query: object) -> tuple[Pair, str]:
-    """A pair with products made by commands, and the token of the last."""
+    """Return a pair with products made by commands, and the token of the last one."""
     pair = bench.pair(name, {"query-server": query})
     pair.start()
     loaded = client.call(
@@ -133,15 +133,15 @@ def mixed(bench: Bench) -> Iterator[Measure]:
 
 
 def filled(bench: Bench, count: int, **query: object) -> Pair:
-    """A pair whose read model has so many products, put there in bulk; its log is empty. Started."""
-    kept = bench.kept / f"products-{count}"
-    if not kept.exists():
+    """Return a started pair with `products` products that were written in bulk; its log is empty."""
+    prepared = bench.shared_folder / f"products-{count}"
+    if not prepared.exists():
         with quiet_pair(bench.folder / "empty") as empty:
             empty.start()
         bench.worker().call("benchmarks.bulk:fill_products", path=str(bench.folder / "empty" / "read.db"), count=count)
-        shutil.copytree(bench.folder / "empty", kept, ignore=shutil.ignore_patterns("*.lock", "*.log"))
+        shutil.copytree(bench.folder / "empty", prepared, ignore=shutil.ignore_patterns("*.lock", "*.log"))
     folder: Path = bench.folder / f"filled-{count}"
-    shutil.copytree(kept, folder)
+    shutil.copytree(prepared, folder)
     pair = bench.pair(folder.name, {"query-server": query})
     pair.start()
     return pair
@@ -266,7 +266,7 @@ def query_servers(bench: Bench) -> Iterator[Measure]:
 
 @case("query-1")
 def query_1(bench: Bench) -> Iterator[Measure]:
-    """Get by key, one caller: what is added to the time of an echo."""
+    """Get by key, one caller: the time it adds to an echo."""
     echo, client = bench.echo(), bench.worker()
     pair, _ = _with_products(bench, client)
 

@@ -1,4 +1,4 @@
-"""The retail import: a file of a month's invoices, from the first line to a complete read model."""
+"""Retail import: a month's invoices, from the first line to a complete read model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLUMNS = (
 
 
 def _file(bench: Bench) -> tuple[Path, str]:
-    """The data set, if the environment says where it is, else one like it."""
+    """Return the data set named by the environment, or a generated one like it."""
     named = os.environ.get("DIPTYCH_RETAIL_CSV")
     if named:
         return Path(named), "UCI Online Retail"

@@ -1,4 +1,4 @@
-"""Text search: what a search costs that finds nothing, and so has to look everywhere."""
+"""Text search: the cost of a search without a match, which has to read every row."""
 
 from __future__ import annotations
 

@@ -23,8 +23,6 @@ NAMES_AT = ("diptych/domain/", "diptych/testing/", "shop/", "tests/")
 
 NOT_DONE = frozenset(
     """
-    benchmarks
-    benchmarks/cases
     command_server
     command_server/maintenance
     command_server/processes
