@@ -247,7 +247,11 @@ CHANGES = {
     "a field of another type": (FIELD, "int64 registration_source = 7", "changed type"),
     "a field of another number": (FIELD, "string registration_source = 70", "UserRegistered"),
     "an event that is gone": ("message UserRegistered {", "message UserSignedUp {", "UserRegistered"),
-    "a field more": (SOURCE, f"{SOURCE}  // The source of the referral. Empty: not given.\n  string referrer = 70;\n", ""),
+    "a field more": (
+        SOURCE,
+        f"{SOURCE}  // The source of the referral. Empty: not given.\n  string referrer = 70;\n",
+        "",
+    ),
 }
 
 
