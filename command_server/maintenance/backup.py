@@ -1,8 +1,8 @@
 """Backup and restore of the log.
 
-A backup is a file that is a log itself: consistent, whole, and taken while the server runs. A restore begins a new
-*epoch*, since what was recorded after the backup is lost: tokens that stand for it are refused by name, and
-projections that folded it say so.
+A backup is a consistent and complete log, copied while the server runs. A restore begins a new *epoch*: events that
+were recorded after the backup are lost. Tokens of lost events are refused with a reason of their own, and projections
+that have applied lost events report it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, insert, update
 
-from command_server.maintenance.log_file import LogFile, LogFileError, check_whole, read
+from command_server.maintenance.log_file import LogFile, LogFileError, check_complete, read
 from command_server.store import schema
 from diptych.server.errors import StartError
 from diptych.storage import copy as sqlite_copy
@@ -26,31 +26,38 @@ from diptych.storage.sql import compile_sqlite
 _BEGIN_EPOCH = compile_sqlite(insert(schema.epochs))
 _ENTER_EPOCH = compile_sqlite(update(schema.log).values(epoch=bindparam("new_epoch")))
 _EPOCH_MAX = (1 << 32) - 1
-"""A token has four bytes for it."""
+"""Greatest epoch; a token has four bytes for it."""
 
 
 class BackedUp(NamedTuple):
-    """A backup that was taken."""
+    """Result of a backup."""
 
     log: LogFile
     size_bytes: int
 
 
 class Restored(NamedTuple):
-    """A log that was restored."""
+    """Result of a restore."""
 
     log: LogFile
     lost: int | None
-    """Positions of the log that was replaced which this one does not have; None: none was replaced, or it could not
+    """Positions of the replaced log that the restored one does not have; None: no log was replaced, or it could not
     be read."""
     unreadable: str
-    """Why the log that was replaced could not be read; empty: it could, or there was none."""
+    """Reason why the replaced log could not be read; empty: it was read, or there was none."""
 
 
 def back_up(log: Path, to: Path, progress: Progress, *, force: bool = False) -> BackedUp:
-    """Copies a log, which a server may be writing, to a file; raises `LogFileError`.
+    """Copy a log to a file; a server may be writing the log.
 
-    With `force` a file that is there is replaced, once the new one is whole.
+    Args:
+        log: the log.
+        to: the backup.
+        progress: called with pages copied and pages in all.
+        force: replace an existing backup, once the new one is complete.
+
+    Raises:
+        LogFileError: the log cannot be read, or the backup cannot be written.
     """
     if not log.exists():
         raise LogFileError(f"There is no log {log}.")
@@ -64,7 +71,7 @@ def back_up(log: Path, to: Path, progress: Progress, *, force: bool = False) -> 
         sqlite_copy.remove(made)
         sqlite_copy.copy(log, made, progress)
         with closing(open_read_only(made)) as connection:
-            found = read(connection, log)
+            copied = read(connection, log)
         size = made.stat().st_size
         sqlite_copy.replace_durably(made, to)
     except sqlite3.Error as error:
@@ -73,13 +80,23 @@ def back_up(log: Path, to: Path, progress: Progress, *, force: bool = False) -> 
         raise LogFileError(f"{to} cannot be written: {error}.") from error
     finally:
         sqlite_copy.remove(made)
-    return BackedUp(found, size)
+    return BackedUp(copied, size)
 
 
 def restore(backup: Path, log: Path, progress: Progress, *, force: bool = False, after_epoch: int = 0) -> Restored:
-    """Makes a backup the log, in a new epoch; raises `LogFileError`, and has changed nothing then.
+    """Make a backup the log, in a new epoch.
 
-    The epoch is one more than the greatest of the backup's, that of the log which is replaced, and `after_epoch`.
+    The epoch is one more than the greatest of the backup's epoch, the replaced log's epoch and `after_epoch`.
+
+    Args:
+        backup: the backup.
+        log: the log; no server may have it open.
+        progress: called with pages copied and pages in all.
+        force: replace an existing log.
+        after_epoch: least epoch that the restored log must be after.
+
+    Raises:
+        LogFileError: the backup or the log cannot be used. Nothing has changed then.
     """
     if not backup.exists():
         raise LogFileError(f"There is no backup {backup}.")
@@ -100,18 +117,18 @@ def restore(backup: Path, log: Path, progress: Progress, *, force: bool = False,
         sqlite_copy.remove(made)
         sqlite_copy.copy(backup, made, progress)
         with closing(sqlite3.connect(made, isolation_level=None)) as connection:
-            found = read(connection, backup)
-            check_whole(connection, backup, found.head)
-            replaced, unreadable = _last_words(log)
-            epoch = 1 + max(found.identity.epoch, after_epoch, replaced.identity.epoch if replaced else 0)
+            source = read(connection, backup)
+            check_complete(connection, backup, source.head)
+            replaced, unreadable = _read_replaced(log)
+            epoch = 1 + max(source.identity.epoch, after_epoch, replaced.identity.epoch if replaced else 0)
             if epoch > _EPOCH_MAX:
                 raise LogFileError(f"Epoch {epoch} is more than a token can name.")
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute(_BEGIN_EPOCH.sql, _BEGIN_EPOCH.bind(epoch=epoch, first_position=found.head + 1))
+            connection.execute(_BEGIN_EPOCH.sql, _BEGIN_EPOCH.bind(epoch=epoch, first_position=source.head + 1))
             connection.execute(_ENTER_EPOCH.sql, _ENTER_EPOCH.bind(new_epoch=epoch))
             connection.execute("COMMIT")
             restored = read(connection, backup)
-        _put_to_rest(log, whole=replaced is not None)
+        _join_journals(log, readable=replaced is not None)
         sqlite_copy.replace_durably(made, log)
     except sqlite3.Error as error:
         raise LogFileError(f"{backup} cannot be restored: {error}.") from error
@@ -124,8 +141,8 @@ def restore(backup: Path, log: Path, progress: Progress, *, force: bool = False,
     return Restored(restored, lost, unreadable)
 
 
-def _last_words(log: Path) -> tuple[LogFile | None, str]:
-    """What the log that is to be replaced says about itself, and why it does not, if it is there."""
+def _read_replaced(log: Path) -> tuple[LogFile | None, str]:
+    """Read the log to be replaced; return None and the reason if it cannot be read."""
     if not log.exists():
         return None, ""
     try:
@@ -135,12 +152,12 @@ def _last_words(log: Path) -> tuple[LogFile | None, str]:
         return None, str(error).rstrip(".")
 
 
-def _put_to_rest(log: Path, *, whole: bool) -> None:
-    """Leaves the log that is replaced in one file: a write-ahead log that outlived it would be taken for the new one's.
+def _join_journals(log: Path, *, readable: bool) -> None:
+    """Leave the log to be replaced in one file: SQLite would apply its write-ahead log to the new file.
 
-    Until the new file has the name, the old one is as it was.
+    Until the new file has its name, the old log is complete.
     """
-    if whole:
+    if readable:
         with closing(sqlite3.connect(log, isolation_level=None)) as connection:
             try:
                 connection.execute("PRAGMA journal_mode=DELETE")

@@ -1,4 +1,4 @@
-"""The log's file as it lies on the disk, for who backs it up, restores it or checks it: no server runs here."""
+"""The log's file on the disk, for backup, restore and check."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from typing import NamedTuple
 from sqlalchemy import func, select
 
 from command_server.store import schema
+from command_server.store.statements import EPOCHS, LAST_POSITION
 from diptych.contract.token import Epoch, LogIdentity
 from diptych.storage.sql import compile_sqlite
 
+_LOG = compile_sqlite(select(schema.log.c.schema_version, schema.log.c.log_id, schema.log.c.epoch, schema.log.c.head))
+_COUNT = compile_sqlite(select(func.count()).select_from(schema.events))
+
 
 class LogFileError(Exception):
-    """A file that is no log, or a log that cannot be used; the message says why, in a sentence."""
+    """A file is no log, or a log cannot be used. The message is a sentence with the cause."""
 
 
 class LogFile(NamedTuple):
-    """What a log says about itself."""
+    """Identity and head of a log."""
 
     identity: LogIdentity
     head: int
 
 
-_LOG = compile_sqlite(select(schema.log.c.schema_version, schema.log.c.log_id, schema.log.c.epoch, schema.log.c.head))
-_EPOCHS = compile_sqlite(select(schema.epochs.c.epoch, schema.epochs.c.first_position).order_by(schema.epochs.c.epoch))
-_LAST = compile_sqlite(select(func.max(schema.events.c.position)))
-_COUNT = compile_sqlite(select(func.count()).select_from(schema.events))
-
-
 def read(connection: sqlite3.Connection, path: Path) -> LogFile:
-    """Reads what a log says about itself; raises `LogFileError`, `sqlite3.Error`."""
+    """Read identity and head of a file that may be no log.
+
+    Raises:
+        LogFileError: the file is no log, or of another schema version.
+        sqlite3.Error: the file cannot be read.
+    """
     try:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.DatabaseError as error:
@@ -42,12 +45,15 @@ def read(connection: sqlite3.Connection, path: Path) -> LogFile:
 
 
 def describe(connection: sqlite3.Connection, path: Path) -> LogFile:
-    """Reads the same of tables that are known to be there; raises `LogFileError`, `sqlite3.Error`."""
-    found = connection.execute(_LOG.sql).fetchone()
-    epochs = [Epoch(*row) for row in connection.execute(_EPOCHS.sql)]
-    if found is None or not epochs:
-        raise LogFileError(f"{path} is a log that does not say which: it was never complete.")
-    version, log_id, epoch, head = found
+    """Read identity and head of a file with the tables of a log. Raises as `read`."""
+    row = connection.execute(_LOG.sql).fetchone()
+    epochs = [Epoch(*each) for each in connection.execute(EPOCHS.sql)]
+    if row is None or not epochs:
+        raise LogFileError(
+            f"The log {path} has no log id or no epoch: its creation did not finish. Delete it if it holds nothing, or "
+            "restore a backup."
+        )
+    version, log_id, epoch, head = row
     if version not in (schema.SCHEMA_VERSION, *schema.OLDER_VERSIONS):
         raise LogFileError(
             f"The log {path} has schema version {version}, and this program has {schema.SCHEMA_VERSION}."
@@ -57,15 +63,20 @@ def describe(connection: sqlite3.Connection, path: Path) -> LogFile:
     return LogFile(LogIdentity(log_id, epochs), head)
 
 
-def check_whole(connection: sqlite3.Connection, path: Path, head: int) -> None:
-    """Refuses a log whose pages are damaged, or that does not hold every position up to its head."""
+def check_complete(connection: sqlite3.Connection, path: Path, head: int) -> None:
+    """Check that a log's pages are not damaged, and that it has every position up to its head.
+
+    Raises:
+        LogFileError: the log is damaged or has gaps.
+        sqlite3.Error: the file cannot be read.
+    """
     try:
         damages = [text for (text,) in connection.execute("PRAGMA integrity_check(3)")]
     except sqlite3.DatabaseError as error:
         damages = [str(error)]
     if damages != ["ok"]:
         raise LogFileError(f"The log {path} is damaged: {'; '.join(damages)}.")
-    ((last,),) = connection.execute(_LAST.sql)
+    ((last,),) = connection.execute(LAST_POSITION.sql)
     if (last or 0) != head:
         raise LogFileError(f"The log {path} says that its head is {head}, and its last event is at {last or 0}.")
     ((count,),) = connection.execute(_COUNT.sql)

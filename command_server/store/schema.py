@@ -5,9 +5,10 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table
 
 SCHEMA_VERSION = 2
-"""Version 1 had no processes: opening such a log adds the tables that they need."""
+"""Version of these tables. Version 1 has no tables of processes; opening such a log adds them."""
 OLDER_VERSIONS = (1,)
 TABLES_SINCE_2 = frozenset({"process_work", "process_marks", "parked_inputs"})
+"""Tables that version 1 does not have."""
 
 metadata = MetaData()
 
@@ -32,7 +33,7 @@ epochs = Table(
 events = Table(
     "events",
     metadata,
-    # SQLite makes this the row id only if the type is INTEGER to the letter.
+    # SQLite makes this column the row id only if its type is INTEGER, literally.
     Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     # The position of the stream's first event, which is unique and never changes.
     Column("stream", BigInteger, nullable=False),
@@ -55,7 +56,7 @@ streams = Table(
 requests = Table(
     "requests",
     metadata,
-    # Caller and request id, as `writer.request_key` makes it.
+    # Caller and request id: `submission.request_key`.
     Column("key", String, primary_key=True),
     Column("digest", LargeBinary, nullable=False),
     Column("stream", String, nullable=False),
@@ -84,14 +85,14 @@ snapshots = Table(
 process_work = Table(
     "process_work",
     metadata,
-    # The step whose output this is, and the output's place in it.
+    # The step of the output, and the output's ordinal in it.
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("ordinal", Integer, primary_key=True, autoincrement=False),
     Column("process", String, nullable=False),
     Column("instance", String, nullable=False),
-    # `event_store.WorkKind`.
+    # `records.WorkKind`.
     Column("kind", Integer, nullable=False),
-    # Of a timeout: microseconds since 1970, UTC.
+    # Due time of a timeout: microseconds since 1970, UTC; else 0.
     Column("due", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -109,15 +110,15 @@ parked_inputs = Table(
     metadata,
     Column("process", String, primary_key=True),
     Column("instance", String, primary_key=True),
-    # Of an event that was heard: its position, and -1. Of what came of an output: that of the step, and the ordinal.
+    # Of an event: its position, and -1. Of an outcome: the position of the step, and the ordinal of the output.
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("ordinal", Integer, primary_key=True, autoincrement=False),
-    # Why the instance is parked; empty: this input only waits behind another one.
+    # Reason why the instance is parked; empty: this input waits behind another one.
     Column("error", String, nullable=False),
     Column("attempts", Integer, nullable=False),
     # Microseconds since 1970, UTC.
     Column("since", BigInteger, nullable=False),
-    # What came of an output: `diptych.internal.v1.Outcome`.
+    # Outcome of an output: `diptych.internal.v1.Outcome`.
     Column("outcome", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )

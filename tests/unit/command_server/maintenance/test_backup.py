@@ -217,7 +217,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "an event": (lambda path: change(path, "DELETE FROM events WHERE position = 7"), "1 are missing"),
     "the schema": (lambda path: change(path, "UPDATE log SET schema_version = 99"), "schema version 99"),
-    "the epochs": (lambda path: change(path, "DELETE FROM epochs"), "does not say which"),
+    "the epochs": (
+        lambda path: change(path, "DELETE FROM epochs"),
+        "has no log id or no epoch: its creation did not finish",
+    ),
     "the epoch": (lambda path: change(path, "UPDATE log SET epoch = 5"), "in epoch 5"),
 }
 
