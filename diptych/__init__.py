@@ -1,14 +1,21 @@
 """Diptych: CQRS as a running pair of gRPC servers.
 
-This package is what a domain is written against, and what the servers share. A domain imports the names
-below from here; it needs nothing else but its own generated messages.
+A domain imports the names below from here and needs nothing else but its own generated messages:
+
+- Decisions: `Aggregate`, `AggregateRef`, `Deciding`, and the refusals, such as `FailedPrecondition`.
+- Read models: `Projection`, `View`, `Column`, `Recorded`, `Find`, `Selection`.
+- Processes: `Process`, `Step`, their outputs by `send`, `call` and `after`, and their inputs, such as `Accepted`.
+- Effects: `Port`, `Effect`, `Calling`, `EffectFailed`.
+- `Domain`, which lists all of them.
+
+`diptych.testing` tests a domain without a server; `diptych.client` calls a running pair.
 """
 
 from diptych.domain.aggregate import Aggregate, AggregateRef, Deciding
 from diptych.domain.domain import Domain
 from diptych.domain.inputs import Accepted, Answered, Failed, Refused
 from diptych.domain.outputs import After, Call, Send, Step, after, call, send
-from diptych.domain.port import Calling, EffectFailed, Port
+from diptych.domain.port import Calling, Effect, EffectFailed, Port
 from diptych.domain.process import Process
 from diptych.domain.projection import Projection, Selection, View
 from diptych.domain.query import Column, Find
@@ -36,6 +43,7 @@ __all__ = [
     "Column",
     "Deciding",
     "Domain",
+    "Effect",
     "EffectFailed",
     "Failed",
     "FailedPrecondition",

@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from diptych import Calling
-from diptych.domain.port import Effect
+from diptych import Calling, Effect
 from shop.email import email_of, id_of
 from shop.settings import ShopSettings
 from shop.v1.effects_pb2 import SendEmailRequest, SendEmailResponse

@@ -9,8 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from diptych import Calling, EffectFailed
-from diptych.domain.port import Effect
+from diptych import Calling, Effect, EffectFailed
 from shop.email import email_of
 from shop.settings import ShopSettings
 from shop.v1.effects_pb2 import SendEmailRequest, SendEmailResponse

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from diptych import Calling
-from diptych.domain.port import Effect
+from diptych import Calling, Effect
 from shop.settings import ShopSettings
 from shop.v1.effects_pb2 import (
     ChargePaymentRequest,

@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from diptych import Calling, EffectFailed
+from diptych import Calling, Effect, EffectFailed
 from diptych.client import open_channel
-from diptych.domain.port import Effect
 from shop.payments.v1.payments_pb2 import ChargeRequest, VoidRequest
 from shop.payments.v1.payments_pb2_grpc import PaymentServiceStub
 from shop.settings import ShopSettings

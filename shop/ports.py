@@ -5,8 +5,7 @@ whoever loads the domain to read or to fold.
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
-from diptych import Port
-from diptych.domain.port import Effect
+from diptych import Effect, Port
 from shop.settings import settings
 from shop.v1.effects_pb2 import (
     ChargePaymentRequest,

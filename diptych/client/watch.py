@@ -3,7 +3,7 @@
 After a lost connection the watch continues from the last resume token:
 
 1. The server sends the rows after that token again.
-2. `WatchProgress` leaves out those that the program got before, so that each row at a position comes once.
+2. `WatchProgress` leaves out those that the program has already, so that each row at a position comes once.
 3. Without a usable resume token the program gets a `reset` first, and then a snapshot.
 """
 

@@ -104,13 +104,13 @@ class RequestIdReused(FailedPrecondition, reason="REQUEST_ID_REUSED"):
 class OutcomeUnknown(Unavailable, reason="OUTCOME_UNKNOWN"):
     """The commit failed in a way that leaves its outcome unknown."""
 
-    message = "It is not known whether the command took effect: retry it under request id {request_id!r}."
+    message = "The outcome of the command is unknown; retry it under request id {request_id!r}."
     request_id: str
 
     def __str__(self) -> str:
         if not self.request_id:
-            return "It is not known whether the command took effect, and it had no request id to retry it under."
-        return f"It is not known whether the command took effect: retry it under request id {self.request_id}."
+            return "The outcome of the command is unknown, and the command has no request id to retry it under."
+        return f"The outcome of the command is unknown; retry it under request id {self.request_id}."
 
 
 class CommandNotInTime(DeadlineExceeded, reason="COMMAND_NOT_IN_TIME"):
@@ -311,7 +311,7 @@ class ProjectionPaused(FailedPrecondition, reason="PROJECTION_PAUSED"):
 class ProjectionLedElsewhere(FailedPrecondition, reason="PROJECTION_LED_ELSEWHERE"):
     """Another projector on the same read store holds the lease of the projection."""
 
-    message = "Projection {projection} is folded by another projector ({owner}); ask that one."
+    message = "Projection {projection} is folded by another projector ({owner}); send the call to that projector."
     projection: str
     owner: str
 

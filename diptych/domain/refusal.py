@@ -197,19 +197,19 @@ class Refusal(Exception):
 def _check_message(kind: type[Refusal]) -> None:
     """Raise `TypeError` unless the fields of a class fill in all placeholders of its message."""
     message = getattr(kind, "message", "")
-    known = ", ".join(kind.fields) or "none"
+    names = ", ".join(kind.fields) or "none"
     try:
         for _, placeholder, _, _ in string.Formatter().parse(message):
             if placeholder is not None and placeholder not in kind.fields:
                 raise TypeError(
                     f"The message of {kind.__name__} has the placeholder {{{placeholder}}}, which is no field; "
-                    f"its fields: {known}."
+                    f"its fields: {names}."
                 )
         message.format(**dict.fromkeys(kind.fields, ""))
     except ValueError as error:
         raise TypeError(
             f"The message of {kind.__name__} is no format string ({error}); write placeholders as {{field}}, "
-            f"with one of its fields: {known}."
+            f"with one of its fields: {names}."
         ) from error
 
 

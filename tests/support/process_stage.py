@@ -17,10 +17,9 @@ from command_server.processes.host import ProcessHost
 from command_server.store.sqlite_store import SqliteEventStore
 from command_server.submission import Submission
 from command_server.writer import Writer
-from diptych import Calling, Domain, Port, Process
+from diptych import Calling, Domain, Effect, Port, Process
 from diptych.contract.frames import recorded
 from diptych.domain.loading import LoadedDomain
-from diptych.domain.port import Effect
 from diptych.server.settings import CommandServerSettings
 from diptych.v1.commands_pb2 import CommandContext
 from diptych.v1.events_pb2 import RecordedEvent

@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from diptych import Calling, EffectFailed, Port
-from diptych.domain.port import Effect
+from diptych import Calling, Effect, EffectFailed, Port
 from library.v1.events_pb2 import SendNoticeRequest, SendNoticeResponse
 
 
