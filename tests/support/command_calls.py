@@ -1,4 +1,4 @@
-"""A command server in a process of its own, and calls of it that are told as they came over the wire."""
+"""Command server of the shop as a process, and raw calls of it with status, details and trailers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Metadata = Sequence[tuple[str, str]]
 
 
 class StreamEnded(Exception):
-    """A stream ended where a message was awaited."""
+    """A stream ended before the next message."""
 
 
 class Answer:
-    """How a call ended: with a response, or with a status and its details."""
+    """End of a call: a response, or a status with its details."""
 
     def __init__(
         self, code: grpc.StatusCode, message: str, trailers: Sequence[tuple[str, Any]], response: bytes = b""
@@ -43,23 +43,23 @@ class Answer:
 
     @classmethod
     async def of(cls, call: Any) -> Answer:
-        """The answer of a call that has ended, or fails now."""
+        """Return the answer of a call, and wait for its end."""
         trailers = await call.trailing_metadata() or ()
         return cls(await call.code(), await call.details() or "", tuple(trailers))
 
     def detail(self, kind: type[M]) -> M | None:
-        """The status detail of a type, if there is one."""
+        """Return the status detail of a type, or None."""
         return detail(self.status, kind)
 
     @property
     def result(self) -> CommandResult:
-        """The `result` of a command's response, in field 1 as that of an outcome is."""
+        """The `result` of a command's response. It is in field 1, like that of an outcome."""
         assert self.code is grpc.StatusCode.OK, self.message
         return CommandOutcome.FromString(self.response).result
 
     @property
     def reason(self) -> tuple[str, str, str]:
-        """Code, `ErrorInfo` domain and reason; for any refusal, also that the status tells the same as the trailers."""
+        """Code, `ErrorInfo` domain and reason. Checks that a refusal's status agrees with its trailers."""
         assert self.status.code == self.code.value[0], self.message
         assert self.status.message == self.message
         return (self.code.name, *info_of(self.status)[:2])
@@ -71,19 +71,19 @@ class Answer:
 
     @property
     def fields(self) -> list[str]:
-        """The field paths of a `BadRequest`."""
+        """Field paths of a `BadRequest`, sorted."""
         bad = self.detail(error_details_pb2.BadRequest)
         return sorted(one.field for one in bad.field_violations) if bad is not None else []
 
     @property
     def retry_seconds(self) -> float | None:
-        """The delay of a `RetryInfo`."""
+        """Delay of a `RetryInfo` in seconds, or None."""
         retry = self.detail(error_details_pb2.RetryInfo)
         return retry.retry_delay.ToNanoseconds() / 1e9 if retry is not None else None
 
 
 def detail(status: status_pb2.Status, kind: type[M]) -> M | None:
-    """The detail of a type in a status, if there is one."""
+    """Return the detail of a type in a status, or None."""
     for packed in status.details:
         found = kind()
         if packed.Unpack(found):
@@ -92,14 +92,14 @@ def detail(status: status_pb2.Status, kind: type[M]) -> M | None:
 
 
 def info_of(status: status_pb2.Status) -> tuple[str, str, dict[str, str]]:
-    """Domain, reason and metadata of the `ErrorInfo` in a status."""
+    """Return domain, reason and metadata of the `ErrorInfo` in a status."""
     info = detail(status, error_details_pb2.ErrorInfo)
     assert info is not None, f"a refusal has an ErrorInfo: {status}"
     return info.domain, info.reason, dict(info.metadata)
 
 
 class Client:
-    """Calls by method name, with bytes as they are."""
+    """Calls by method name, with requests and responses as bytes."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
@@ -107,7 +107,7 @@ class Client:
     async def call(
         self, method: str, request: Message | bytes, *, metadata: Metadata = (), seconds: float = 20
     ) -> Answer:
-        """Makes a unary call and returns how it ended."""
+        """Make a unary call and return its end."""
         data = request if isinstance(request, bytes) else request.SerializeToString()
         rpc: Any = self.channel.unary_unary(f"/{method}")
         call = rpc(data, metadata=tuple(metadata), timeout=seconds)
@@ -120,27 +120,27 @@ class Client:
         return answer
 
     async def command(self, command: Message, *, metadata: Metadata = (), seconds: float = 20) -> Answer:
-        """Sends a command of the shop by its rpc."""
+        """Send a command of the shop by its rpc."""
         name = command.DESCRIPTOR.name.removesuffix("Request")
         return await self.call(f"shop.v1.CommandService/{name}", command, metadata=metadata, seconds=seconds)
 
     def stream(
         self, method: str, request: Message | bytes, *, metadata: Metadata = (), seconds: float | None = 20
     ) -> Any:
-        """Opens a call that answers with a stream of bytes."""
+        """Open a call that answers with a stream of bytes."""
         data = request if isinstance(request, bytes) else request.SerializeToString()
         rpc: Any = self.channel.unary_stream(f"/{method}")
         return rpc(data, metadata=tuple(metadata), timeout=seconds)
 
     def execute(self, *, metadata: Metadata = (), seconds: float | None = 20) -> Any:
-        """Opens a command stream."""
+        """Open a command stream."""
         return self.channel.stream_stream("/diptych.v1.CommandStreamService/Execute")(
             metadata=tuple(metadata), timeout=seconds
         )
 
 
 def envelopes(*commands: Message) -> ExecuteRequest:
-    """A message of commands."""
+    """Return a message of commands."""
     request = ExecuteRequest()
     for command in commands:
         request.commands.add().command.Pack(command)
@@ -148,7 +148,7 @@ def envelopes(*commands: Message) -> ExecuteRequest:
 
 
 async def next_outcomes(call: Any) -> list[Any]:
-    """The outcomes in the next message of a command stream."""
+    """Return the outcomes in the next message of a command stream."""
     data = await call.read()
     if data is grpc.aio.EOF:
         raise StreamEnded(await call.details())
@@ -157,7 +157,7 @@ async def next_outcomes(call: Any) -> list[Any]:
 
 @contextmanager
 def command_server(folder: Path, *arguments: str) -> Iterator[Server]:
-    """A command server of the shop that is ready."""
+    """Start a command server of the shop, and close it at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     server = Server(
         "command-server",
@@ -175,7 +175,7 @@ def command_server(folder: Path, *arguments: str) -> Iterator[Server]:
 
 @asynccontextmanager
 async def connected(server: Server) -> AsyncIterator[Client]:
-    """A client of a command server."""
+    """Connect to a command server."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
     async with grpc.aio.insecure_channel(server.address, options=options) as channel:
         yield Client(channel)

@@ -1,4 +1,4 @@
-"""A query server of the library in this process, over real sockets, with a scripted command server and projector."""
+"""Query server of the library in this process, on a real port, with a scripted command server and projector."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.scripted_upstreams import ScriptedUpstreams
 
 
 class Refused(Exception):
-    """What a call was refused with."""
+    """Refusal of a call."""
 
     def __init__(self, error: grpc.aio.AioRpcError) -> None:
         self.code = error.code()
@@ -47,17 +47,17 @@ class Refused(Exception):
 
     @property
     def reason(self) -> str:
-        """The reason."""
+        """Reason of the refusal."""
         return self.info.reason
 
     @property
     def token(self) -> str:
-        """The token in the trailers."""
+        """Token in the trailers."""
         return str(self.trailers.get("diptych-token", ""))
 
 
 class Answer:
-    """A response and its trailers."""
+    """Response of a call, and the token in its trailers."""
 
     def __init__(self, response: Any, token: str) -> None:
         self.response = response
@@ -80,7 +80,7 @@ class QueryServer:
         )
 
     async def ask(self, method: Any, request: Any, *, tokens: tuple[str, ...] = (), seconds: float = 10) -> Answer:
-        """Calls; raises `Refused`."""
+        """Call a method; raise `Refused`."""
         call = method(request, timeout=seconds, metadata=tuple(("diptych-token", token) for token in tokens))
         try:
             response = await call
@@ -90,14 +90,14 @@ class QueryServer:
         return Answer(response, trailers.get("diptych-token", ""))
 
     async def serving(self, service: str) -> bool:
-        """Whether a service's health is good."""
+        """Return True if a service's health is SERVING."""
         answer = await self._health(health_pb2.HealthCheckRequest(service=service))
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 @asynccontextmanager
 async def started_query_server(path: Path, upstreams: ScriptedUpstreams, **settings: Any) -> AsyncIterator[QueryServer]:
-    """A query server on the read store at a path."""
+    """Start a query server on the read store at a path, and stop it at the end."""
     chosen = QueryServerSettings(
         domain="library",
         address="127.0.0.1:0",
@@ -124,5 +124,5 @@ async def started_query_server(path: Path, upstreams: ScriptedUpstreams, **setti
 
 
 def library_store(path: Path, identity: LogIdentity | None) -> StoreFile:
-    """A read store of the library with nothing in it."""
+    """Return an empty read store of the library."""
     return StoreFile(path, (lending, activity), identity)

@@ -1,7 +1,7 @@
-"""A projection of a few lines for tests of the engine, with messages that are made here.
+"""A small projection for tests of the engine, with messages that are defined here.
 
-Events: `Noted` writes a note, `Erased` deletes it, `Tagged` counts under each of its tags, looking the note up.
-A note that says "poison" fails in the second view, when the first has changed already.
+`Noted` writes a note, `Erased` deletes it, `Tagged` counts under each of its tags and reads the note. A note with the
+text "poison" fails in the second view, after the first view has changed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Noted, Erased, Tagged, Archived, Note, Tag = _messages()
 
 
 class Notes:
-    """The projection with its views at hand."""
+    """The projection and its views."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Notes:
         count_under: Callable[[Any], str] = lambda event: "all",
     ) -> None:
         self.poison = poison
-        """The text that fails; another one mends it."""
+        """Text at which folding fails. Another text repairs it."""
         self.projection = Projection(name, version=version)
         self.notes: View[Any] = self.projection.view(name, Note)
         self.tags: View[Any] = self.projection.view(f"{name}_tags", Tag)
@@ -95,7 +95,7 @@ class Notes:
 
 
 def recorded(position: int, event: Any, *, stream: str = "note/1", life: str = "a") -> RecordedEvent:
-    """An event as the log has it. `life` makes another event of it at the same position."""
+    """Return an event as the log has it. Another `life` gives another event at the same position."""
     kind, _, id = stream.partition("/")
     made = RecordedEvent(
         position=position,
@@ -109,10 +109,10 @@ def recorded(position: int, event: Any, *, stream: str = "note/1", life: str = "
 
 
 def log_of_streams(events: Iterable[Any]) -> list[RecordedEvent]:
-    """Events at the positions from 1, each in the stream of its key."""
+    """Return events at the positions from 1, each in the stream of its key."""
     return [recorded(position, event, stream=f"note/{event.key}") for position, event in enumerate(events, 1)]
 
 
 def log_of(events: Iterable[Any], *, life: str = "a") -> list[RecordedEvent]:
-    """Events at the positions from 1."""
+    """Return events at the positions from 1."""
     return [recorded(position, event, life=life) for position, event in enumerate(events, 1)]

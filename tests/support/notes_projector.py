@@ -1,4 +1,4 @@
-"""A projector of the notes, for a process that tests kill: `python -m tests.support.notes_projector LOG FILE`."""
+"""Projector of the notes as a process that tests kill: `python -m tests.support.notes_projector LOG FILE`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many orders at once over few products, and whether the sums are exact afterwards. Benchmarks call it with a size."""
+"""Many concurrent orders of few products, and the check that the sums are exact."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from tests.support.shop_processes import ended, last
 
 @dataclass
 class Plan:
-    """A customer, products, and what was ordered of them."""
+    """A customer, products, and the orders so far."""
 
     name: str
     stock: dict[str, int]
-    """What there was of each product."""
+    """Initial stock of each product."""
     rng: random.Random
     orders: list[str] = field(default_factory=list)
     cancelled: set[str] = field(default_factory=set)
-    """Orders that somebody has cancelled."""
+    """Orders that a client has cancelled."""
 
 
 @dataclass
 class Rushed:
-    """How the orders ended."""
+    """Ends of the orders."""
 
     confirmed: int = 0
     cancelled: int = 0
     reserved: dict[str, int] = field(default_factory=dict)
-    """What the confirmed ones hold of each product."""
+    """Pieces of each product that confirmed orders hold."""
     paid: set[str] = field(default_factory=set)
 
 
 async def open_rush(shop: Connection, name: str, *, products: int, stock: int) -> Plan:
-    """Registers a customer and creates products."""
+    """Register a customer and create products."""
     await shop.execute(RegisterUserRequest(user_id=name, email=f"{name}@example.com"))
     plan = Plan(name, {f"{name}-{number}": stock for number in range(products)}, random.Random(products))
     for product_id in plan.stock:
@@ -55,10 +55,10 @@ async def open_rush(shop: Connection, name: str, *, products: int, stock: int) -
 
 
 async def rush(shop: Connection, plan: Plan, *, orders: int, concurrency: int, wait: bool = True) -> Rushed:
-    """Places orders of one to three products each, so many at once; and waits until all orders so far have ended."""
+    """Place orders of one to three products each, `concurrency` at a time; wait until all orders so far have ended."""
     slots = asyncio.Semaphore(concurrency)
 
-    async def place(order_id: str, items: list[PlacedItem]) -> None:
+    async def place_one(order_id: str, items: list[PlacedItem]) -> None:
         async with slots:
             await shop.execute(PlaceOrderRequest(order_id=order_id, customer_id=plan.name, items=items))
 
@@ -68,41 +68,41 @@ async def rush(shop: Connection, plan: Plan, *, orders: int, concurrency: int, w
         plan.orders.append(order_id)
         chosen = plan.rng.sample(sorted(plan.stock), plan.rng.randint(1, min(3, len(plan.stock))))
         items = [PlacedItem(product_id=each, quantity=plan.rng.randint(1, 3)) for each in chosen]
-        placing.append(place(order_id, items))
+        placing.append(place_one(order_id, items))
     await asyncio.gather(*placing)
-    told = Rushed(reserved=dict.fromkeys(plan.stock, 0))
+    ends = Rushed(reserved=dict.fromkeys(plan.stock, 0))
     if not wait:
-        return told
+        return ends
     rows = await last(shop, "fulfilments", plan.orders, until=lambda row: ended(row) and _final(plan, row))
     for order_id, row in rows.items():
         if row.status != PROCESS_STATUS_COMPLETED:
-            told.cancelled += 1
+            ends.cancelled += 1
             continue
-        told.confirmed += 1
+        ends.confirmed += 1
         if row.payment_status == PAYMENT_STATUS_CHARGED:
-            told.paid.add(order_id)
+            ends.paid.add(order_id)
         for item in row.items:
-            told.reserved[item.product_id] += item.quantity
-    return told
+            ends.reserved[item.product_id] += item.quantity
+    return ends
 
 
 def _final(plan: Plan, row: object) -> bool:
-    """Whether nothing follows: an order that was cancelled may have been fulfilled before."""
+    """Return True if the order cannot change any more: a cancelled order may have been fulfilled before."""
     order_id, status = row.order_id, row.status  # type: ignore[attr-defined]
     return order_id not in plan.cancelled or status != PROCESS_STATUS_COMPLETED
 
 
-async def checked(shop: Connection, plan: Plan, told: Rushed) -> list[str]:
-    """What is wrong with the sums over all products, and with the orders."""
+async def checked(shop: Connection, plan: Plan, ends: Rushed) -> list[str]:
+    """Return the errors in the sums over all products, and in the orders' statuses."""
     wrong = []
     for product_id, stock in plan.stock.items():
         row = await shop.query(GetProductRequest(product_id=product_id))
         if row.stock < 0 or row.stock + row.reserved != stock:
             wrong.append(f"of {product_id} there were {stock}; {row.stock} are left, {row.reserved} reserved")
-        if row.reserved != told.reserved[product_id]:
-            wrong.append(f"orders hold {told.reserved[product_id]} of {product_id}, and {row.reserved} are reserved")
+        if row.reserved != ends.reserved[product_id]:
+            wrong.append(f"orders hold {ends.reserved[product_id]} of {product_id}, and {row.reserved} are reserved")
     statuses = {id: (await shop.query(GetOrderRequest(order_id=id))).status for id in plan.orders}
     for order_id, status in statuses.items():
-        if status != (ORDER_STATUS_CONFIRMED if order_id in told.paid else ORDER_STATUS_CANCELLED):
-            wrong.append(f"{order_id} is {status}, and was {'' if order_id in told.paid else 'not '}paid")
+        if status != (ORDER_STATUS_CONFIRMED if order_id in ends.paid else ORDER_STATUS_CANCELLED):
+            wrong.append(f"{order_id} is {status}, and was {'' if order_id in ends.paid else 'not '}paid")
     return wrong

@@ -1,4 +1,4 @@
-"""A stage for processes: a real log, writer and host in this process, and a mail provider that tests steer."""
+"""Stage for processes: a real log, writer and host in this process, and a mail provider that tests control."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECONDS = 30.0
 
 
 class Mail:
-    """A mail provider that honours keys. `failing` says how the next calls fail."""
+    """Mail provider that honours idempotency keys. `failing` returns the error of a call."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[SendNoticeRequest, Calling]] = []
@@ -45,7 +45,7 @@ class Mail:
 
     @property
     def keys(self) -> dict[str, str]:
-        """The text of each notice by its key."""
+        """Text of each notice by its key."""
         return {calling.key: request.text for request, calling in self.calls}
 
     async def __call__(self, request: SendNoticeRequest, calling: Calling) -> SendNoticeResponse:
@@ -68,7 +68,7 @@ class Mail:
 
 
 class Stage:
-    """A log with a host on it."""
+    """A log with a process host."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Stage:
         self.health = health
 
     async def execute(self, command: Message, context: CommandContext | None = None, **caller: str) -> Submission:
-        """Has a command decided; raises its refusal."""
+        """Submit a command and wait for its outcome; raise its refusal."""
         method = self.domain.commands[command.DESCRIPTOR.full_name]
         submission = Dispatcher(self.domain).submission(method, command, Caller(**caller), context)
         done = asyncio.Event()
@@ -97,17 +97,17 @@ class Stage:
         return submission
 
     async def log(self, stream: str = "") -> list[RecordedEvent]:
-        """All events, or those of one stream."""
+        """Return all events, or those of one stream."""
         page = await self.store.read_log(0, events_max=100_000, bytes_max=1 << 30)
         events = [recorded(frame) for frame in page.frames]
         return [one for one in events if not stream or f"{one.aggregate.type}/{one.aggregate.id}" == stream]
 
     async def names(self, stream: str) -> list[str]:
-        """The types of a stream's events, without their package."""
+        """Return the types of a stream's events, without their package."""
         return [one.event.TypeName().rpartition(".")[2] for one in await self.log(stream)]
 
     async def until(self, stream: str, *names: str) -> None:
-        """Waits until a stream has exactly these events, in whatever order."""
+        """Wait until a stream has exactly these events, in any order."""
         found: list[str] = []
 
         async def there() -> bool:
@@ -120,7 +120,7 @@ class Stage:
             raise AssertionError(f"{stream} has {found}") from None
 
     async def settled(self) -> None:
-        """Waits until nothing is open, in memory and in the store."""
+        """Wait until memory and store have no open outputs."""
 
         async def nothing() -> bool:
             return not list(self.host.outputs) and not await self.store.read_work((0, 0), 1)
@@ -135,7 +135,7 @@ def library(
     timeout: timedelta = timedelta(seconds=10),
     concurrency: int = 8,
 ) -> LoadedDomain:
-    """The library with another mail provider, and perhaps other processes."""
+    """Return the library with another mail provider, and by choice other processes."""
     port = Port(SendNoticeRequest, SendNoticeResponse, mail.connected, timeout=timeout, concurrency=concurrency)
     domain = Domain(
         "library", aggregates=[member, copy], projections=[lending, activity], processes=processes, ports=[port]
@@ -145,7 +145,7 @@ def library(
 
 @asynccontextmanager
 async def stage(folder: Path, domain: LoadedDomain) -> AsyncIterator[Stage]:
-    """A command server's log, writer and processes, as they are started and stopped by it."""
+    """Start a command server's log, writer and processes, and stop them at the end."""
     settings = CommandServerSettings.model_validate({})
     store = SqliteEventStore(folder / "log.db", "test")
     await store.open()

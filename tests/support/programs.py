@@ -95,7 +95,7 @@ class Program:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [self._executable, *self.arguments],
-                stdin=subprocess.PIPE,  # The leash.
+                stdin=subprocess.PIPE,  # Held open as a leash: a server ends when it is closed.
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -130,7 +130,7 @@ class Program:
         deadline = time.monotonic() + seconds
         with self._changed:
             while True:
-                ended = not self.running  # Read first: a line may still come between the last look and the end.
+                ended = not self.running  # Read before the lines, as one may come just before the end.
                 for line in self.lines[after:]:
                     if matches(line):
                         return line

@@ -1,4 +1,4 @@
-"""A read store of the library, filled by hand: what tests of the query server read."""
+"""Read store that tests fill by hand, for tests of the query server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diptych.storage.read_store_schema import generations, parked, parked_events
 
 
 class StoreFile:
-    """A read store as a projector would leave it, of projections that are given."""
+    """A read store of some projections, as a projector would leave it."""
 
     def __init__(self, path: Path, projections: Iterable[Projection], identity: LogIdentity | None = None) -> None:
         self.path = path
@@ -34,11 +34,11 @@ class StoreFile:
             self.begin(projection, 1, active=True)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._engine.dispose()
 
     def begin(self, projection: Projection, generation: int, *, active: bool, position: int = 0) -> None:
-        """Begins a generation."""
+        """Begin a generation."""
         log_id, epochs = identity_to_columns(self.identity)
         with self._engine.begin() as connection:
             for view in projection.views:
@@ -61,7 +61,7 @@ class StoreFile:
             )
 
     def switch(self, projection: Projection, generation: int, *, drop: int | None = None) -> None:
-        """Makes another generation the active one, and drops the tables of one."""
+        """Make another generation the active one, and drop the tables of `drop`."""
         table = generations.c
         with self._engine.begin() as connection:
             mine = generations.update().where(table.projection == projection.name)
@@ -72,7 +72,7 @@ class StoreFile:
                     view_table(view, drop).drop(connection)
 
     def write(self, view: View[Any], rows: Mapping[str, Message | None], position: int, *, generation: int = 1) -> None:
-        """Writes rows, or tombstones, and the checkpoint with them."""
+        """Write rows, or tombstones for None, and the checkpoint."""
         table = view_table(view, generation)
         statements: list[Executable] = []
         for key, row in rows.items():
@@ -91,7 +91,7 @@ class StoreFile:
             )
 
     def run(self, sql: str) -> None:
-        """Runs any statement on a connection of its own."""
+        """Run a statement on a connection of its own."""
         connection = sqlite3.connect(self.path)
         try:
             connection.execute(sql)

@@ -1,4 +1,4 @@
-"""A log that tests script: a real LogService on a port, whose content, identity and failures are the test's to set."""
+"""Scripted log: a real LogService on a port. Tests set its content, identity and failures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.notes import recorded
 
 
 class ScriptedLog(log_pb2_grpc.LogServiceServicer):
-    """Events in memory. What is changed while nobody follows is what the next follower finds."""
+    """Events in memory. A change without a running follower is seen by the next follower."""
 
     def __init__(self, log_id: bytes = b"scripted", *, life: str = "a", frame_events: int = 100) -> None:
         self.log_id = log_id
@@ -35,20 +35,20 @@ class ScriptedLog(log_pb2_grpc.LogServiceServicer):
         return f"127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Starts, or starts again on the same port."""
+        """Start, or start again on the same port."""
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         log_pb2_grpc.add_LogServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(self.address)
         await self._server.start()
 
     async def stop(self) -> None:
-        """Goes away, at once."""
+        """Stop at once."""
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
 
     async def append(self, *events: Any, by_key: bool = False) -> int:
-        """Records events, of one stream or each in that of its key; returns the head."""
+        """Record events, in one stream or each in that of its key; return the head."""
         for event in events:
             stream = f"note/{event.key}" if by_key else "note/1"
             self.events.append(recorded(len(self.events) + 1, event, stream=stream, life=self.life))

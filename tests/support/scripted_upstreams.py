@@ -1,4 +1,4 @@
-"""A command server and a projector for tests of the query server: they say what the test tells them to say."""
+"""Scripted command server and projector for tests of the query server."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class ScriptedUpstreams(
         self.identity = identity
         self.head = 0
         self.head_told: int | None = None
-        """What WatchHead says instead of the head, if it lags."""
+        """Head that WatchHead reports in place of the real one, for a stream that lags."""
         self.heads_asked = 0
         self.checkpoints_asked: list[str] = []
         self.feeds = 0
         self.silent = False
-        """Whether the streams say nothing, not even that they live."""
+        """True while the streams send nothing, not even signs of life."""
         self.positions: dict[tuple[str, int], int] = {}
-        """By stream and version."""
+        """Positions by stream and version."""
         self.address = "127.0.0.1:0"
         self._projections: dict[str, feed_pb2.ProjectionFeed] = {}
-        self._told = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
 
     async def __aenter__(self) -> ScriptedUpstreams:
@@ -49,7 +49,7 @@ class ScriptedUpstreams(
         await self.stop()
 
     async def start(self) -> None:
-        """Starts to serve, at the same address as before."""
+        """Start, at the same address as before."""
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         log_pb2_grpc.add_LogServiceServicer_to_server(self, server)
         feed_pb2_grpc.add_FeedServiceServicer_to_server(self, server)
@@ -59,13 +59,13 @@ class ScriptedUpstreams(
         self._server = server
 
     async def stop(self) -> None:
-        """Ends, as a server that is killed."""
+        """Stop at once, like a killed server."""
         if self._server is not None:
             await self._server.stop(0)
             self._server = None
 
     async def feed(self, name: str, applied: int, changed: int, **more: Any) -> None:
-        """Says how far a projection is."""
+        """Send a projection's progress to all feeds."""
         more = {"state": RUNNING, "version": 1, "generation": 1, **more}
         said = feed_pb2.ProjectionFeed(
             name=name,
@@ -74,21 +74,21 @@ class ScriptedUpstreams(
             identity=identity_to_message(self.identity),
             **more,
         )
-        async with self._told:
+        async with self._changed:
             self._projections[name] = said
-            self._told.notify_all()
+            self._changed.notify_all()
 
     async def at(self, head: int) -> None:
-        """Moves the head."""
-        async with self._told:
+        """Move the head."""
+        async with self._changed:
             self.head = head
-            self._told.notify_all()
+            self._changed.notify_all()
 
     async def _news(self) -> None:
-        async with self._told:
+        async with self._changed:
             try:
                 async with asyncio.timeout(LIFE_SECONDS):
-                    await self._told.wait()
+                    await self._changed.wait()
             except TimeoutError:
                 pass
 

@@ -1,4 +1,4 @@
-"""What tests of the shop's processes need: the provider of payments as a process, and waits for how things end."""
+"""Payment provider as a process, and waits for the end of the shop's processes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.support.programs import Program
 
 ROWS: dict[str, type[Registration] | type[Fulfilment]] = {"registrations": Registration, "fulfilments": Fulfilment}
 SECONDS = 90.0
-"""For how long a test waits for processes to end. They take milliseconds, but the machine may be busy."""
+"""Limit in seconds on the end of processes. They take milliseconds on an idle machine."""
 
 
 class PaymentProvider(Program):
-    """The provider of payments in a process of its own. It keeps its port and its ledger when it is started again."""
+    """Payment provider in a process of its own. It keeps its port and its ledger over restarts."""
 
     def __init__(self, folder: Path) -> None:
         self._reservation = Reservation("127.0.0.1:0")
@@ -40,13 +40,13 @@ class PaymentProvider(Program):
         super().__init__(arguments, log=folder / "payments.log", ready="shop.payments ready ")
 
     async def charges(self) -> dict[str, Charge]:
-        """The ledger, by reference."""
+        """Return the ledger's charges by reference."""
         async with self._stub() as stub:
             answer = await stub.GetCharges(GetChargesRequest(), timeout=30, wait_for_ready=True)
         return {charge.reference: charge for charge in answer.charges}
 
     async def set_fault(self, fault: Fault, *, calls: int = 0, seconds: float = 0, voids: bool = False) -> None:
-        """Has the next calls go wrong."""
+        """Make the next calls fail."""
         delay = Duration(nanos=round(seconds * 1e9) % 10**9, seconds=int(seconds))
         request = SetFaultRequest(fault=fault, calls=calls, delay=delay, voids=voids)
         async with self._stub() as stub:
@@ -64,14 +64,14 @@ class PaymentProvider(Program):
 
 
 def ended(row: Registration | Fulfilment) -> bool:
-    """Whether a process has ended."""
+    """Return True if a process has ended."""
     return row.status in (PROCESS_STATUS_COMPLETED, PROCESS_STATUS_FAILED)
 
 
 async def watched(
     shop: Connection, view: str, keys: Iterable[str], until: Callable[[Any], bool] = ended
 ) -> dict[str, list[Any]]:
-    """Watches rows until that is true of each; returns all that was seen of each, in order."""
+    """Watch rows until `until` is true of each; return all states of each, in order."""
     seen: dict[str, list[Any]] = {key: [] for key in keys}
     kind = ROWS[view]
     async with asyncio.timeout(SECONDS):
@@ -90,7 +90,7 @@ async def watched(
 async def last(
     shop: Connection, view: str, keys: Iterable[str], until: Callable[[Any], bool] = ended
 ) -> dict[str, Any]:
-    """The rows as soon as that is true of each. Later reads of the client are at least as fresh."""
+    """Return the rows once `until` is true of each. Later reads of the client are at least as fresh."""
     rows = {key: found[-1] for key, found in (await watched(shop, view, keys, until)).items()}
     get_position: Any = shop.commands.unary_unary(
         "/diptych.v1.EventService/GetPosition",
@@ -105,7 +105,7 @@ async def last(
 
 
 async def at_rest(commands_address: str) -> None:
-    """Waits until all processes have heard everything, and have no command and no effect open."""
+    """Wait until all processes have taken every event and have no command and no effect open."""
     async with open_channel(commands_address) as channel:
         get_head = channel.unary_unary(
             "/diptych.internal.v1.LogService/GetHead",

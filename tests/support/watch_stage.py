@@ -1,7 +1,7 @@
-"""A stage for tests of watches: a log of notes, the projector's row writer on a real file, and query servers.
+"""Stage for tests of watches: a log of notes, the projector's row writer on a real file, and query servers.
 
-All in this process. Nothing happens by itself: the test says when events are folded, who hears of it, and when a
-client takes what it was sent. A client checks what is promised of every frame.
+Everything runs in this process, and nothing by itself: the test folds events, sends feed frames, and lets clients take
+frames. A client checks the promises of a watch with every frame.
 """
 
 from __future__ import annotations
@@ -65,62 +65,62 @@ class StageCall:
 
 
 class Gate:
-    """What pages pass through when it is open, or when they are let."""
+    """Gate for pages: open, or letting a number of pages pass."""
 
     def __init__(self) -> None:
         self._open = True
         self._let = 0
 
     def set(self, *, held: bool) -> None:
-        """Opens or closes it."""
+        """Open or close the gate."""
         self._open, self._let = not held, 0
 
     @property
     def letting(self) -> bool:
-        """Whether there is one to be let through."""
+        """True while a page may pass the closed gate."""
         return self._let > 0
 
     def let(self, pages: int) -> None:
-        """Lets so many pages through though it is closed."""
+        """Let a number of pages pass the closed gate."""
         self._let += pages
 
     async def pass_through(self) -> None:
-        """Waits until it is open, or lets one through."""
+        """Wait until the gate lets a page pass."""
         while not self._open and not self._let:
             await asyncio.sleep(0.0005)
         self._let = max(self._let - 1, 0)
 
 
 class Stage:
-    """The log, the store, and the projector."""
+    """The log, the read store, and the projector."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = SqliteReadStore(path, "127.0.0.1:1")
         self.events: list[Any] = []
         self.history: dict[str, list[Rows]] = {"notes": [{}], "notes_tags": [{}]}
-        """Of each view, what it is at each position."""
+        """Rows of each view at each position."""
         self.time = 1_000_000.0
         self.folded = 0
-        """How many events are applied; on disk may be less."""
+        """Number of applied events; the file may have fewer."""
         self.changed = 0
-        """The last of them that changed a row."""
+        """Position of the last event that changed a row."""
         self._rows = MemoryRows(Notes().projection)
         self._version = 0
         self.writer: RowWriter
 
     async def open(self) -> Stage:
-        """Opens the store and begins the first generation."""
+        """Open the store and begin the first generation."""
         await self.file.open()
         await self.refill()
         return self
 
     async def close(self) -> None:
-        """Closes the store."""
+        """Close the store."""
         await self.file.close()
 
     async def refill(self, upto: int | None = None) -> None:
-        """Begins a new generation, which answers at once, and fills it."""
+        """Begin a new active generation, and fill it."""
         self._version += 1
         projection = Notes(version=self._version).projection
 
@@ -139,7 +139,7 @@ class Stage:
         await self.fold(wanted)
 
     def record(self, *events: Any) -> None:
-        """Records events, which nobody has heard of yet."""
+        """Record events, without a report to any server."""
         for event in events:
             made = recorded(len(self.events) + 1, event)
             self.events.append(made)
@@ -148,7 +148,7 @@ class Stage:
                 history.append({key: (r[1], r[2]) for key, r in self._rows.rows[view].items() if r[2] is not None})
 
     async def fold(self, count: int | None = None) -> None:
-        """Folds events that were recorded, as one batch; all, if it is not said how many."""
+        """Fold `count` recorded events as one batch; all by default."""
         batch = self.events[self.folded :][:count]
         if batch:
             last = batch[-1]
@@ -158,12 +158,12 @@ class Stage:
             self.changed = committed.folded.changed_position or self.changed
 
     async def write_checkpoint(self) -> None:
-        """Writes what is applied in memory alone."""
+        """Write the checkpoint of events that are applied in memory alone."""
         if self.folded:
             await self.writer.write_checkpoint(Checkpoint(self.folded, f"a-{self.folded}"))
 
     async def put(self, *events: Any) -> None:
-        """Records events and folds them."""
+        """Record events and fold them."""
         self.record(*events)
         await self.fold()
 
@@ -202,17 +202,17 @@ class Server:
         return page
 
     def hold(self, *, live: bool = False, catch_up: bool = False) -> None:
-        """Holds pages back that were read, for the hubs or for those who catch up, until told otherwise."""
+        """Hold back pages for the hubs or for catching up watches, until the next call."""
         for held, gate in zip((live, catch_up), self.gates.values(), strict=True):
             gate.set(held=held)
 
     def let(self, *, live: int = 0, catch_up: int = 0) -> None:
-        """Lets so many pages through nevertheless."""
+        """Let a number of held pages pass."""
         for pages, gate in zip((live, catch_up), self.gates.values(), strict=True):
             gate.let(pages)
 
     def hear(self) -> None:
-        """Hears from the projector."""
+        """Send the projector's state in a feed frame."""
         stage = self.stage
         self.freshness.on_head(len(stage.events), IDENTITY)
         said = feed_pb2.ProjectionFeed(
@@ -226,7 +226,7 @@ class Server:
         self.freshness.on_feed_frame(feed_pb2.FollowFeedResponse(projections=[said]))
 
     def poll(self) -> None:
-        """Looks at the store."""
+        """Poll the store."""
         writer = self.stage.writer
         found = StoredGeneration(
             "notes", writer.generation, writer.projection.version, writer.stored.position, IDENTITY, False
@@ -234,7 +234,7 @@ class Server:
         self.freshness.on_store_poll([found])
 
     async def stop(self) -> None:
-        """Stops, as at SIGTERM."""
+        """Stop as at SIGTERM."""
         self.hold()
         await self.watches.drain()
         self._running.cancel()
@@ -243,7 +243,7 @@ class Server:
 
 
 class Cut:
-    """A resume token, and what its holder knew."""
+    """A resume token, and the rows that its holder had."""
 
     def __init__(self, token: str, position: int, state: Rows) -> None:
         self.token = token
@@ -252,7 +252,7 @@ class Cut:
 
 
 class Client:
-    """Watches, takes frames when it is told to, and checks what is promised of them."""
+    """A client that watches, takes frames as the test allows, and checks the promises of each frame."""
 
     def __init__(
         self, server: Server, view: str = "notes", keys: Sequence[str] | None = None, start: Cut | None = None
@@ -269,7 +269,7 @@ class Client:
         self.caught_up = start is not None
         self._last_position = start.position if start is not None else 0
         self._last_key: str | None = None
-        self._seen: set[tuple[str, int]] = set()
+        self._row_versions: set[tuple[str, int]] = set()
         self._permits = asyncio.Semaphore(0)
         self._waits = False
         self.watch: Any = None
@@ -283,20 +283,20 @@ class Client:
         self.task = asyncio.create_task(self._run())
 
     def take(self, frames: int | None = None) -> None:
-        """Lets the client take so many frames more; any number, if it is not said how many."""
+        """Let the client take more frames; any number by default."""
         self._unlimited = self._unlimited or frames is None
         for _ in range(frames or 1):
             self._permits.release()
         self._waits = False
 
     async def leave(self) -> None:
-        """Goes away."""
+        """Cancel the watch."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
 
     @property
     def idle(self) -> bool:
-        """Whether it waits, for the test or for what has not happened yet."""
+        """True while the client waits, for the test or for a change."""
         if self.task.done():
             self.task.result()
             return True
@@ -309,7 +309,7 @@ class Client:
 
     @property
     def position(self) -> int:
-        """Where its last cut was."""
+        """Position of its last cut."""
         return self.cuts[-1].position if self.cuts else 0
 
     async def _run(self) -> None:
@@ -338,7 +338,7 @@ class Client:
             case "reset":
                 self.resets.append(frame.reset.reason)
                 self.state, self.caught_up, self._last_key, self._last_position = {}, False, None, 0
-                self._seen.clear()
+                self._row_versions.clear()
             case "progress":
                 assert frame.resume_token
                 assert frame.progress.position >= self.position
@@ -346,8 +346,8 @@ class Client:
             self._check_cut(frame.resume_token)
 
     def _check_row(self, row: Any) -> None:
-        assert (row.key, row.position) not in self._seen, "unique"
-        self._seen.add((row.key, row.position))
+        assert (row.key, row.position) not in self._row_versions, "unique"
+        self._row_versions.add((row.key, row.position))
         assert self.keys is None or row.key in self.keys
         before = self.state.get(row.key)
         assert before is None or before[0] < row.position, "a row never goes back"
@@ -367,7 +367,7 @@ class Client:
         self.cuts.append(Cut(text, token.position, dict(self.state)))
 
     def story(self) -> str:
-        """What it was told, for whoever must find out why."""
+        """Return all frames as text, for the message of a failure."""
         told = []
         for frame in self.frames:
             rows = [f"{row.key}@{row.position}{'' if row.HasField('row') else ' deleted'}" for row in frame.rows.rows]
@@ -377,13 +377,13 @@ class Client:
         return f"{self.view} {self.keys or 'all'}{start}: {'; '.join(told)}; it is {self.state}"
 
     def view_at(self, position: int) -> Rows:
-        """What is watched, as it is at a position."""
+        """Return the watched rows at a position."""
         rows = self.server.stage.history[self.view][position]
         return {key: row for key, row in rows.items() if self.keys is None or key in self.keys}
 
 
 async def quiet(clients: Iterable[Client]) -> None:
-    """Waits until nobody is sent anything more, for what has happened so far."""
+    """Wait until clients are sent no more frames for the changes so far."""
     calm = 0
     async with asyncio.timeout(LIMIT_SECONDS):
         while calm < 5:

@@ -48,7 +48,6 @@ NOT_DONE = frozenset(
     tests/history
     tests/integration
     tests/polyglot
-    tests/support
     tests/unit/
     """.split()
 )
