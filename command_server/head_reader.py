@@ -40,6 +40,6 @@ class HeadReader:
 
 
 def _retrieve_error(task: asyncio.Task[LogHead]) -> None:
-    """Mark a failure as seen, in case that every caller was cancelled."""
+    """Retrieve a failure, so that asyncio does not report it when every caller was cancelled."""
     if not task.cancelled():
         task.exception()

@@ -52,7 +52,7 @@ class Input:
         correlation_id: correlation id of the step.
         traceparent: trace context of the step.
         outcome: the outcome of the output; None for an event.
-        route: key function of an event whose instance is not known yet; else None.
+        route: key function of an event whose instance is not determined yet; else None.
     """
 
     __slots__ = (
@@ -132,8 +132,8 @@ class Input:
         """Return the step to decide. It closes the output and releases the parked input in its own commit."""
         process, handle, value, cause = self.process, self.handle, self.value, self.cause
 
-        def decide(state: Any, _: Message, at: Deciding) -> Sequence[Message]:
-            return [] if handle is None else stepped(process, handle(state, value, at), at.now, cause)
+        def decide(state: Any, _: Message, deciding: Deciding) -> Sequence[Message]:
+            return [] if handle is None else stepped(process, handle(state, value, deciding), deciding.now, cause)
 
         actor = actor_of(process.type)
         metadata = EventMetadata(

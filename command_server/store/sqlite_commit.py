@@ -59,8 +59,8 @@ class BatchLoader:
 
     def load_holders(self, keys: Collection[str]) -> None:
         """Look up the holders of unique values."""
-        found = dict(statements.HOLDERS.read(self._connection, keys))
-        self.holders.update((key, found.get(key)) for key in keys)
+        holders = dict(statements.HOLDERS.read(self._connection, keys))
+        self.holders.update((key, holders.get(key)) for key in keys)
 
     def load_unread(self, decided: Decided) -> bool:
         """Load all that a decision writes and that was not loaded; return False if that is nothing."""
@@ -82,8 +82,8 @@ class BatchLoader:
         for name, stream, version, position in statements.STREAMS.read(self._connection, reads.streams):
             self.stream_ids[name] = stream
             self._streams[name] = StreamHead(version, position)
-        found = statements.REQUESTS.read(self._connection, reads.requests)
-        self._requests = {key: Request(*rest) for key, *rest in found}
+        rows = statements.REQUESTS.read(self._connection, reads.requests)
+        self._requests = {key: Request(*rest) for key, *rest in rows}
         self._histories = {
             name: self._history(name) for name, head in self._streams.items() if head.version != reads.streams[name]
         }

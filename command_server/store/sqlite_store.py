@@ -27,7 +27,7 @@ from diptych.contract.token import LogIdentity
 from diptych.server import failpoints
 
 _POLL_SECONDS = 0.1
-"""Interval at which `beyond` reads the head. SQLite notifies nobody of the commits of another process."""
+"""Interval at which `beyond` reads the head. SQLite has no notification of commits."""
 
 
 class SqliteEventStore(EventStore):

@@ -23,9 +23,6 @@ NAMES_AT = ("diptych/domain/", "diptych/testing/", "shop/", "tests/")
 
 NOT_DONE = frozenset(
     """
-    command_server
-    command_server/maintenance
-    command_server/processes
     diptych/contract
     diptych/server
     diptych/storage
