@@ -1,9 +1,8 @@
-"""The read store's schema: the tables of projections, which the projector writes and query servers read.
+"""Schema of the read store: the tables of projections, which the projector writes and query servers read.
 
-It is derived data and belongs to its projections: every generation of a projection has tables of its own, made
-when the generation begins and dropped when it is no longer wanted. A row is kept as the bytes that go on the wire,
-with the columns that queries filter and order by beside it. A deleted row stays for a time as a *tombstone*: a row
-whose bytes are NULL.
+The data is derived and belongs to its projections. Every generation of a projection has tables of its own, created
+with the generation and deleted after it is dropped. A row has the bytes that go on the wire, and the columns by which
+queries filter and order. A deleted row stays for a time as a *tombstone*: a row whose bytes are NULL.
 """
 
 from __future__ import annotations
@@ -47,45 +46,46 @@ generations = Table(
     Column("generation", BigInteger, primary_key=True),
     Column("version", Integer, nullable=False),
     Column("shape", String, nullable=False),
-    # The one generation of a projection that answers, to code of this shape.
+    # True for the one generation of a projection that answers code of this shape.
     Column("active", Boolean, nullable=False),
     # The checkpoint. Everything up to `position` is applied; the event there has `event_id` (empty at 0).
     Column("position", BigInteger, nullable=False),
     Column("event_id", String, nullable=False),
-    # The log that it was folded from: 16 hexadecimal digits, and [[epoch, first position], ...]. Empty before the
-    # first contact with the log.
+    # Log that the rows come from: 16 hexadecimal digits, and [[epoch, first position], ...]. Empty before the first
+    # contact with the log.
     Column("log_id", String, nullable=False),
     Column("epochs", String, nullable=False),
-    # Random, in hexadecimal: whoever fills the tables anew, in place or in another file, gives another one.
+    # Random name, in hexadecimal, of this filling of the tables: filling them again, in place or in another file,
+    # changes it.
     Column("filling", String, nullable=False, server_default=""),
     # Fence of the lease that writes it: a leader with another fence may change nothing.
     Column("fence", BigInteger, nullable=False, server_default="0"),
-    # Rows that were deleted after this position still have their tombstones.
+    # Rows that were deleted after this position still have tombstones.
     Column("tombstone_floor", BigInteger, nullable=False, server_default="0"),
-    # An operator paused it: nothing is applied after the checkpoint until it is resumed.
+    # True while an operator has paused it: nothing after the checkpoint is applied.
     Column("paused", Boolean, nullable=False, server_default=false()),
-    # What it is for while it does not answer: FILLING, RETURNING or DROPPED. Empty: it answers, or it is kept.
+    # FILLING, RETURNING or DROPPED. Empty: the generation is active or kept.
     Column("stage", String, nullable=False, server_default=""),
-    # The names of its views, as a JSON array, so that other code than its own can drop its tables. Empty: not known.
+    # Names of its views, as a JSON array, by which other code can drop its tables. Empty: not recorded.
     Column("views", String, nullable=False, server_default=""),
-    # How many streams are parked; how many events are left out, discarded ones among them, and the last of them.
+    # Number of parked streams; number of left out events, discarded ones included; position of the last of them.
     Column("parked_streams", BigInteger, nullable=False, server_default="0"),
     Column("left_out_events", BigInteger, nullable=False, server_default="0"),
     Column("left_out_position", BigInteger, nullable=False, server_default="0"),
 )
-"""Every generation of every projection, with its checkpoint, which is written with the rows it speaks of.
+"""Every generation of every projection, with its checkpoint, which is written together with the rows.
 
-Of one projection several may be active, of different shapes: each answers for the code that has its shape.
+A projection may have several active generations with different shapes. Each answers the code that has its shape.
 """
 
 FILLING = "filling"
-"""The stage of a new generation that is being filled, to answer when it has caught up."""
+"""Stage of a new generation that is being filled, and becomes active when it has caught up."""
 
 RETURNING = "returning"
-"""The stage of a kept generation that catches up, to answer again."""
+"""Stage of a kept generation that catches up to become active again."""
 
 DROPPED = "dropped"
-"""The stage of a generation that nobody wants any more. Its rows and tables go, a few at a time."""
+"""Stage of a generation whose rows and tables are deleted, a few rows at a time."""
 
 
 marks = Table(
@@ -93,33 +93,33 @@ marks = Table(
     MetaData(),
     Column("projection", String, primary_key=True),
     Column("generation", BigInteger, primary_key=True),
-    # At that time, in microseconds since 1970, everything up to that position was applied.
+    # Everything up to this position was applied at `time`, in microseconds since 1970.
     Column("position", BigInteger, primary_key=True),
     Column("time", BigInteger, nullable=False),
 )
-"""When checkpoints were passed, now and then: what tells how old a tombstone is."""
+"""Marks: times at which checkpoints were passed, from which the age of a tombstone follows."""
 
 parked = Table(
     "diptych_parked",
     MetaData(),
     Column("projection", String, primary_key=True),
     Column("generation", BigInteger, primary_key=True),
-    # The event that could not be folded first.
+    # Position of the first event that could not be folded.
     Column("first_position", BigInteger, primary_key=True),
     Column("aggregate_type", String, nullable=False),
     Column("aggregate_id", String, nullable=False),
-    # Why the last attempt failed: a sentence, and the end of the trace.
+    # Cause of the last failure: a sentence, and the end of the trace.
     Column("error", String, nullable=False),
     Column("trace", String, nullable=False),
     Column("attempts", BigInteger, nullable=False),
     # In microseconds since 1970.
     Column("park_time", BigInteger, nullable=False),
-    # When an operator let the stream go on without what is left out; NULL: it is parked.
+    # Time at which an operator let the stream go on without its left out events; NULL: it is parked.
     Column("discard_time", BigInteger),
-    # The event that failed in the last attempt, a `RecordedEvent`.
+    # Event that failed in the last attempt, a `RecordedEvent`.
     Column("event", LargeBinary, nullable=False),
 )
-"""Streams that are parked in a generation, and those of which a part was discarded."""
+"""Parked streams of a generation, and streams of which a part was discarded."""
 
 
 parked_events = Table(
@@ -128,28 +128,28 @@ parked_events = Table(
     Column("projection", String, primary_key=True),
     Column("generation", BigInteger, primary_key=True),
     Column("position", BigInteger, primary_key=True),
-    # The first event of those that were parked together, which names their row in `parked`.
+    # Position of the first of the events that were parked together: the key of their row in `parked`.
     Column("first_position", BigInteger, nullable=False),
     Index("diptych_parked_events_first", "projection", "generation", "first_position", "position"),
     sqlite_with_rowid=False,
 )
-"""Every event that is left out of a generation: a view is the fold of the log without these."""
+"""Events that are left out of a generation: a view is the fold of the log without these."""
 
 
 def new_filling() -> str:
-    """What tells one filling of a generation's tables from every other."""
+    """Return a random name for one filling of a generation's tables."""
     return os.urandom(8).hex()
 
 
 class Checkpoint(NamedTuple):
-    """How far a generation is. The event at `position` has `event_id`; at 0 there is none."""
+    """Position up to which a generation has applied the log, and the event there. At 0 there is no event."""
 
     position: int
     event_id: str
 
 
 def shape(projection: Projection) -> str:
-    """A digest of what a projection's tables and rows look like. It may change only with the version."""
+    """Return a digest of a projection's views, rows, columns and indexes. It may change only with the version."""
     parts = [
         [
             view.name,
@@ -162,41 +162,41 @@ def shape(projection: Projection) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _fields(message: descriptor.Descriptor, seen: set[str]) -> list[Any]:
-    if message.full_name in seen:
+def _fields(message: descriptor.Descriptor, described: set[str]) -> list[Any]:
+    if message.full_name in described:
         return [message.full_name]
-    seen.add(message.full_name)
+    described.add(message.full_name)
     return [
         [
             field.number,
             field.type,
             field.is_repeated,
-            _fields(field.message_type, seen) if field.message_type is not None else None,
+            _fields(field.message_type, described) if field.message_type is not None else None,
         ]
         for field in message.fields
     ]
 
 
 def view_table_name(view: str, generation: int) -> str:
-    """The name of the table of one view in one generation."""
+    """Return the name of the table of one view in one generation."""
     return f"{view}_g{generation}"
 
 
 def view_table(view: View[Any], generation: int) -> Table:
-    """The table of one view in one generation."""
+    """Return the table of one view in one generation."""
     name = view_table_name(view.name, generation)
     table = Table(
         name,
         MetaData(),
         Column("key", String, primary_key=True),
-        # The position that last changed the row.
+        # Position of the event that last changed the row.
         Column("position", BigInteger, nullable=False),
         # The message, serialised deterministically; NULL: deleted.
         Column("row", LargeBinary),
         *(Column(column.name, _TYPES[column.kind]) for column in view.columns.values()),
         sqlite_with_rowid=False,
     )
-    # What follows a place is read in this order.
+    # Watches read changes after a position in this order.
     Index(f"{name}_position", table.c.position, table.c.key)
     deleted = table.c.row.is_(None)
     Index(f"{name}_tombstones", table.c.position, sqlite_where=deleted, postgresql_where=deleted)

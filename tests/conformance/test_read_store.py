@@ -1,4 +1,4 @@
-"""What every read store must do, whatever database holds it. A backend is one more parameter of `backend`."""
+"""Conformance suite of read stores. Another database is one more parameter of `backend`."""
 
 from __future__ import annotations
 

@@ -25,11 +25,9 @@ NOT_DONE = frozenset(
     """
     diptych/contract
     diptych/server
-    diptych/storage
     projector
     projector/feed
     projector/generation
-    projector/store
     query_server
     query_server/cache
     query_server/freshness

@@ -1,4 +1,4 @@
-"""The thread of a database: one call after the other, and what becomes of those that are given up."""
+"""Database thread: calls run one after the other, and cancelled calls don't run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from diptych.storage.database_thread import DatabaseThread
 
 
-async def test_calls_run_in_order_on_one_thread_of_their_own() -> None:
+async def test_calls_run_in_order_on_one_thread() -> None:
     thread = DatabaseThread("database")
     ran: list[tuple[int, str]] = []
 
@@ -24,7 +24,7 @@ async def test_calls_run_in_order_on_one_thread_of_their_own() -> None:
     assert "database" not in {each.name for each in threading.enumerate()}
 
 
-async def test_what_a_call_raises_is_raised_and_the_next_call_runs() -> None:
+async def test_error_of_a_call_is_raised_and_the_next_call_runs() -> None:
     thread = DatabaseThread("database")
     with pytest.raises(KeyError, match="gone"):
         await thread.run({}.__getitem__, "gone")
@@ -32,7 +32,7 @@ async def test_what_a_call_raises_is_raised_and_the_next_call_runs() -> None:
     await thread.close()
 
 
-async def test_a_call_that_is_given_up_before_its_turn_does_not_run_and_one_under_way_ends() -> None:
+async def test_cancelled_call_does_not_run_unless_it_has_begun() -> None:
     thread = DatabaseThread("database")
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
     ran: list[str] = []
@@ -55,5 +55,5 @@ async def test_a_call_that_is_given_up_before_its_turn_does_not_run_and_one_unde
     await thread.close()
 
 
-async def test_a_thread_that_was_never_used_can_be_closed() -> None:
+async def test_unused_thread_can_be_closed() -> None:
     await DatabaseThread("database").close()

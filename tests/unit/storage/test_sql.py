@@ -1,4 +1,4 @@
-"""Inserts of many rows by few statements."""
+"""Compiled statements: inserts of many rows by few statements."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def connection() -> sqlite3.Connection:
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 63, 64, 65, 1000])
-def test_all_rows_arrive_whatever_their_number(connection: sqlite3.Connection, count: int) -> None:
+def test_insert_writes_all_rows(connection: sqlite3.Connection, count: int) -> None:
     rows = [(key, f"word {key}") for key in range(count)]
     MultiRowInsert(compile_sqlite(insert(words))).insert(connection, rows)
     assert connection.execute("SELECT key, word FROM words ORDER BY key").fetchall() == rows
 
 
-def test_an_upsert_of_many_rows_replaces_those_that_are_there(connection: sqlite3.Connection) -> None:
+def test_upsert_of_many_rows_replaces_existing_rows(connection: sqlite3.Connection) -> None:
     statement = insert(words)
     upsert = MultiRowInsert(
         compile_sqlite(statement.on_conflict_do_update(index_elements=["key"], set_={"word": statement.excluded.word}))
@@ -40,7 +40,9 @@ def test_an_upsert_of_many_rows_replaces_those_that_are_there(connection: sqlite
     assert found == {key: "old" if key < 60 else "new" for key in range(130)}
 
 
-def test_more_rows_than_sqlite_takes_parameters_are_several_statements(connection: sqlite3.Connection) -> None:
+def test_insert_is_split_when_it_has_too_many_parameters(
+    connection: sqlite3.Connection,
+) -> None:
     texts: list[str] = []
     connection.set_trace_callback(texts.append)
     MultiRowInsert(compile_sqlite(insert(words))).insert(connection, [(key, "w") for key in range(256 + 64 + 4 + 2)])

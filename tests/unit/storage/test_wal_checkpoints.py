@@ -1,4 +1,4 @@
-"""Checkpoints beside the writer: what is written gets into the file while commits go on."""
+"""Checkpoints beside the writer: written pages reach the file while commits go on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from diptych.storage.wal_checkpoints import WalCheckpoints
 
 ROWS = 500
-"""After so many rows it makes the first checkpoint, as it does not know yet what they come to."""
+"""Rows before the first checkpoint."""
 PAGES = 100
 
 
@@ -32,9 +32,7 @@ def write(connection: sqlite3.Connection, count: int) -> None:
     connection.executemany("INSERT INTO things VALUES ('thing', ?)", [(bytes(3000),)] * count)
 
 
-async def test_what_was_written_is_copied_back_while_the_writer_goes_on(
-    tmp_path: Path, writer: sqlite3.Connection
-) -> None:
+async def test_written_pages_are_copied_while_the_writer_goes_on(tmp_path: Path, writer: sqlite3.Connection) -> None:
     path = tmp_path / "some.db"
     checkpoints = WalCheckpoints(path, "checkpoints", PAGES)
     async with asyncio.timeout(30):
@@ -48,7 +46,7 @@ async def test_what_was_written_is_copied_back_while_the_writer_goes_on(
     assert writer.execute("SELECT count(*) FROM things").fetchone() == (3 * ROWS,)
 
 
-async def test_a_few_rows_are_no_reason_for_a_checkpoint(tmp_path: Path, writer: sqlite3.Connection) -> None:
+async def test_few_rows_start_no_checkpoint(tmp_path: Path, writer: sqlite3.Connection) -> None:
     path = tmp_path / "some.db"
     before = path.stat().st_size
     checkpoints = WalCheckpoints(path, "checkpoints", PAGES)
@@ -58,7 +56,7 @@ async def test_a_few_rows_are_no_reason_for_a_checkpoint(tmp_path: Path, writer:
     assert path.stat().st_size == before
 
 
-async def test_the_writer_goes_on_where_checkpoints_cannot_be_made(tmp_path: Path, writer: sqlite3.Connection) -> None:
+async def test_writer_goes_on_when_checkpoints_fail(tmp_path: Path, writer: sqlite3.Connection) -> None:
     checkpoints = WalCheckpoints(tmp_path / "no such folder" / "some.db", "checkpoints", PAGES)
     for _ in range(2):
         write(writer, ROWS)

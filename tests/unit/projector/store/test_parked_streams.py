@@ -172,9 +172,7 @@ def expected_left_out(events: Sequence[tuple[Any, str]]) -> set[int]:
 
 @settings(max_examples=60)
 @given(_LOGS, _CUTS)
-def test_rows_are_the_fold_of_the_log_without_what_is_parked_whatever_the_batches(
-    events: list[tuple[Any, str]], cuts: list[int]
-) -> None:
+def test_rows_are_the_fold_of_the_log_without_parked_events(events: list[tuple[Any, str]], cuts: list[int]) -> None:
     log = log_of(events)
 
     def test(store: Store) -> None:
@@ -193,7 +191,7 @@ def test_rows_are_the_fold_of_the_log_without_what_is_parked_whatever_the_batche
 
 @settings(max_examples=200)
 @given(_LOGS, _CUTS, st.permutations("abc"))
-def test_what_is_folded_in_place_gives_what_folding_in_order_would_have_given(
+def test_refold_gives_the_rows_of_a_fold_in_order(
     events: list[tuple[Any, str]], cuts: list[int], order: Sequence[str]
 ) -> None:
     log = log_of(events)
@@ -219,7 +217,7 @@ def test_what_is_folded_in_place_gives_what_folding_in_order_would_have_given(
     in_a_store(by_key(), test)
 
 
-def test_rows_that_nothing_else_touches_are_folded_in_place(store: Store) -> None:
+def test_refold_succeeds_when_nothing_else_touches_the_rows(store: Store) -> None:
     log = log_of_streams(
         [
             Noted(key="a", text="x"),
@@ -240,7 +238,7 @@ def test_rows_that_nothing_else_touches_are_folded_in_place(store: Store) -> Non
     assert store.read("SELECT * FROM diptych_parked") == []
 
 
-def test_a_row_that_an_event_since_touched_or_looked_up_is_entangled(store: Store) -> None:
+def test_refold_is_refused_when_a_later_event_touched_the_row(store: Store) -> None:
     log = log_of_streams(
         [Noted(key="a", text="poison"), Tagged(key="a", tags=["r"]), Tagged(key="b", tags=["r"]), Noted(key="b")]
     )
@@ -260,7 +258,7 @@ def test_a_row_that_an_event_since_touched_or_looked_up_is_entangled(store: Stor
     ],
     ids=["looked up, then changed", "changed, then looked up", "changed twice"],
 )
-def test_what_lies_in_the_way_of_folding_in_place(store: Store, parked: Any, other: Any, row: str) -> None:
+def test_refold_is_refused_when_a_later_event_uses_the_row(store: Store, parked: Any, other: Any, row: str) -> None:
     events = ((Noted(key="a", text="poison"), "a"), (parked, "a"), (other, "o"))
     log = log_of(events)
     store.fold(log)
@@ -270,7 +268,7 @@ def test_what_lies_in_the_way_of_folding_in_place(store: Store, parked: Any, oth
         store.refold("a", log)
 
 
-def test_what_fails_again_stays_as_it_was(store: Store) -> None:
+def test_refold_that_fails_changes_only_the_recorded_failure(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text="x"), Noted(key="a", text="poison"), Noted(key="a", text="worse")])
     store.fold(log)
     before, filling = store.rows(), store.writer.filling
@@ -285,7 +283,7 @@ def test_what_fails_again_stays_as_it_was(store: Store) -> None:
     assert (store.rows(), store.writer.filling, store.left_out_positions()) == (before, filling, {2, 3})
 
 
-def test_what_was_parked_anew_in_the_meantime_is_not_taken_for_what_was_asked_for(store: Store) -> None:
+def test_refold_is_refused_when_the_stream_was_parked_again(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text="poison"), Noted(key="a", text="poison")])
     store.fold(log[:1])
     store.discard("a")
@@ -295,14 +293,14 @@ def test_what_was_parked_anew_in_the_meantime_is_not_taken_for_what_was_asked_fo
     assert store.left_out == LeftOut(1, 2, 2)
 
 
-def test_events_that_mended_code_folds_no_more_are_let_go(store: Store) -> None:
+def test_refold_releases_events_that_the_code_no_longer_folds(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text="poison"), Tagged(key="a", tags=["r"])])
     store.fold(log)
     assert store.run(store.writer.refold(note("a"), 1, log[1:])) is None
     assert store.left_out == LeftOut()
 
 
-def test_a_discarded_stream_goes_on_and_what_was_left_out_stays_listed(store: Store) -> None:
+def test_discarded_stream_goes_on_and_its_left_out_events_stay_listed(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text="poison"), Noted(key="a", text="x"), Noted(key="a", text="y")])
     store.fold(log[:2])
     assert store.discard("a") == 2
@@ -318,7 +316,7 @@ def test_a_discarded_stream_goes_on_and_what_was_left_out_stays_listed(store: St
         again.discard("a")
 
 
-def test_a_stream_is_parked_again_after_it_was_discarded(store: Store) -> None:
+def test_stream_is_parked_again_after_it_was_discarded(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text=text) for text in ("poison", "x", "poison", "z")])
     store.fold(log[:1])
     store.discard("a")
@@ -330,7 +328,7 @@ def test_a_stream_is_parked_again_after_it_was_discarded(store: Store) -> None:
     assert store.rows() == folded(log, {1}, store.notes)
 
 
-def test_what_is_held_before_a_failing_event_is_remembered_with_the_checkpoint(store: Store) -> None:
+def test_held_events_before_a_failing_event_are_stored_with_the_checkpoint(store: Store) -> None:
     log = log_of_streams(
         [Noted(key="a", text="poison"), Archived(key="b"), Noted(key="a"), Noted(key="b", text="poison")]
     )
@@ -340,7 +338,7 @@ def test_what_is_held_before_a_failing_event_is_remembered_with_the_checkpoint(s
     assert (store.left_out_positions(), store.writer.stored.position) == ({1, 3}, 3)
 
 
-def test_parking_by_a_writer_that_lost_its_lead_is_none(store: Store) -> None:
+def test_leader_that_lost_its_lease_parks_nothing(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text="poison"), Noted(key="b", text="x")])
     other = store.reopened()
     failure = store.commit(log).folded.failure
@@ -351,7 +349,7 @@ def test_parking_by_a_writer_that_lost_its_lead_is_none(store: Store) -> None:
     assert other.reopened().left_out == LeftOut(1, 1, 1)
 
 
-def test_generations_park_for_themselves(store: Store) -> None:
+def test_each_generation_parks_its_own_streams(store: Store) -> None:
     log = log_of_streams([Noted(key="a", text="poison")])
     store.fold(log)
     newer = Store(store.file, Notes(version=2, count_under=lambda event: event.key), store.runner)
@@ -360,7 +358,7 @@ def test_generations_park_for_themselves(store: Store) -> None:
     assert newer.read("SELECT generation, position FROM diptych_parked_events") == [(1, 1), (2, 1)]
 
 
-def test_errors_and_traces_are_bounded_and_pages_end(store: Store) -> None:
+def test_errors_traces_and_pages_are_bounded(store: Store) -> None:
     log = log_of_streams([Noted(key=f"k{n:02}", text="poison") for n in range(30)])
     for event in log:
         failure = store.commit([event]).folded.failure
@@ -375,7 +373,7 @@ def test_errors_and_traces_are_bounded_and_pages_end(store: Store) -> None:
     assert all(len(stream.trace) == TRACE_CHARACTERS_MAX for stream in page)
 
 
-def test_an_event_that_cannot_be_read_is_parked(store: Store) -> None:
+def test_event_with_broken_bytes_is_parked(store: Store) -> None:
     log = log_of_streams([Noted(key="a"), Noted(key="a", text="x"), Noted(key="b", text="y")])
     log[0].event.value = b"\xff"
     store.fold(log)

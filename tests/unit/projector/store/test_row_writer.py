@@ -50,7 +50,7 @@ def checkpoint(file: SqliteReadStore) -> Any:
     return read(file, "SELECT generation, position, event_id FROM diptych_generations WHERE active")
 
 
-async def test_rows_and_checkpoint_are_written_together(file: SqliteReadStore) -> None:
+async def test_commit_writes_rows_and_checkpoint_together(file: SqliteReadStore) -> None:
     writer = await opened(file)
     log = log_of([Noted(key="a", text="x"), Noted(key="ä", text="y"), Noted(key="a", text="z")])
     committed = await commit(writer, log)
@@ -62,7 +62,7 @@ async def test_rows_and_checkpoint_are_written_together(file: SqliteReadStore) -
     assert checkpoint(file) == [(1, 3, "a-3")]
 
 
-async def test_a_deleted_row_leaves_a_tombstone_and_can_come_back(file: SqliteReadStore) -> None:
+async def test_deleted_row_leaves_a_tombstone_and_can_return(file: SqliteReadStore) -> None:
     writer = await opened(file)
     log = log_of([Noted(key="a", text="x"), Erased(key="a"), Noted(key="a", text="y")])
     await commit(writer, log[:2])
@@ -72,7 +72,7 @@ async def test_a_deleted_row_leaves_a_tombstone_and_can_come_back(file: SqliteRe
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-async def test_tables_do_not_depend_on_the_size_of_batches(file: SqliteReadStore, size: int) -> None:
+async def test_tables_do_not_depend_on_batch_sizes(file: SqliteReadStore, size: int) -> None:
     writer = await opened(file)
     made = [
         [
@@ -91,7 +91,7 @@ async def test_tables_do_not_depend_on_the_size_of_batches(file: SqliteReadStore
         assert read(file, f"SELECT * FROM notes{view}_g1") == read(file, f"SELECT * FROM whole{view}_g1")
 
 
-async def test_a_batch_that_changes_no_row_writes_nothing(file: SqliteReadStore) -> None:
+async def test_commit_writes_nothing_when_no_row_changes(file: SqliteReadStore) -> None:
     writer = await opened(file)
     committed = await commit(writer, log_of([Erased(key="a")]))
     assert (committed.rows, committed.checkpoint) == (0, (1, "a-1"))
@@ -101,7 +101,7 @@ async def test_a_batch_that_changes_no_row_writes_nothing(file: SqliteReadStore)
     assert await writer.write_checkpoint(Checkpoint(0, "")) == (1, "a-1")
 
 
-async def test_what_came_before_a_failing_event_is_committed(file: SqliteReadStore) -> None:
+async def test_commit_includes_the_events_before_a_failing_one(file: SqliteReadStore) -> None:
     writer = await opened(file)
     log = log_of([Noted(key="a", text="x"), Noted(key="a", text="poison"), Noted(key="b", text="y")])
     committed = await commit(writer, log)
@@ -111,7 +111,7 @@ async def test_what_came_before_a_failing_event_is_committed(file: SqliteReadSto
     assert checkpoint(file) == [(1, 1, "a-1")]
 
 
-async def test_a_writer_goes_on_where_another_stopped(file: SqliteReadStore) -> None:
+async def test_writer_continues_from_the_stored_checkpoint(file: SqliteReadStore) -> None:
     identity = LogIdentity(b"12345678", [Epoch(1, 1), Epoch(2, 5)])
     first = await opened(file)
     await first.write_identity(identity)
@@ -122,7 +122,7 @@ async def test_a_writer_goes_on_where_another_stopped(file: SqliteReadStore) -> 
     assert identity_from_columns(log_id, epochs) == identity
 
 
-async def test_a_writer_that_lost_its_lead_writes_nothing(file: SqliteReadStore) -> None:
+async def test_writer_that_lost_its_lease_writes_nothing(file: SqliteReadStore) -> None:
     old, new = await opened(file), await opened(file)
     log = log_of([Noted(key="a", text="x"), Noted(key="a", text="y")])
     await commit(new, log[:1])
@@ -136,7 +136,7 @@ async def test_a_writer_that_lost_its_lead_writes_nothing(file: SqliteReadStore)
     assert checkpoint(file) == [(1, 2, "a-2")]
 
 
-async def test_a_failed_commit_leaves_rows_and_checkpoint_as_they_were(file: SqliteReadStore) -> None:
+async def test_failed_commit_changes_nothing(file: SqliteReadStore) -> None:
     writer = await opened(file)
     log = log_of([Noted(key="a", text="x"), Noted(key="a", text="y")])
     await commit(writer, log[:1])
@@ -153,7 +153,7 @@ async def test_a_failed_commit_leaves_rows_and_checkpoint_as_they_were(file: Sql
     assert checkpoint(file) == [(1, 2, "a-2")]
 
 
-async def test_a_pause_is_written_with_the_checkpoint_and_found_again(file: SqliteReadStore) -> None:
+async def test_pause_is_stored_with_the_checkpoint(file: SqliteReadStore) -> None:
     writer = await opened(file)
     await commit(writer, log_of([Noted(key="a", text="x")]))
     await writer.write_paused(True, Checkpoint(5, "a-5"))
@@ -168,7 +168,7 @@ async def test_a_pause_is_written_with_the_checkpoint_and_found_again(file: Sqli
     assert not (await opened(file, Notes(version=2))).paused
 
 
-async def test_a_pause_by_a_writer_that_lost_its_lead_is_none(file: SqliteReadStore) -> None:
+async def test_writer_that_lost_its_lease_does_not_pause(file: SqliteReadStore) -> None:
     writer, other = await opened(file), await opened(file)
     await commit(other, log_of([Noted(key="a", text="x")]))
     with pytest.raises(LeaseLostError):
@@ -179,32 +179,16 @@ async def test_a_pause_by_a_writer_that_lost_its_lead_is_none(file: SqliteReadSt
     assert level == 1, "it is NORMAL again"
 
 
-async def test_a_changed_shape_under_the_same_version_is_refused(file: SqliteReadStore) -> None:
+async def test_store_refuses_another_shape_of_the_same_version(file: SqliteReadStore) -> None:
     await opened(file)
     with pytest.raises(StartError, match=r"columns of projection notes have changed .* still 1: raise the version"):
         await opened(file, Notes(columns=False))
 
 
-async def test_a_newer_version_is_filled_beside_the_old_one(file: SqliteReadStore) -> None:
+async def test_newer_version_is_filled_beside_the_older_one(file: SqliteReadStore) -> None:
     await commit(await opened(file), log_of([Noted(key="a", text="x")]))
     newer = await opened(file, Notes(version=2, columns=False))
     assert (newer.generation, newer.stored) == (2, (0, ""))
     assert checkpoint(file) == [(1, 1, "a-1")], "the old one answers, until the new one has caught up"
     assert read(file, "SELECT key FROM notes_g1") == [("a",)]
     assert (await opened(file)).generation == 1, "and is folded on"
-
-
-async def test_a_second_projector_on_the_file_is_refused_and_told_who_has_it(file: SqliteReadStore) -> None:
-    with pytest.raises(StartError, match=r"pid=\d+ address=127.0.0.1:1"):
-        await SqliteReadStore(file.path, "127.0.0.1:2").open()
-
-
-async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "read.db"
-    path.write_bytes(b"not a database, but long enough to be looked at" * 100)
-    with pytest.raises(StartError, match="cannot be opened"):
-        await SqliteReadStore(path, "127.0.0.1:1").open()
-    path.unlink()
-    again = SqliteReadStore(path, "127.0.0.1:1")
-    await again.open()  # The lock was given back.
-    await again.close()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from diptych.domain.memory_rows import MemoryRows
-from diptych.storage.findings import Findings, align
+from diptych.storage.findings import Findings
 from diptych.storage.read_store_schema import view_table
 from diptych.v1.events_pb2 import RecordedEvent
 from projector.store.rows_check import RowsCheck
@@ -76,14 +75,14 @@ def checked(tmp_path: Path) -> Iterator[Checked]:
     made.close()
 
 
-def test_rows_are_as_the_log_has_them_however_it_is_cut(checked: Checked) -> None:
+def test_check_does_not_depend_on_pages(checked: Checked) -> None:
     for checked.page in (1, 2, 3, 100):
         assert checked.found() == {}
     checked.run("UPDATE diptych_generations SET position = 6")
     assert list(checked.found()) == ["ROW_MISSING"], "tag x is deleted too early"
 
 
-def test_a_tombstone_may_be_gone_when_its_time_has_passed(checked: Checked) -> None:
+def test_tombstone_below_the_floor_may_be_missing(checked: Checked) -> None:
     checked.run("DELETE FROM notes_g1 WHERE key = 'a'")
     checked.run("DELETE FROM notes_tags_g1 WHERE key = 'x'")
     checked.run("UPDATE diptych_generations SET tombstone_floor = 4")
@@ -96,7 +95,7 @@ def test_a_tombstone_may_be_gone_when_its_time_has_passed(checked: Checked) -> N
     assert len(checked.found()["TOMBSTONE_MISSING"]) == 2
 
 
-def test_a_deleted_row_that_is_there_and_a_tombstone_of_no_row(checked: Checked) -> None:
+def test_check_reports_a_deleted_row_that_exists_and_a_tombstone_without_a_row(checked: Checked) -> None:
     checked.run("UPDATE notes_g1 SET row = x'' WHERE key = 'a'")
     checked.run("INSERT INTO notes_g1 VALUES ('z', 1, NULL)")
     told = checked.found()["ROW_EXTRA"]
@@ -106,7 +105,7 @@ def test_a_deleted_row_that_is_there_and_a_tombstone_of_no_row(checked: Checked)
     ]
 
 
-def test_an_event_that_fails_is_told_unless_it_is_listed_as_parked(tmp_path: Path) -> None:
+def test_check_reports_an_event_that_fails_unless_it_is_listed_as_parked(tmp_path: Path) -> None:
     log = [*LOG, *log_of([*[Noted(key="", text="")] * 7, Noted(key="c", text="poison")])[7:]]
     made = Checked(tmp_path / "read.db", log)
     try:
@@ -119,25 +118,9 @@ def test_an_event_that_fails_is_told_unless_it_is_listed_as_parked(tmp_path: Pat
         made.close()
 
 
-def test_a_generation_that_does_not_answer_is_not_checked(checked: Checked) -> None:
+def test_inactive_generation_is_not_checked(checked: Checked) -> None:
     checked.run("UPDATE diptych_generations SET active = 0")
     findings = Findings()
     with RowsCheck(checked.path, findings) as check:
         assert check.generation(NOTES.projection) is None
     assert findings.unchecked == ["Projection notes has not been filled."]
-
-
-def test_lists_are_aligned_by_their_keys() -> None:
-    def pairs(one: str, other: str) -> list[tuple[Any, ...]]:
-        return [(key, mine and mine[0], theirs and theirs[0]) for key, mine, theirs in align(zip(one), zip(other))]
-
-    assert pairs("", "") == []
-    assert pairs("ab", "") == [("a", "a", None), ("b", "b", None)]
-    assert pairs("", "a") == [("a", None, "a")]
-    assert pairs("acd", "bce") == [
-        ("a", "a", None),
-        ("b", None, "b"),
-        ("c", "c", "c"),
-        ("d", "d", None),
-        ("e", None, "e"),
-    ]
