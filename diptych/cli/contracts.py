@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from diptych.contract import generate as compiler
+from diptych.contract.plain_descriptors import without_rules
 from diptych.domain.package_origin import working_directory_first
 from diptych.server.options import fail
 
@@ -31,11 +32,11 @@ def contracts(
     """Print one descriptor set (contracts.binpb) for protoc, buf, grpc-js and others."""
     try:
         if protos:
-            content = compiler.descriptor_set(protos, plain=plain)
+            content = compiler.descriptor_set(protos)
         else:
             with working_directory_first(domain):
                 content = compiler.shipped(domain)
-            content = compiler.without_rules(content) if plain else content
+        content = without_rules(content) if plain else content
     except compiler.ContractError as error:
         fail("contracts", str(error), status=1)
     if out is None and sys.stdout.isatty():

@@ -1,16 +1,16 @@
 """Contracts: from `.proto` files to Python modules and to one descriptor set.
 
 A contract is compiled twice. `generate` writes the Python modules (`users_pb2.py`, its stub `users_pb2.pyi`,
-and `users_pb2_grpc.py` where a file declares services) beside the package that is written by hand, so that
-`protos/shop/v1/users.proto` becomes `shop/v1/users_pb2.py`. `descriptor_set` writes the same contract for all
-other languages: one file that `protoc --descriptor_set_in`, `buf` and `@grpc/proto-loader` read.
+and `users_pb2_grpc.py` if a file declares services) beside the hand-written package: `protos/shop/v1/users.proto`
+becomes `shop/v1/users_pb2.py`. `descriptor_set` returns the same contract for all other languages, as one file that
+`protoc --descriptor_set_in`, `buf` and `@grpc/proto-loader` read.
 
-A domain that lives elsewhere needs no copy of the engine's `.proto` files: they, and what they import, come
-out of the descriptor set that is shipped with this package. For the same reason `google/*` and
-`buf/validate/validate.proto` are never copied into a repository: installed packages bring them.
+A domain in another repository needs no copy of the engine's `.proto` files: this package ships a descriptor set with
+them and their imports. Installed packages bring `google/*` and `buf/validate/validate.proto`.
 
-The build runs `python -P diptych/contract/generate.py build`. It runs the file, because the package around it cannot
-be imported before its messages exist; `-P` keeps `diptych/contract/token.py` from hiding the standard module `token`.
+The build runs `python -P diptych/contract/generate.py build`. It runs the file by path, because the package around it
+cannot be imported before its messages exist. This is therefore one file, and it imports nothing of ours. `-P` keeps
+`diptych/contract/token.py` from hiding the standard module `token`.
 """
 
 from __future__ import annotations
@@ -52,17 +52,22 @@ _SHIPPED = Path(__file__).resolve().parents[1] / "contracts.binpb"
 
 
 class ContractError(Exception):
-    """A contract that cannot be compiled; the message is the compiler's and names file and line."""
+    """A contract cannot be compiled. The message is the compiler's and names file and line."""
 
 
 def generate(proto_root: Path, out: Path, packages: Iterable[str] = ()) -> list[Path]:
-    """Compile the `.proto` files below `proto_root` to Python modules below `out`; return those modules.
+    """Compile `.proto` files to Python modules, and return the paths of the modules.
 
-    A module lies under `out` where its file lies under `proto_root`. `packages` names folders below the root
-    (`"shop"`, `"shop/v1"`) if not all of it is to be compiled. Only files whose content changed are written,
-    each in one step, so that two builds may run at once; modules of files that are gone are removed.
+    Only files with changed content are written, each in one step, so that two builds may run at once. Modules whose
+    `.proto` file no longer exists are removed.
 
-    Raises `ContractError` if a file is wrong or imports something that is not there.
+    Args:
+        proto_root: Folder of the contracts.
+        out: Folder of the modules. A module has the same path below it as its file below `proto_root`.
+        packages: Folders below the root to compile, such as `"shop"` or `"shop/v1"`. Empty: all.
+
+    Raises:
+        ContractError: A file is wrong, or imports a file that is missing.
     """
     names = _names_below(proto_root, packages)
     if not names:
@@ -78,45 +83,47 @@ def generate(proto_root: Path, out: Path, packages: Iterable[str] = ()) -> list[
             *(f"--{kind}_out={modules}" for kind in ("python", "pyi", "grpc_python")),
         )
         with_services = {_module(file.name) for file in compiled.file if file.service}
-        wanted = {
-            _place(path.relative_to(modules)): _rewritten(path.read_bytes())
+        expected = {
+            _target(path.relative_to(modules)): _rewritten(path.read_bytes())
             for path in sorted(modules.rglob("*.py*"))
             # The gRPC plugin writes an empty module for a file without services.
             if not path.name.endswith("_pb2_grpc.py")
             or path.relative_to(modules).as_posix().removesuffix("_grpc.py") in with_services
         }
-    for place, content in wanted.items():
-        _write(out / place, content)
-    _remove_all_but(wanted, out)
-    return [out / place for place in wanted]
+    for relative, content in expected.items():
+        _write(out / relative, content)
+    _remove_all_but(expected, out)
+    return [out / relative for relative in expected]
 
 
-def descriptor_set(
-    proto_roots: Iterable[Path], packages: Iterable[str] = (), *, plain: bool = False, internal: bool = False
-) -> bytes:
+def descriptor_set(proto_roots: Iterable[Path], packages: Iterable[str] = (), *, internal: bool = False) -> bytes:
     """Return one serialised `google.protobuf.FileDescriptorSet` for the contracts below `proto_roots`.
 
-    It holds these files, the engine's own (`diptych/v1`), `google/rpc/error_details.proto`, and all that they
-    import, each file after what it imports; our files keep their comments. `packages` names folders below the roots
-    if not all of them are to be compiled. `plain` leaves out the validation rules. `internal` adds what is for no
-    client: the packages with a folder `internal` in their path.
+    It holds these files, the engine's own (`diptych/v1`), `google/rpc/error_details.proto`, and all their imports,
+    each file after its imports. Our files keep their comments.
 
-    Raises `ContractError` if a file is wrong or imports something that is not there.
+    Args:
+        proto_roots: Folders of the contracts.
+        packages: Folders below the roots to compile. Empty: all.
+        internal: True to include packages that are for no client: those with a folder `internal` in their path.
+
+    Raises:
+        ContractError: A file is wrong, or imports a file that is missing.
     """
     roots = list(proto_roots)
     folders = list(packages)
-    found = dict.fromkeys(name for root in roots for name in _names_below(root, folders))
-    names = [name for name in found if internal or "internal" not in PurePosixPath(name).parts]
+    all_names = dict.fromkeys(name for root in roots for name in _names_below(root, folders))
+    names = [name for name in all_names if internal or "internal" not in PurePosixPath(name).parts]
     if not names:
         raise ContractError(f"There is no .proto file below {', '.join(map(str, roots))}.")
     if not _defines_engine(roots):
-        engine = (file.name for file in _parsed(shipped()).file if file.package == "diptych.v1")
+        engine = (file.name for file in parse(shipped()).file if file.package == "diptych.v1")
         names = [*engine, *names]
     compiled = _compile(roots, [*names, ERROR_DETAILS_FILE], "--include_imports", "--include_source_info")
     for file in compiled.file:
         if file.name not in names:
             file.ClearField("source_code_info")
-    return without_rules(_serialised(compiled)) if plain else _serialised(compiled)
+    return serialize(compiled)
 
 
 def shipped(package: str = "diptych") -> bytes:
@@ -142,31 +149,6 @@ def shipped(package: str = "diptych") -> bytes:
         ) from None
 
 
-def without_rules(descriptors: bytes) -> bytes:
-    """Return a serialised `FileDescriptorSet` without its validation rules, and else the same.
-
-    For tools and languages that have no `buf/validate/validate.proto`. What only the rules needed goes too.
-    """
-    files = _parsed(descriptors)
-    imported = {name for file in files.file for name in file.dependency}
-    roots = {file.name for file in files.file} - imported
-    if not any(RULES_FILE in file.dependency for file in files.file):
-        return descriptors
-    for file in files.file:
-        if RULES_FILE in file.dependency:
-            _strip(file)
-    # A file stays if it was nobody's import, or if a file that stays imports it.
-    kept: set[str] = set()
-    for file in reversed(files.file):
-        if file.name in roots or file.name in kept:
-            kept |= {file.name, *file.dependency}
-    for index in reversed(range(len(files.file))):
-        if files.file[index].name not in kept:
-            del files.file[index]
-    _check_complete(files)
-    return _serialised(files)
-
-
 def build(out: Path, proto_root: Path, packages: Iterable[str]) -> list[Path]:
     """Generate all files that some packages ship, and return them: modules and one `contracts.binpb` a package.
 
@@ -186,11 +168,11 @@ def build(out: Path, proto_root: Path, packages: Iterable[str]) -> list[Path]:
     return files
 
 
-def _rules() -> descriptor_pb2.FileDescriptorProto:
+def _rules_descriptor() -> descriptor_pb2.FileDescriptorProto:
     """Return the descriptor of `buf/validate/validate.proto`.
 
-    No package publishes the `.proto` file itself. `protovalidate` has its descriptor, at a private name, so
-    nothing but this function may know where; a test notices if a new version moves it.
+    No package publishes the `.proto` file itself. `protovalidate` has its descriptor, at a private name that only
+    this function uses. A test fails if a new version moves it.
     """
     from protovalidate._gen.buf.validate import validate_pb
 
@@ -198,19 +180,19 @@ def _rules() -> descriptor_pb2.FileDescriptorProto:
 
 
 def _compile(roots: Sequence[Path], names: Sequence[str], *options: str) -> Any:
-    """Run protoc on the files `names` and return the descriptor set it makes; raise what it reports."""
+    """Run protoc on the files `names` and return its descriptor set. Raise `ContractError` with its report."""
     with tempfile.TemporaryDirectory(prefix="diptych-") as scratch:
-        known = [Path(scratch, "rules.binpb")]
-        known[0].write_bytes(descriptor_pb2.FileDescriptorSet(file=[_rules()]).SerializeToString())
+        sets = [Path(scratch, "rules.binpb")]
+        sets[0].write_bytes(descriptor_pb2.FileDescriptorSet(file=[_rules_descriptor()]).SerializeToString())
         if not _defines_engine(roots):
-            known.append(_SHIPPED)
+            sets.append(_SHIPPED)
             shipped()  # This says what to do if it is missing; protoc would not.
         result = Path(scratch, "result.binpb")
         command = [
             *(sys.executable, "-m", "grpc_tools.protoc"),
             *(f"--proto_path={root.resolve()}" for root in roots),
             *_google_paths(),
-            f"--descriptor_set_in={os.pathsep.join(map(str, known))}",
+            f"--descriptor_set_in={os.pathsep.join(map(str, sets))}",
             f"--descriptor_set_out={result}",
             *options,
             *names,
@@ -219,7 +201,7 @@ def _compile(roots: Sequence[Path], names: Sequence[str], *options: str) -> Any:
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise ContractError(done.stderr.strip() or f"protoc ended with status {done.returncode}.")
-        return _parsed(result.read_bytes())
+        return parse(result.read_bytes())
 
 
 def _google_paths() -> Iterator[str]:
@@ -245,7 +227,7 @@ def _names_below(root: Path, packages: Iterable[str] = ()) -> list[str]:
 
 
 def _defines_engine(roots: Iterable[Path]) -> bool:
-    """Tell whether these roots hold the engine's own contract, so that the shipped one is not asked."""
+    """Return True if these roots hold the engine's own contract, in place of the shipped one."""
     return any((root / ENGINE_PACKAGE).is_dir() for root in roots)
 
 
@@ -254,20 +236,20 @@ def _module(name: str) -> str:
     return name.removesuffix(".proto").replace("-", "_") + "_pb2"
 
 
-def _place(path: Path) -> Path:
-    """Return where a generated module goes: below its own package, but the rules below ours."""
+def _target(path: Path) -> Path:
+    """Return the path to write a generated module to: its own, or one below `diptych` for the rules."""
     return Path("diptych", path) if path.as_posix().startswith("buf/validate/") else path
 
 
 def _rewritten(source: bytes) -> bytes:
-    """Return a generated module that finds the validation rules where we put them."""
+    """Return a generated module with its import of the validation rules redirected to `diptych.buf`."""
     package = _RULES_PACKAGE.encode()
     source = _RULES_IMPORT.sub(b"from " + package + b" import ", source)
     return source.replace(b"'buf.validate.validate_pb2'", b"'" + package + b".validate_pb2'")
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Give `path` this content in one step, and leave it alone if it has it already."""
+    """Write a file in one step, unless it has this content already."""
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -279,115 +261,35 @@ def _write(path: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _remove_all_but(wanted: Iterable[Path], out: Path) -> None:
-    """Remove generated modules, in the folders of the `wanted` ones, whose `.proto` file is gone.
+def _remove_all_but(expected: Iterable[Path], out: Path) -> None:
+    """Remove generated modules, in the folders of the `expected` ones, whose `.proto` file no longer exists.
 
-    Left behind, a module would register its messages a second time beside those of the file's new name.
+    A module left behind would register its messages a second time, beside those of the file's new name.
     """
-    keep = {out / place for place in wanted}
+    keep = {out / relative for relative in expected}
     for folder in {path.parent for path in keep}:
         for pattern in _GENERATED_NAMES:
             for path in set(folder.glob(pattern)) - keep:
                 path.unlink(missing_ok=True)
 
 
-def _parsed(descriptors: bytes) -> Any:
+def parse(descriptors: bytes) -> Any:
     """Parse a `FileDescriptorSet` in which the validation rules are known extensions.
 
-    In the default pool they are known or unknown depending on what else is imported, and the bytes would be
-    serialised in a different order. So this has a pool of its own.
+    In the default pool they are known only if another module has imported them, and the bytes are serialised in a
+    different order then. This function therefore uses a pool of its own.
     """
     pool = descriptor_pool.DescriptorPool()
     for module in (descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
-    pool.AddSerializedFile(_rules().SerializeToString())
+    pool.AddSerializedFile(_rules_descriptor().SerializeToString())
     message = pool.FindMessageTypeByName("google.protobuf.FileDescriptorSet")
     return message_factory.GetMessageClass(message).FromString(descriptors)
 
 
-def _serialised(files: Message) -> bytes:
+def serialize(files: Message) -> bytes:
+    """Return the bytes of a `FileDescriptorSet`, the same for the same content."""
     return files.SerializeToString(deterministic=True)
-
-
-def _strip(file: Any) -> None:
-    """Take the validation rules, and all that refers to them, out of one file descriptor."""
-    _strip_options(file)
-    for index in reversed(range(len(file.extension))):
-        if file.extension[index].extendee.startswith(".buf.validate."):  # A rule of the domain's own.
-            del file.extension[index]
-    rules_index = list(file.dependency).index(RULES_FILE)
-    del file.dependency[rules_index]
-    for indexes in (file.public_dependency, file.weak_dependency):
-        indexes[:] = [index - (index > rules_index) for index in indexes if index != rules_index]
-    _strip_locations(file, rules_index)
-
-
-def _strip_options(message: Any) -> None:
-    """Clear the rules in every `options` below `message`, and options that held nothing else."""
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        if field.name != "options":
-            for child in value if field.is_repeated else [value]:
-                _strip_options(child)
-            continue
-        for extension, _ in value.ListFields():
-            if extension.is_extension and extension.file.name == RULES_FILE:
-                value.ClearExtension(extension)
-        if not value.ByteSize():
-            message.ClearField(field.name)
-
-
-def _strip_locations(file: Any, rules_index: int) -> None:
-    """Drop the source locations of what is gone, and renumber those of the imports behind it."""
-    imports = file.DESCRIPTOR.fields_by_name["dependency"].number
-    kept = []
-    for location in file.source_code_info.location:
-        if len(location.path) == 2 and location.path[0] == imports:
-            if location.path[1] == rules_index:
-                continue
-            location.path[1] -= location.path[1] > rules_index
-        if _leads_somewhere(location.path, file):
-            kept.append(location)
-    if file.HasField("source_code_info"):
-        locations = [location.SerializeToString() for location in kept]
-        del file.source_code_info.location[:]
-        for content in locations:
-            file.source_code_info.location.add().ParseFromString(content)
-
-
-def _leads_somewhere(path: Sequence[int], message: Any) -> bool:
-    """Tell whether a source location's path (field number, index, field number, ...) still has a target."""
-    steps = iter(path)
-    for number in steps:
-        field = message.DESCRIPTOR.fields_by_number.get(number)
-        if field is None:
-            extension = message.DESCRIPTOR.file.pool.FindExtensionByNumber(message.DESCRIPTOR, number)
-            return str(extension.file.name) != RULES_FILE
-        value = getattr(message, field.name)
-        if field.is_repeated:
-            index = next(steps, None)
-            if index is None:
-                return True
-            if index >= len(value):
-                return False
-            value = value[index]
-        elif not message.HasField(field.name):
-            return False
-        if field.message_type is None:
-            return True
-        message = value
-    return True
-
-
-def _check_complete(files: Any) -> None:
-    """Raise if a file still refers to the rules by other means than options, which nothing can leave out."""
-    pool = descriptor_pool.DescriptorPool()
-    for file in files.file:
-        try:
-            pool.AddSerializedFile(file.SerializeToString())
-        except TypeError as error:
-            raise ContractError(f"{file.name} cannot do without {RULES_FILE}: {error}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

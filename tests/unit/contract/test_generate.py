@@ -13,6 +13,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 from diptych.contract import generate as contracts
+from diptych.contract.plain_descriptors import without_rules
 
 LIBRARY = """
 // The contract of a very small library.
@@ -104,7 +105,7 @@ def test_the_validation_rules_lie_below_our_own_package() -> None:
 
 
 def test_protovalidate_still_has_the_descriptor_of_its_rules() -> None:
-    rules = contracts._rules()
+    rules = contracts._rules_descriptor()
     assert rules.name == contracts.RULES_FILE
     assert {"field", "message", "oneof"} <= {extension.name for extension in rules.extension}
 
@@ -206,12 +207,11 @@ def test_another_domains_set_brings_the_engine_and_not_the_shop(protos: Path) ->
 
 def test_a_plain_set_is_the_same_without_the_rules(protos: Path) -> None:
     full = contracts.descriptor_set([protos])
-    plain = contracts.descriptor_set([protos], plain=True)
+    plain = without_rules(full)
     for name in (b"buf.validate", b"buf/validate"):
         assert name in full
         assert name not in plain
-    assert contracts.without_rules(full) == plain
-    assert contracts.without_rules(plain) == plain
+    assert without_rules(plain) == plain
     _load(plain)
 
     before, after = (_parse(descriptors)["tinylibrary/v1/commands.proto"] for descriptors in (full, plain))
@@ -227,13 +227,19 @@ def test_a_message_made_of_rules_cannot_be_plain(protos: Path) -> None:
     file = protos / "tinylibrary/v1/commands.proto"
     file.write_text(file.read_text() + "message Uses { buf.validate.Violations violations = 1; }\n")
     with pytest.raises(contracts.ContractError, match=r"tinylibrary/v1/commands\.proto cannot do without"):
-        contracts.descriptor_set([protos], plain=True)
+        without_rules(contracts.descriptor_set([protos]))
+
+
+def compiled(protos: Path, *, plain: bool) -> bytes:
+    """A descriptor set of the contracts, with or without the validation rules."""
+    descriptors = contracts.descriptor_set([protos])
+    return without_rules(descriptors) if plain else descriptors
 
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_protoc_takes_the_set_in_place_of_sources(protos: Path, tmp_path: Path, plain: bool) -> None:
     descriptors = tmp_path / "contracts.binpb"
-    descriptors.write_bytes(contracts.descriptor_set([protos], plain=plain))
+    descriptors.write_bytes(compiled(protos, plain=plain))
     command = [sys.executable, "-m", "grpc_tools.protoc", f"--descriptor_set_in={descriptors}"]
     command += [f"--python_out={tmp_path}", "tinylibrary/v1/commands.proto", contracts.ERROR_DETAILS_FILE]
     subprocess.run(command, check=True, cwd=tmp_path)
@@ -289,6 +295,6 @@ def test_buf_takes_the_set_as_an_image(protos: Path, tmp_path: Path, plain: bool
     if not buf.exists():
         pytest.skip("buf is not installed beside this Python.")
     descriptors = tmp_path / "contracts.binpb"
-    descriptors.write_bytes(contracts.descriptor_set([protos], plain=plain))
+    descriptors.write_bytes(compiled(protos, plain=plain))
     done = subprocess.run([buf, "build", descriptors, "--output", tmp_path / "image.binpb"], check=False)
     assert done.returncode == 0
