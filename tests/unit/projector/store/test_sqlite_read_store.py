@@ -8,6 +8,7 @@ import pytest
 
 from diptych.server.errors import StartError
 from projector.store.sqlite_read_store import SqliteReadStore
+from tests.support.read_stores import opened_store
 
 
 async def test_open_is_refused_with_the_holder_when_another_projector_has_the_file(tmp_path: Path) -> None:
