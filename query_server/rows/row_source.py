@@ -71,11 +71,15 @@ class RowSource(abc.ABC):
     store_changes: int
     """Number of times the store was replaced by another one. Positions of two stores do not compare."""
 
-    selects: int
-    """Number of selects of rows by key."""
+    @property
+    @abc.abstractmethod
+    def selects(self) -> int:
+        """Number of selects of rows by key."""
 
-    keys_read: int
-    """Number of keys in those selects."""
+    @property
+    @abc.abstractmethod
+    def keys_read(self) -> int:
+        """Number of keys in those selects."""
 
     @abc.abstractmethod
     def get(self, view: View[Any], key: str) -> asyncio.Future[RowRead]:

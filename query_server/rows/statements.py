@@ -1,9 +1,8 @@
-"""The statements that read views, compiled once for every shape that a query takes.
+"""Statements that read views, compiled once for every shape of a query.
 
-Every one of them reads the checkpoint of the generation that it reads, and gives nothing at all if that generation
-is not the active one any more. And every one of them gives *one* result row, into which SQLite has packed the rows
-of the view: a connection lets the interpreter go at each step, and under load it takes up to a millisecond to get
-it back, which a step for each row would pay for each row.
+Each reads the checkpoint of its generation as well, and returns nothing if that generation is no longer active. Each
+returns *one* result row, into which SQLite packs the rows of the view. A connection releases the interpreter at each
+step, and under load takes up to a millisecond to get it back; a step for each row would cost that for each row.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ from diptych.storage.read_store_schema import generations, view_table
 from diptych.storage.sql import Compiled, compile_sqlite
 
 STATEMENTS_MAX = 1000
-"""Statements kept; what is not used goes first."""
+"""Finds in memory; the oldest is dropped first."""
 
 _ESCAPE = "\\"
 _GREATEST = "\U0010ffff"
 
 
 class KeyStatements(NamedTuple):
-    """What reads rows by key: one, or many by a JSON array."""
+    """Statements that read rows by key: one, or many by a JSON array."""
 
     one: Compiled
     many: Compiled
 
 
 class FindShape(NamedTuple):
-    """All that the text of a find depends on."""
+    """Everything that the text of a find depends on."""
 
     view: str
     generation: int
@@ -61,7 +60,7 @@ class FindShape(NamedTuple):
 
 
 class Statements:
-    """Statements by what they read, for one reader of rows. Its threads share it."""
+    """Compiled statements of one row reader. Its threads share them."""
 
     def __init__(self) -> None:
         self._keys: dict[tuple[str, int], KeyStatements] = {}
@@ -69,14 +68,20 @@ class Statements:
         self._tables: dict[tuple[str, int], Table] = {}
 
     def by_key(self, view: View[Any], generation: int) -> KeyStatements:
-        """What reads rows of a view by key. Parameters: `key`, or `keys` (a JSON array), and the generation."""
+        """Return the statements that read rows of a view by key.
+
+        Parameters: `key` or `keys` (a JSON array), `projection`, `generation`.
+        """
         found = self._keys.get((view.name, generation))
         if found is None:
             found = self._keys[view.name, generation] = _by_key(self._table(view, generation))
         return found
 
     def find(self, view: View[Any], generation: int, find: Find, *, after: bool, total: bool) -> Compiled:
-        """What reads a page of rows. Parameters: those of `find_values`, and the generation."""
+        """Return the statement that reads a page of rows.
+
+        Parameters: those of `find_values`, `projection`, `generation`.
+        """
         shape = FindShape(
             view.name,
             generation,
@@ -93,8 +98,8 @@ class Statements:
                 self._finds.popitem(last=False)
         return found
 
-    def forget(self, view_names: Sequence[str], generation: int) -> None:
-        """Drops what reads a generation of these views."""
+    def drop(self, view_names: Sequence[str], generation: int) -> None:
+        """Drop the statements on a generation of these views."""
         for name in view_names:
             self._keys.pop((name, generation), None)
             self._tables.pop((name, generation), None)
@@ -109,7 +114,7 @@ class Statements:
 
 
 def find_values(find: Find, after: Sequence[Any] | None, limit: int) -> dict[str, Any]:
-    """The parameters of a find. `after` holds the order's values and the key of the row before the page."""
+    """Return the parameters of a find. `after` holds the order's values and the key of the row before the page."""
     values: dict[str, Any] = {"limit": limit}
     for index, condition in enumerate(find.conditions):
         values.update(_values(f"c{index}", condition))
@@ -128,7 +133,7 @@ def _active() -> ColumnElement[bool]:
 
 def _by_key(table: Table) -> KeyStatements:
     one = select(table.c.row).where(table.c.key == bindparam("key")).scalar_subquery()
-    keys = func.json_each(bindparam("keys")).table_valued("key", "value", name="wanted")
+    keys = func.json_each(bindparam("keys")).table_valued("key", "value", name="requested")
     packed = keys.c.key.op("||")(literal_column("' '")).op("||")(func.hex(table.c.row))
     many = (
         select(func.group_concat(packed, literal_column("','")))
@@ -143,7 +148,7 @@ def _by_key(table: Table) -> KeyStatements:
 
 
 def unpack_keyed(packed: str | None) -> dict[int, bytes]:
-    """Rows as `KeyStatements.many` packs them, by their index among the keys asked for."""
+    """Unpack the rows of `KeyStatements.many`, by the index of their key in the request."""
     rows: dict[int, bytes] = {}
     for item in packed.split(",") if packed else ():
         index, _, row = item.partition(" ")
@@ -181,14 +186,14 @@ def _find(table: Table, find: Find, *, after: bool, total: bool) -> Compiled:
 
 
 def unpack_page(rows: str | None, keys: str) -> tuple[list[bytes], list[str]]:
-    """Rows and keys as a find packs them."""
+    """Unpack the rows and keys of a find."""
     if rows is None:
         return [], []
     return [bytes.fromhex(row) for row in rows.split(" ")], json.loads(keys)
 
 
 def key_order(order: Sequence[Order]) -> list[tuple[str, bool]]:
-    """Column names and directions of an order, ended by the key.
+    """Return the column names and directions of an order, ended by the key.
 
     The key takes the direction of the column before it, so that one index serves an order and its reverse.
     """
@@ -196,15 +201,15 @@ def key_order(order: Sequence[Order]) -> list[tuple[str, bool]]:
 
 
 def _after(table: Table, order: Sequence[tuple[str, bool]]) -> ColumnElement[bool]:
-    """The rows that come after a row with the values `a0`, `a1`, ... in an order."""
+    """Return the condition for rows after a row with the values `a0`, `a1`, ... in an order."""
     pairs: list[tuple[ColumnElement[Any], BindParameter[Any]]] = [
         (table.c[name], bindparam(f"a{index}")) for index, (name, _) in enumerate(order)
     ]
     if len({descending for _, descending in order}) == 1:
         left, right = tuple_(*(column for column, _ in pairs)), tuple_(*(value for _, value in pairs))
         return left < right if order[0][1] else left > right
-    # Directions are mixed, which no comparison of tuples expresses. The first column alone, which an index serves,
-    # is told apart.
+    # Directions are mixed, which no comparison of tuples expresses. The first column has a condition of its own, which
+    # an index serves.
     steps: list[ColumnElement[bool]] = []
     for index, (_, descending) in enumerate(order):
         column, value = pairs[index]
@@ -238,7 +243,7 @@ def _condition(table: Table, name: str, condition: Condition) -> ColumnElement[b
         case "contains":
             return column.like(value, escape=_ESCAPE)
         case "prefix":
-            # A range, and not LIKE: it heeds case, and an index serves it.
+            # A range rather than LIKE: it is case-sensitive, and an index serves it.
             return and_(column >= value, column < bindparam(f"{name}_end"))
 
 
@@ -264,11 +269,11 @@ def _values(name: str, condition: Condition) -> dict[str, Any]:
 
 
 def _end_of_prefix(prefix: str) -> str | bytes:
-    """The least value above all texts that begin with a prefix. A blob is above every text."""
-    kept = prefix.rstrip(_GREATEST)
-    if not kept:
+    """Return the least value above all texts that begin with a prefix. A blob is above every text."""
+    rest = prefix.rstrip(_GREATEST)
+    if not rest:
         return b""
-    following = ord(kept[-1]) + 1
+    following = ord(rest[-1]) + 1
     if 0xD800 <= following <= 0xDFFF:  # Surrogates are no characters.
         following = 0xE000
-    return kept[:-1] + chr(following)
+    return rest[:-1] + chr(following)

@@ -22,7 +22,8 @@ from diptych.contract.token import LogIdentity
 from diptych.domain.query import Column, Condition, Order
 from diptych.domain.values import stored
 from diptych.storage import batch_window
-from query_server.rows.row_reader import READS_MAX, RowReader
+from query_server.rows.reader_threads import READS_MAX
+from query_server.rows.row_reader import RowReader
 from query_server.rows.row_source import PageRead
 from tests.support.read_store_file import StoreFile
 

@@ -1,0 +1,121 @@
+"""Reader threads: each has a connection of its own, and takes jobs from a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from diptych.contract.reasons import Overloaded
+from query_server.rows.connection import ReadConnection
+
+READS_MAX = 10_000
+"""Reads that wait for a connection, or keys that wait for the next select. More are refused."""
+
+_CACHE_KIBIBYTES = 16_384
+
+_log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+
+class Job(Protocol):
+    """Work for a reader thread."""
+
+    def run(self, threads: ReaderThreads, connection: ReadConnection) -> None:
+        """Read, and deliver the result to the event loop."""
+        ...
+
+
+class ReaderThreads:
+    """Threads that read one store, for one event loop."""
+
+    def __init__(self, path: Path, readers: int) -> None:
+        """Start the threads.
+
+        Args:
+            path: The store's file.
+            readers: Number of threads. With several, one reads by key only, so that no long list delays those reads.
+        """
+        self._path = path
+        self._loop = asyncio.get_running_loop()
+        self._waiting = 0
+        self._key_jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._other_jobs = self._key_jobs if readers == 1 else queue.SimpleQueue[Job | None]()
+        self._queues = [self._key_jobs, *[self._other_jobs] * (readers - 1)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(jobs,), name=f"reader-{index}", daemon=True)
+            for index, jobs in enumerate(self._queues)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def close(self) -> None:
+        """End the threads after the jobs that they have, and close their connections."""
+        for jobs in self._queues:
+            jobs.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+    def submit_keys(self, job: Job) -> None:
+        """Give a job to the thread that reads by key."""
+        self._key_jobs.put(job)
+
+    async def submit(self, work: Callable[[ReadConnection], T]) -> T:
+        """Run some work on a connection. Cancelling it drops the result.
+
+        Raises:
+            Overloaded: Too many reads wait.
+        """
+        if self._waiting >= READS_MAX:
+            raise Overloaded(what="reads", limit=READS_MAX).with_details(retry_seconds=1)
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._waiting += 1
+        try:
+            self._other_jobs.put(_OtherJob(future, work))
+            return await future
+        finally:
+            self._waiting -= 1
+
+    def deliver(self, callback: Callable[..., object], *arguments: Any) -> None:
+        """Call back on the event loop, from a thread. The loop may have ended."""
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            _log.debug("read ended after its event loop")
+
+    def _work(self, jobs: queue.SimpleQueue[Job | None]) -> None:
+        connection = ReadConnection(self._path, cache_kibibytes=_CACHE_KIBIBYTES)
+        while (job := jobs.get()) is not None:
+            job.run(self, connection)
+        connection.close()
+
+
+class _OtherJob:
+    """A read for one caller."""
+
+    __slots__ = ("future", "work")
+
+    def __init__(self, future: asyncio.Future[Any], work: Callable[[ReadConnection], Any]) -> None:
+        self.future = future
+        self.work = work
+
+    def run(self, threads: ReaderThreads, connection: ReadConnection) -> None:
+        if self.future.cancelled():
+            return
+        try:
+            threads.deliver(self._succeed, self.work(connection))
+        except Exception as error:
+            threads.deliver(self._fail, error)
+
+    def _succeed(self, result: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
