@@ -12,8 +12,7 @@ import pytest
 import library
 from diptych.domain.errors import DomainError
 from diptych.domain.loading import LoadedDomain, load
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.sources import ROOT
 
 DOMAIN = "from diptych import Domain\ndomain = Domain('{name}', aggregates=[], projections=[])\n"
 
@@ -103,6 +102,11 @@ def test_loaded_domain_has_the_name_and_the_path_of_its_package() -> None:
 def test_domain_without_a_package_has_neither_path_nor_version() -> None:
     loaded = LoadedDomain(library.domain)
     assert (loaded.name, loaded.path, loaded.version) == ("library", None, None)
+    assert loaded.description == {
+        "domain": "library",
+        "domain_path": "no package",
+        "domain_version": "not installed",
+    }
 
 
 def test_domain_in_the_working_directory_wins_over_an_installed_one(
@@ -124,6 +128,11 @@ def test_installed_domain_has_the_version_of_its_distribution(write_package: Wri
     install(installed, "any-name", "1.2.3", record="installed_domain/__init__.py,,\n")
     loaded = load("installed_domain")
     assert (loaded.path, loaded.version) == (installed / "installed_domain", "1.2.3")
+    assert loaded.description == {
+        "domain": "installed_domain",
+        "domain_path": str(installed / "installed_domain"),
+        "domain_version": "1.2.3",
+    }
 
 
 def test_editable_domain_has_the_version_of_its_distribution(

@@ -34,8 +34,8 @@ from library.v1.events_pb2 import (
     SendNoticeRequest,
     SendNoticeResponse,
 )
+from tests.support.sources import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 ADA = MemberRegistered(member_id="m1", email="ada@example.com", name="Ada")
 STARTED = ReservationStarted(copy_id="c1", member_id="m1", email="ada@example.com")
 STARTED.pickup_time.FromTimedelta(timedelta(days=3))
