@@ -227,7 +227,7 @@ async def test_a_poison_input_is_seen_and_mended_by_an_operator(tmp_path: Path, 
             status, said = await diptych("processes", "retry", "reservation", poison, f"--commands={server.address}")
             assert status == 1
             assert "is parked again: ValueError" in said
-    with command_server(tmp_path, mail, LIBRARY_MENDED="1") as server:
+    with command_server(tmp_path, mail, LIBRARY_FIXED="1") as server:
         server.start()
         async with connected(server) as client:
             assert await parked_again(client) == [(poison, 2)]

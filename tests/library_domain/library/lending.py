@@ -67,13 +67,13 @@ def taken_back(row: Member | None, event: CopyReturned, at: Recorded) -> Member 
 
 @open_loans.on(CopyBorrowed, key=lambda e: e.loan_id, reads=lambda e: [members.at(e.member_id)])
 def opened(row: OpenLoan | None, event: CopyBorrowed, at: Recorded) -> OpenLoan | None:
-    who = at.row(members, event.member_id)
+    member = at.row(members, event.member_id)
     return OpenLoan(
         loan_id=event.loan_id,
         copy_id=event.copy_id,
         due_time=event.due_time,
         member_id=event.member_id,
-        email=who.email if who else "",
+        email=member.email if member else "",
     )
 
 

@@ -66,12 +66,12 @@ reservation = Process[Waiting]("reservation", initial=Waiting(), id="copy_id")
 def start(
     state: Waiting, command: StartReservationRequest, at: Deciding
 ) -> Sequence[ReservationStarted | Send[PutCopyAsideRequest]]:
-    who = at.state(member, command.member_id)
-    if who.email is None:
+    borrower = at.state(member, command.member_id)
+    if borrower.email is None:
         raise UnknownMember(member_id=command.member_id)
     if state.member_id:
         raise CopyReserved(copy_id=command.copy_id, member_id=state.member_id)
-    started = ReservationStarted(copy_id=command.copy_id, member_id=command.member_id, email=who.email)
+    started = ReservationStarted(copy_id=command.copy_id, member_id=command.member_id, email=borrower.email)
     if command.HasField("pickup_time"):
         started.pickup_time.CopyFrom(command.pickup_time)
     else:
@@ -107,7 +107,7 @@ def is_aside(
 
 
 def _notice(copy_id: str) -> str:
-    if "LIBRARY_MENDED" in os.environ:
+    if "LIBRARY_FIXED" in os.environ:
         return f"{copy_id} waits for you until {PICKUP_TIME.days} days from now."
     return f"{copy_id} waits for you until %d days from now." % PICKUP_TIME.days  # A copy 100% will break this.
 

@@ -378,7 +378,7 @@ async def test_what_waited_behind_an_input_that_was_taken_goes_on_after_a_start(
 
 async def _mended(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     poison = "100%"
-    monkeypatch.setenv("LIBRARY_MENDED", "1")
+    monkeypatch.setenv("LIBRARY_FIXED", "1")
     assert await on.host.retry("reservation", poison) is None
     await on.until(f"reservation/{poison}", *STARTED, *READY, "ReservationEnded", *NOTIFIED)
     await eventually(lambda: not on.host.queues.parked.counts["reservation"], seconds=SECONDS)
@@ -448,7 +448,7 @@ async def test_a_retried_outcome_is_not_parked_again_after_a_stop(
             return len(await on.store.parked_inputs()) == 1
 
         await eventually(kept, seconds=SECONDS)
-    monkeypatch.setenv("LIBRARY_MENDED", "1")
+    monkeypatch.setenv("LIBRARY_FIXED", "1")
     async with stage(tmp_path, library(Mail())) as on:
         never = asyncio.Event()
 
