@@ -1,9 +1,9 @@
-"""The shop: the domain that ships with Diptych.
+"""Shop: the domain that comes with Diptych, in a distribution of its own.
 
-Aggregates decide (`users`, `products`, `reviews`, `orders`, `returns`); processes carry through what takes several
-decisions and the world outside (`registration`, `fulfilment`, with `ports` for emails and payments); projections fold
-what was decided into read models and answer queries (`user_views`, `product_views`, `order_views`, `process_views`,
-`sales_views` with `analytics`). Its contract is the proto package `shop.v1`.
+Aggregates decide (`users`, `products`, `reviews`, `orders`, `returns`). Processes carry out work of several decisions
+and effects (`registration`, `fulfilment`, with `ports` for emails and payments). Projections fold events into read
+models and answer queries (`user_views`, `product_views`, `order_views`, `process_views`, `sales_views` with
+`analytics`). The contract is the proto package `shop.v1`.
 """
 
 from diptych import Domain
@@ -24,7 +24,7 @@ from shop import (
 )
 from shop.settings import settings
 
-settings()  # A wrong one is told when a server starts, and not when the first order is placed.
+settings()  # A wrong setting fails the start of a server, and not the first order.
 
 domain = Domain(
     "shop",

@@ -1,7 +1,7 @@
-"""GetOrderAnalytics: sums over a range of days, made from rows of the projection `analytics` when they are asked for.
+"""GetOrderAnalytics: sums over a range of days, computed from rows of the projection `analytics` for each request.
 
-What is grouped by day or country, for all or for one country, comes from `daily_sales`, which has a few rows a day.
-All else comes from `order_contributions`, which has a row for every order and return.
+Figures grouped by day or country, for all or for one country, come from `daily_sales`, which has a few rows a day. All
+others come from `order_contributions`, which has a row for every order and return.
 """
 
 from collections import defaultdict
@@ -42,14 +42,14 @@ _FIELD: dict[AnalyticsGrouping, str] = {
     ANALYTICS_GROUPING_CUSTOMER: "customer_id",
     ANALYTICS_GROUPING_COUNTRY: "country",
 }
-"""The field of a row that has the key to group by. Products have none: they stand in a row's lines."""
+"""Field of a row with the key of a grouping. Products have none: they are in the lines of a row."""
 
 
 __all__ = ["analytics", "get_order_analytics"]
 
 
 class _Figures:
-    """The sums of one key in one currency, in nanos."""
+    """Sums of one key in one currency, in nanos."""
 
     __slots__ = ("cancelled", "gross", "orders", "returned", "units")
 
@@ -68,7 +68,7 @@ class _Figures:
         self.units += row.units
 
     def add_part(self, row: OrderContribution, part: OrderContribution | ContributionLine) -> None:
-        """Adds an order or a return, or one line of it."""
+        """Add an order or a return, or one line of it."""
         exact = part.amount
         amount = exact.units * NANOS_PER_UNIT + exact.nanos
         if row.return_id:
@@ -87,17 +87,17 @@ class _Groups:
     def __init__(self) -> None:
         self.currencies: defaultdict[str, defaultdict[str, _Figures]] = defaultdict(lambda: defaultdict(_Figures))
 
-    def at(self, key: str, currency_code: str) -> _Figures:
+    def of(self, key: str, currency_code: str) -> _Figures:
         return self.currencies[currency_code][key]
 
-    def told(self) -> list[AnalyticsGroup]:
-        """As the answer tells them: by key, then currency code."""
-        told = [
-            _told(key, currency_code, figures)
+    def as_messages(self) -> list[AnalyticsGroup]:
+        """Return the groups of the answer, sorted by key and currency code."""
+        groups = [
+            _as_message(key, currency_code, figures)
             for currency_code, by_key in self.currencies.items()
             for key, figures in by_key.items()
         ]
-        return sorted(told, key=lambda group: (group.key, group.currency_code))
+        return sorted(groups, key=lambda group: (group.key, group.currency_code))
 
 
 def _grouping(query: GetOrderAnalyticsRequest) -> AnalyticsGrouping:
@@ -118,7 +118,7 @@ def _select(query: GetOrderAnalyticsRequest, now: datetime) -> Selection[DailySa
         contribution_customer.eq(query.customer_id) if filtered_by == "customer_id" else None,
         contribution_country.eq(query.country) if filtered_by == "country" else None,
         contribution_status.eq(query.status) if filtered_by == "status" else None,
-        order=contribution_day,  # As the indexes have them: otherwise a year of rows would be sorted by key.
+        order=contribution_day,  # The order of the indexes: otherwise SQLite sorts a year of rows by key.
     )
 
 
@@ -126,34 +126,34 @@ def _select(query: GetOrderAnalyticsRequest, now: datetime) -> Selection[DailySa
 def get_order_analytics(
     query: GetOrderAnalyticsRequest, rows: Sequence[DailySales | OrderContribution]
 ) -> OrderAnalytics:
-    """Adds up the rows."""
+    """Return the figures of the selected rows."""
     groups, totals = _Groups(), _Groups()
     grouping = _grouping(query)
     field = _FIELD.get(grouping)
     for row in rows:
         if isinstance(row, DailySales):
-            groups.at(getattr(row, _FIELD[grouping]), row.currency_code).add_day(row)
-            totals.at("", row.currency_code).add_day(row)
+            groups.of(getattr(row, _FIELD[grouping]), row.currency_code).add_day(row)
+            totals.of("", row.currency_code).add_day(row)
             continue
         currency_code = row.amount.currency_code
         part: OrderContribution | ContributionLine = row
         if query.product_id:
             lines = [line for line in row.lines if line.product_id == query.product_id]
             if not lines:
-                continue  # The product found has this id in another case.
+                continue  # The id of the matching product differs in case.
             part = lines[0]
-        totals.at("", currency_code).add_part(row, part)
+        totals.of("", currency_code).add_part(row, part)
         if field:
-            groups.at(getattr(row, field), currency_code).add_part(row, part)
+            groups.of(getattr(row, field), currency_code).add_part(row, part)
         elif query.product_id:
-            groups.at(query.product_id, currency_code).add_part(row, part)
+            groups.of(query.product_id, currency_code).add_part(row, part)
         else:
             _add_lines(row, groups.currencies[currency_code])
-    return OrderAnalytics(groups=groups.told(), totals=totals.told())
+    return OrderAnalytics(groups=groups.as_messages(), totals=totals.as_messages())
 
 
 def _add_lines(row: OrderContribution, products: defaultdict[str, _Figures]) -> None:
-    """Adds each line to its product. A year can have half a million lines: so `add_part` is written out here."""
+    """Add each line to its product. A year can have 500,000 lines, so `add_part` is written out here."""
     returned = bool(row.return_id)
     cancelled = row.status == ORDER_STATUS_CANCELLED
     for line in row.lines:
@@ -170,7 +170,7 @@ def _add_lines(row: OrderContribution, products: defaultdict[str, _Figures]) -> 
             figures.cancelled += amount
 
 
-def _told(key: str, currency_code: str, figures: _Figures) -> AnalyticsGroup:
+def _as_message(key: str, currency_code: str, figures: _Figures) -> AnalyticsGroup:
     group = AnalyticsGroup(
         key=key,
         currency_code=currency_code,

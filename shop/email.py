@@ -1,4 +1,4 @@
-"""Emails as they are sent: the same request under the same key is the same email."""
+"""Emails: the same request under the same key is the same email."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from shop.v1.effects_pb2 import SendEmailRequest
 
 
 def id_of(key: str) -> str:
-    """A name for an email that can stand in file names and headers, made from its idempotency key."""
+    """Return the name of an email for file names and headers, computed from its idempotency key."""
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def email_of(request: SendEmailRequest, calling: Calling, *, sender: str) -> EmailMessage:
-    """The email. By its Message-ID whoever receives it twice knows that it is one."""
+    """Return the email. A recipient who gets it twice recognises the repeat by its Message-ID."""
     email = EmailMessage()
     email["Message-ID"] = f"<{id_of(calling.key)}@{sender.rpartition('@')[2]}>"
     email["Date"] = formatdate()

@@ -1,4 +1,5 @@
-"""The default `EmailSender`: emails become files of a maildir, which every mail reader can open. A repeat is none."""
+"""The default `EmailSender`: writes emails to the files of a maildir, which every mail reader can open. A repeat writes
+nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from shop.v1.effects_pb2 import SendEmailRequest, SendEmailResponse
 
 @asynccontextmanager
 async def connect(settings: ShopSettings) -> AsyncIterator[Effect[SendEmailRequest, SendEmailResponse]]:
-    """Opens the maildir of the settings. It is made when the first email is written."""
+    """Open the maildir of the settings. The folder is created with the first email."""
     maildir = Path(settings.maildir) if settings.maildir else user_data() / "diptych" / "shop" / "mail"
 
     async def send(request: SendEmailRequest, calling: Calling) -> SendEmailResponse:
@@ -28,17 +29,17 @@ async def connect(settings: ShopSettings) -> AsyncIterator[Effect[SendEmailReque
 
 
 def user_data() -> Path:
-    """Where programs keep a user's data, by the XDG convention."""
+    """Return the folder for a user's data by the XDG convention."""
     chosen = os.environ.get("XDG_DATA_HOME", "")
     return Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".local" / "share"
 
 
 def write(maildir: Path, name: str, content: bytes) -> None:
-    """Adds an email under a name, unless there is one by that name, read already or not."""
+    """Add an email under a name, unless the maildir has one with that name, read or unread."""
     for folder in ("tmp", "new", "cur"):
         (maildir / folder).mkdir(parents=True, exist_ok=True)
     delivered = maildir / "new" / name
-    # A mail reader moves what it has seen, and puts flags behind the name.
+    # A mail reader moves emails that it has shown, and adds flags to their names.
     if delivered.exists() or any((maildir / "cur").glob(f"{name}*")):
         return
     written = maildir / "tmp" / f"{name}.{os.getpid()}"
@@ -51,7 +52,7 @@ def write(maildir: Path, name: str, content: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Makes the folder's entries as durable as its files."""
+    """Make the folder's entries as durable as its files."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The `EmailSender` that hands emails in at an SMTP server."""
+"""The `EmailSender` that sends emails through an SMTP server."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from shop.v1.effects_pb2 import SendEmailRequest, SendEmailResponse
 
 _PORTS = {"smtp": 25, "smtps": 465}
 _SECONDS = 30.0
-"""For how long one exchange with the server may take."""
+"""Limit of one exchange with the server."""
 
 
 @asynccontextmanager
 async def connect(settings: ShopSettings) -> AsyncIterator[Effect[SendEmailRequest, SendEmailResponse]]:
-    """Each email takes a connection of its own, so that a server that is away is noticed when there is one to send."""
+    """Yield the effect. Each email has its own connection, so that an unreachable server is noticed at once."""
     assert settings.smtp_url is not None
     url = urlsplit(settings.smtp_url)
 
@@ -52,9 +52,9 @@ async def connect(settings: ShopSettings) -> AsyncIterator[Effect[SendEmailReque
 
 
 def _for_good(code: int) -> bool:
-    """Whether a reply means that the same email is refused the next time, too (RFC 5321, section 4.2.1)."""
+    """Return True if the server refuses the same email again (RFC 5321, section 4.2.1)."""
     return 500 <= code < 600
 
 
-def _failed(reason: str, email: EmailMessage, said: str) -> EffectFailed:
-    return EffectFailed(reason, f"The mail server refused the email to {email['To']}: {said}")
+def _failed(reason: str, email: EmailMessage, answer: str) -> EffectFailed:
+    return EffectFailed(reason, f"The mail server refused the email to {email['To']}: {answer}")

@@ -1,12 +1,14 @@
-"""Fulfilment: a placed order's stock is reserved, its payment taken, and the order confirmed; or all of it is undone.
+"""Fulfilment of a placed order: reserve its stock, take its payment and confirm it, or undo all of that.
 
-Stock is asked for at once for all items. When all of it is reserved, the payment is asked for, and when that is taken,
-the order is confirmed. What goes wrong turns fulfilment back: the order is cancelled, and once it is, its stock is
-released; a payment that was taken, or may have been, is voided. A customer who cancels the order, at any time before
-it is shipped, turns fulfilment back as well. Stock that is reserved leaves when the order is shipped.
+1. All items request their stock at once.
+2. When all stock is reserved, the payment is requested.
+3. When the payment is taken, the order is confirmed.
+4. A failed step turns the fulfilment back: the order is cancelled, then its stock is released. A payment that was or
+   may have been taken is voided. A customer who cancels the order before it is shipped turns the fulfilment back too.
+5. Reserved stock is shipped with the order.
 
-What to send and to call is not decided input by input: each state has its wants, and an input leads to what is wanted
-then and was not before.
+The outputs are not decided input by input. Each state has its wants, and an input leads to the wants of the new state
+that the old state did not have.
 """
 
 from collections.abc import Iterator
@@ -76,16 +78,16 @@ from shop.v1.processes_pb2 import (
     ProcessStatus,
 )
 
-ORDER_WAS_CANCELLED = "ORDER_CANCELLED"
-PAYMENT_HAD_ITS_TIME = "PAYMENT_TIMED_OUT"
-"""Reasons to turn back that are nobody else's."""
+ORDER_CANCELLED_REASON = "ORDER_CANCELLED"
+PAYMENT_TIMED_OUT_REASON = "PAYMENT_TIMED_OUT"
+"""Reasons for turning back that only the fulfilment has."""
 
 _MESSAGE_CHARACTERS = 500
-"""What of others' sentences is kept."""
+"""Length to which sentences of other systems are cut."""
 
 
-class OrderFate(Enum):
-    """What has become of the order, as far as its stock is concerned."""
+class OrderOutcome(Enum):
+    """Outcome of the order, as far as its stock is concerned."""
 
     OPEN = "open"
     CANCELLED = "cancelled"
@@ -93,7 +95,7 @@ class OrderFate(Enum):
 
 
 class Want(NamedTuple):
-    """Something that a state wants done; the same want is the same output."""
+    """A command, an effect or a timeout that a state requires. The same want is the same output."""
 
     what: type[Message]
     product_id: str = ""
@@ -101,22 +103,22 @@ class Want(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FulfilmentState:
-    """How far a fulfilment has come."""
+    """State of a fulfilment."""
 
     status: ProcessStatus = PROCESS_STATUS_UNSPECIFIED
-    asked: FulfilmentStarted | None = None
-    """What to fulfil."""
+    request: FulfilmentStarted | None = None
+    """Items, amount and customer of the fulfilment."""
     items: tuple[ReservationStatus, ...] = ()
-    """How far the reservation of each item of `asked` has come."""
+    """Reservation status of each item of `request`."""
     payment: PaymentStatus = PAYMENT_STATUS_PENDING
-    order: OrderFate = OrderFate.OPEN
+    order: OrderOutcome = OrderOutcome.OPEN
     reason: str = ""
-    """Why it turned back."""
+    """Cause of turning back."""
     message: str = ""
 
     @property
     def wants(self) -> Iterator[Want]:
-        """What is to be done in this state, in this order."""
+        """Yield the wants of this state, in their order."""
         running = self.status == PROCESS_STATUS_RUNNING
         compensating = self.status == PROCESS_STATUS_COMPENSATING
         if self.payment == PAYMENT_STATUS_CHARGING:
@@ -126,22 +128,22 @@ class FulfilmentState:
             yield Want(ConfirmOrderRequest)
         if self.payment == PAYMENT_STATUS_VOIDING:
             yield Want(VoidPaymentRequest)
-        if compensating and self.order is OrderFate.OPEN:
+        if compensating and self.order is OrderOutcome.OPEN:
             yield Want(CancelOrderRequest)
-        for item, status in zip(self.asked.items if self.asked else (), self.items, strict=True):
+        for item, status in zip(self.request.items if self.request else (), self.items, strict=True):
             if status == RESERVATION_STATUS_RESERVING:
                 yield Want(ReserveStockRequest, item.product_id)
-            elif status == RESERVATION_STATUS_RESERVED and self.order is OrderFate.CANCELLED:
+            elif status == RESERVATION_STATUS_RESERVED and self.order is OrderOutcome.CANCELLED:
                 yield Want(ReleaseStockRequest, item.product_id)
-            elif status == RESERVATION_STATUS_RESERVED and self.order is OrderFate.SHIPPED and not running:
+            elif status == RESERVATION_STATUS_RESERVED and self.order is OrderOutcome.SHIPPED and not running:
                 yield Want(ShipStockRequest, item.product_id)
 
     @property
     def undone(self) -> bool:
-        """Whether it has turned back, and nothing is left to undo."""
+        """True if the fulfilment has turned back and nothing is left to undo."""
         return (
             self.status == PROCESS_STATUS_COMPENSATING
-            and self.order is not OrderFate.OPEN
+            and self.order is not OrderOutcome.OPEN
             and self.payment != PAYMENT_STATUS_VOIDING
             and RESERVATION_STATUS_RESERVING not in self.items
             and RESERVATION_STATUS_RESERVED not in self.items
@@ -151,47 +153,47 @@ class FulfilmentState:
 fulfilment = Process[FulfilmentState]("fulfilment", initial=FulfilmentState(), id="order_id")
 
 
-# The order.
+# Inputs about the order.
 
 
 @fulfilment.reacts(OrderPlaced, key=lambda e: e.order_id)
 def order_placed(state: FulfilmentState, event: OrderPlaced, at: Deciding) -> Step:
-    """Begins, with all stock at once."""
+    """Start the fulfilment with all stock at once."""
     if state.status != PROCESS_STATUS_UNSPECIFIED:
         return []
     units = units_by_product(event.items)
-    asked = FulfilmentStarted(
+    request = FulfilmentStarted(
         order_id=event.order_id,
         customer_id=event.customer_id,
         items=[StockToReserve(product_id=id, quantity=quantity) for id, quantity in units.items()],
         amount=event.total,
         payment_method=event.payment_method,
     )
-    return _step(state, asked)
+    return _step(state, request)
 
 
 @fulfilment.reacts(OrderCancelled, key=lambda e: e.order_id)
 def order_cancelled(state: FulfilmentState, event: OrderCancelled, at: Deciding) -> Step:
-    """Somebody has cancelled the order, or this process has. An imported order is not fulfilled."""
-    if state.order is not OrderFate.OPEN or state.status == PROCESS_STATUS_UNSPECIFIED:
+    """Turn back after a cancellation, by a caller or by this process. An imported order has no fulfilment."""
+    if state.order is not OrderOutcome.OPEN or state.status == PROCESS_STATUS_UNSPECIFIED:
         return []
     cancelled = FulfilmentOrderCancelled(order_id=at.id)
     if state.status == PROCESS_STATUS_COMPENSATING:
         return _step(state, cancelled)
-    return _step(state, _turned_back(ORDER_WAS_CANCELLED, "The order was cancelled.", at), cancelled)
+    return _step(state, _turned_back(ORDER_CANCELLED_REASON, "The order was cancelled.", at), cancelled)
 
 
 @fulfilment.reacts(OrderStatusChanged, key=lambda e: e.order_id if e.status == ORDER_STATUS_SHIPPED else None)
 def order_shipped(state: FulfilmentState, event: OrderStatusChanged, at: Deciding) -> Step:
-    """The goods leave: from now on, or once it is clear that nothing else is to be done with them."""
-    if state.order is not OrderFate.OPEN or state.status == PROCESS_STATUS_UNSPECIFIED:
+    """Ship the stock now, or once no other step needs it."""
+    if state.order is not OrderOutcome.OPEN or state.status == PROCESS_STATUS_UNSPECIFIED:
         return []
     return _step(state, FulfilmentShipped(order_id=at.id))
 
 
 @fulfilment.accepted(ConfirmOrderRequest)
 def order_confirmed(state: FulfilmentState, outcome: Accepted[ConfirmOrderRequest], at: Deciding) -> Step:
-    """All is done, unless it was cancelled since."""
+    """Complete the fulfilment, unless the order was cancelled since."""
     if state.status != PROCESS_STATUS_RUNNING:
         return []
     return _step(state, FulfilmentCompleted(order_id=at.id))
@@ -199,40 +201,40 @@ def order_confirmed(state: FulfilmentState, outcome: Accepted[ConfirmOrderReques
 
 @fulfilment.refused(ConfirmOrderRequest)
 def order_not_confirmed(state: FulfilmentState, outcome: Refused[ConfirmOrderRequest], at: Deciding) -> Step:
-    """It was cancelled before, which this process may not have heard yet."""
+    """Ignore a refusal: the order was cancelled, and the event may not have reached this process yet."""
     if state.status != PROCESS_STATUS_RUNNING:
         return []
-    return _step(state, _turned_back(ORDER_WAS_CANCELLED, "The order was cancelled.", at))
+    return _step(state, _turned_back(ORDER_CANCELLED_REASON, "The order was cancelled.", at))
 
 
 @fulfilment.accepted(CancelOrderRequest)
 def cancellation_accepted(state: FulfilmentState, outcome: Accepted[CancelOrderRequest], at: Deciding) -> Step:
-    """From now on nobody can ship it, so that its stock can be released."""
-    if state.order is not OrderFate.OPEN:
+    """Release the stock: no operator can ship the order any more."""
+    if state.order is not OrderOutcome.OPEN:
         return []
     return _step(state, FulfilmentOrderCancelled(order_id=at.id))
 
 
 @fulfilment.refused(CancelOrderRequest)
 def cancellation_refused(state: FulfilmentState, outcome: Refused[CancelOrderRequest], at: Deciding) -> Step:
-    """It was shipped by hand, so that there is no stock to release."""
-    if state.order is not OrderFate.OPEN:
+    """Release no stock: an operator has shipped the order."""
+    if state.order is not OrderOutcome.OPEN:
         return []
     return _step(state, FulfilmentShipped(order_id=at.id))
 
 
-# Stock.
+# Inputs about stock.
 
 
 @fulfilment.accepted(ReserveStockRequest)
 def item_reserved(state: FulfilmentState, outcome: Accepted[ReserveStockRequest], at: Deciding) -> Step:
-    """One item more."""
+    """Count one more reserved item."""
     return _step(state, FulfilmentItemReserved(order_id=at.id, product_id=outcome.command.product_id))
 
 
 @fulfilment.refused(ReserveStockRequest)
 def item_refused(state: FulfilmentState, outcome: Refused[ReserveStockRequest], at: Deciding) -> Step:
-    """One item that is not to be had is enough to turn back."""
+    """Turn back: one missing item is enough."""
     refused = FulfilmentItemRefused(
         order_id=at.id, product_id=outcome.command.product_id, reason=outcome.reason, message=outcome.message
     )
@@ -243,24 +245,24 @@ def item_refused(state: FulfilmentState, outcome: Refused[ReserveStockRequest], 
 
 @fulfilment.accepted(ReleaseStockRequest)
 def item_released(state: FulfilmentState, outcome: Accepted[ReleaseStockRequest], at: Deciding) -> Step:
-    """One item less to undo."""
+    """Count one item less to undo."""
     return _step(state, FulfilmentItemReleased(order_id=at.id, product_id=outcome.command.product_id))
 
 
 @fulfilment.accepted(ShipStockRequest)
 def item_shipped(state: FulfilmentState, outcome: Accepted[ShipStockRequest], at: Deciding) -> Step:
-    """One item has left."""
+    """Count one shipped item."""
     return _step(state, FulfilmentItemShipped(order_id=at.id, product_id=outcome.command.product_id))
 
 
-# The payment.
+# Inputs about the payment.
 
 
 @fulfilment.answered(ChargePaymentRequest)
 def payment_charged(
     state: FulfilmentState, outcome: Answered[ChargePaymentRequest, ChargePaymentResponse], at: Deciding
 ) -> Step:
-    """Paid. An answer that comes too late changes nothing: the payment is being voided."""
+    """Record the payment. A late answer changes nothing, because the payment is being voided."""
     if state.payment != PAYMENT_STATUS_CHARGING:
         return []
     return _step(state, PaymentCharged(order_id=at.id, payment_id=outcome.answer.payment_id))
@@ -268,7 +270,7 @@ def payment_charged(
 
 @fulfilment.failed(ChargePaymentRequest)
 def payment_declined(state: FulfilmentState, outcome: Failed[ChargePaymentRequest], at: Deciding) -> Step:
-    """Not paid, and there is nothing to void."""
+    """Turn back. There is no payment to void."""
     if state.payment != PAYMENT_STATUS_CHARGING:
         return []
     message = _sentence(outcome.message)
@@ -278,22 +280,22 @@ def payment_declined(state: FulfilmentState, outcome: Failed[ChargePaymentReques
 
 @fulfilment.times_out(PaymentTimedOut)
 def payment_timed_out(state: FulfilmentState, timeout: PaymentTimedOut, at: Deciding) -> Step:
-    """Whether it was taken is not known, so it is voided."""
+    """Turn back and void the payment, which may have been taken."""
     if state.payment != PAYMENT_STATUS_CHARGING:
         return []
-    return _step(state, _turned_back(PAYMENT_HAD_ITS_TIME, "The payment was not answered in time.", at))
+    return _step(state, _turned_back(PAYMENT_TIMED_OUT_REASON, "The payment was not answered in time.", at))
 
 
 @fulfilment.answered(VoidPaymentRequest)
 def payment_voided(
     state: FulfilmentState, outcome: Answered[VoidPaymentRequest, VoidPaymentResponse], at: Deciding
 ) -> Step:
-    """Nothing is taken, and nothing will be."""
+    """Record that the payment is void."""
     return _step(state, PaymentVoided(order_id=at.id))
 
 
 def _step(state: FulfilmentState, *events: Message) -> Step:
-    """Records events and what follows from them, and begins what is wanted from now on."""
+    """Record events and the facts that follow from them, and return the outputs of all new wants."""
     before = frozenset(state.wants)
     recorded = list(events)
     for event in events:
@@ -302,18 +304,18 @@ def _step(state: FulfilmentState, *events: Message) -> Step:
     if follows is not None:
         recorded.append(follows)
         state = fulfilment.evolve(state, follows)
-    asked = state.asked
-    assert asked is not None
-    return [*recorded, *(_output(want, state, asked) for want in state.wants if want not in before)]
+    request = state.request
+    assert request is not None
+    return [*recorded, *(_output(want, state, request) for want in state.wants if want not in before)]
 
 
 def _follows(state: FulfilmentState) -> PaymentRequested | FulfilmentFailed | None:
-    """What is a fact as soon as the last of several things has happened."""
-    assert state.asked is not None
+    """Return the fact that follows when the last of several conditions is met; None if none does."""
+    assert state.request is not None
     if _ready_to_pay(state):
-        return PaymentRequested(order_id=state.asked.order_id, amount=state.asked.amount)
+        return PaymentRequested(order_id=state.request.order_id, amount=state.request.amount)
     if state.undone:
-        return FulfilmentFailed(order_id=state.asked.order_id, reason=state.reason)
+        return FulfilmentFailed(order_id=state.request.order_id, reason=state.reason)
     return None
 
 
@@ -326,16 +328,16 @@ def _ready_to_pay(state: FulfilmentState) -> bool:
 
 
 def _output(
-    want: Want, state: FulfilmentState, asked: FulfilmentStarted
+    want: Want, state: FulfilmentState, request: FulfilmentStarted
 ) -> (
     Send[ReserveStockRequest | ReleaseStockRequest | ShipStockRequest | ConfirmOrderRequest | CancelOrderRequest]
     | Call[ChargePaymentRequest | VoidPaymentRequest]
     | After[PaymentTimedOut]
 ):
-    """What does that."""
-    order_id = asked.order_id
+    """Return the output of a want."""
+    order_id = request.order_id
     if want.what is ReserveStockRequest:
-        (quantity,) = (item.quantity for item in asked.items if item.product_id == want.product_id)
+        (quantity,) = (item.quantity for item in request.items if item.product_id == want.product_id)
         return send(ReserveStockRequest(product_id=want.product_id, order_id=order_id, quantity=quantity))
     if want.what is ReleaseStockRequest:
         return send(ReleaseStockRequest(product_id=want.product_id, order_id=order_id), compensates=True)
@@ -352,9 +354,9 @@ def _output(
     return call(
         ChargePaymentRequest(
             order_id=order_id,
-            customer_id=asked.customer_id,
-            amount=asked.amount,
-            payment_method=asked.payment_method,
+            customer_id=request.customer_id,
+            amount=request.amount,
+            payment_method=request.payment_method,
         )
     )
 
@@ -364,68 +366,68 @@ def _turned_back(reason: str, message: str, at: Deciding) -> FulfilmentTurnedBac
 
 
 def _sentence(text: str) -> str:
-    """What somebody outside says, so that it can stand in an order's history."""
+    """Return a sentence of another system, cut for an order's history."""
     return "".join(character for character in text if character.isprintable())[:_MESSAGE_CHARACTERS]
 
 
 @fulfilment.evolves(FulfilmentStarted)
 def started(state: FulfilmentState, event: FulfilmentStarted) -> FulfilmentState:
-    """All items are being reserved."""
+    """Request all items."""
     items = (RESERVATION_STATUS_RESERVING,) * len(event.items)
-    return FulfilmentState(status=PROCESS_STATUS_RUNNING, asked=event, items=items)
+    return FulfilmentState(status=PROCESS_STATUS_RUNNING, request=event, items=items)
 
 
 @fulfilment.evolves(FulfilmentItemReserved)
 def reserved(state: FulfilmentState, event: FulfilmentItemReserved) -> FulfilmentState:
-    """The item is reserved."""
+    """Set the item to reserved."""
     return _with_item(state, event.product_id, RESERVATION_STATUS_RESERVED)
 
 
 @fulfilment.evolves(FulfilmentItemRefused)
 def refused(state: FulfilmentState, event: FulfilmentItemRefused) -> FulfilmentState:
-    """The item is not to be had."""
+    """Set the item to refused."""
     return _with_item(state, event.product_id, RESERVATION_STATUS_REFUSED)
 
 
 @fulfilment.evolves(FulfilmentItemReleased)
 def released(state: FulfilmentState, event: FulfilmentItemReleased) -> FulfilmentState:
-    """The item is back in stock."""
+    """Set the item to released."""
     return _with_item(state, event.product_id, RESERVATION_STATUS_RELEASED)
 
 
 @fulfilment.evolves(FulfilmentItemShipped)
 def shipped(state: FulfilmentState, event: FulfilmentItemShipped) -> FulfilmentState:
-    """The item has left."""
+    """Set the item to shipped."""
     return _with_item(state, event.product_id, RESERVATION_STATUS_SHIPPED)
 
 
 @fulfilment.evolves(PaymentRequested)
 def requested(state: FulfilmentState, event: PaymentRequested) -> FulfilmentState:
-    """The provider is asked."""
+    """Set the payment to requested."""
     return replace(state, payment=PAYMENT_STATUS_CHARGING)
 
 
 @fulfilment.evolves(PaymentCharged)
 def charged(state: FulfilmentState, event: PaymentCharged) -> FulfilmentState:
-    """It is paid."""
+    """Set the payment to taken."""
     return replace(state, payment=PAYMENT_STATUS_CHARGED)
 
 
 @fulfilment.evolves(PaymentDeclined)
 def declined(state: FulfilmentState, event: PaymentDeclined) -> FulfilmentState:
-    """It is not paid."""
+    """Set the payment to declined."""
     return replace(state, payment=PAYMENT_STATUS_DECLINED)
 
 
 @fulfilment.evolves(PaymentVoided)
 def voided(state: FulfilmentState, event: PaymentVoided) -> FulfilmentState:
-    """It is not paid any more."""
+    """Set the payment to void."""
     return replace(state, payment=PAYMENT_STATUS_VOIDED)
 
 
 @fulfilment.evolves(FulfilmentTurnedBack)
 def turned_back(state: FulfilmentState, event: FulfilmentTurnedBack) -> FulfilmentState:
-    """What may have been paid is to be voided."""
+    """Turn back, and void a payment that may have been taken."""
     paid = state.payment in (PAYMENT_STATUS_CHARGING, PAYMENT_STATUS_CHARGED)
     return replace(
         state,
@@ -438,30 +440,30 @@ def turned_back(state: FulfilmentState, event: FulfilmentTurnedBack) -> Fulfilme
 
 @fulfilment.evolves(FulfilmentOrderCancelled)
 def cancelled(state: FulfilmentState, event: FulfilmentOrderCancelled) -> FulfilmentState:
-    """What is reserved is to be released."""
-    return replace(state, order=OrderFate.CANCELLED)
+    """Release reserved items."""
+    return replace(state, order=OrderOutcome.CANCELLED)
 
 
 @fulfilment.evolves(FulfilmentShipped)
 def order_left(state: FulfilmentState, event: FulfilmentShipped) -> FulfilmentState:
-    """What is reserved leaves."""
-    return replace(state, order=OrderFate.SHIPPED)
+    """Ship reserved items."""
+    return replace(state, order=OrderOutcome.SHIPPED)
 
 
 @fulfilment.evolves(FulfilmentCompleted)
 def completed(state: FulfilmentState, event: FulfilmentCompleted) -> FulfilmentState:
-    """The order is confirmed."""
+    """Set the fulfilment to completed."""
     return replace(state, status=PROCESS_STATUS_COMPLETED)
 
 
 @fulfilment.evolves(FulfilmentFailed)
 def failed(state: FulfilmentState, event: FulfilmentFailed) -> FulfilmentState:
-    """Nothing follows."""
+    """Set the fulfilment to failed."""
     return replace(state, status=PROCESS_STATUS_FAILED)
 
 
 def _with_item(state: FulfilmentState, product_id: str, status: ReservationStatus) -> FulfilmentState:
-    assert state.asked is not None
-    products = [item.product_id for item in state.asked.items]
+    assert state.request is not None
+    products = [item.product_id for item in state.request.items]
     place = products.index(product_id)
     return replace(state, items=(*state.items[:place], status, *state.items[place + 1 :]))

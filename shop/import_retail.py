@@ -1,8 +1,8 @@
-"""Imports UCI *Online Retail*: `python -m shop.import_retail FILE.csv`, with the servers running.
+"""Import of UCI *Online Retail*: `python -m shop.import_retail FILE.csv`, with the servers running.
 
-Each invoice becomes an order or, if its number begins with C, a return. The import can be broken off in any way and run
-again: nothing is doubled. It ends when the read model includes all of it, and compares what the read model tells of the
-file's days with its own sums.
+Each invoice becomes an order or, if its number begins with C, a return. The import can be interrupted and run again
+without duplicates. It ends when the read model includes all of it, and compares the read model's sums for the file's
+days with its own.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from shop.retail import importer
 from shop.retail.commands import CURRENCY
 from shop.retail.importer import Imported, Importer
 from shop.retail.reader import UnreadableFile
-from shop.retail.report import Comparison, told_commands, told_rows, told_sums
-from shop.retail.sums import DAY_SECONDS, Figures, Summing, Sums, told
+from shop.retail.report import Comparison, command_lines, row_lines, sum_lines
+from shop.retail.sums import DAY_SECONDS, Figures, Summing, Sums, figures_of
 from shop.v1.analytics_pb2 import ANALYTICS_GROUPING_COUNTRY, ANALYTICS_GROUPING_DAY, AnalyticsGroup
 from shop.v1.order_queries_pb2 import GetOrderAnalyticsRequest
 
 _CONNECT_SECONDS = 5.0
 _RETRY_SECONDS = 60.0
-"""For how long a server may be away once the import has begun."""
+"""Limit for the absence of a server after the import has begun."""
 
 
 def _address(value: str) -> str:
@@ -56,10 +56,10 @@ def main(
     window: Annotated[int, typer.Option(min=1, max=64, help="Messages under way at once.")] = 16,
     batch: Annotated[int, typer.Option(min=1, max=1000, help="Commands to a message.")] = 250,
 ) -> None:
-    """Imports UCI Online Retail into the shop, and compares its sums with the read model's.
+    """Import UCI Online Retail into the shop, and compare its sums with those of the read model.
 
-    It can be broken off and run again: nothing is doubled. In a deployment that has other orders on the file's days the
-    sums differ, of course. Exit status 0: they agree; 1: they do not, or a command was refused; 2: the file cannot be
+    The import can be interrupted and run again without duplicates. The sums differ if the deployment has other orders
+    on the file's days. Exit status 0: the sums agree; 1: they differ, or a command was refused; 2: the file cannot be
     read.
     """
     try:
@@ -84,13 +84,13 @@ async def _main(file: TextIO, commands: str, queries: str, *, window: int, batch
         start = time.monotonic()
         with Bar(os.fstat(file.fileno()).st_size) as bar:
             run = Importer(shop, window=window, batch=batch)
-            imported = await run.run(file, bar.sent)
+            imported = await run.run(file, bar.show_sent)
             sent = time.monotonic()
-            reached = await run.wait(bar.waited)
+            reached = await run.wait(bar.show_wait)
         readable = time.monotonic()
-        _tell(*told_rows(imported), "", *told_commands(imported), "")
+        _print(*row_lines(imported), "", *command_lines(imported), "")
         rate = imported.reader.rows / max(readable - start, 1e-9)
-        _tell(
+        _print(
             f"Decided after {sent - start:.2f} s, readable after {readable - start:.2f} s: {rate:,.0f} rows/s.",
             "",
         )
@@ -101,7 +101,7 @@ async def _main(file: TextIO, commands: str, queries: str, *, window: int, batch
 
 
 async def _absent(shop: Connection, commands: str, queries: str) -> str:
-    """Which server cannot be reached; empty: both can."""
+    """Return a sentence about the server that cannot be reached; empty if both can."""
     servers = (("command server", commands, shop.commands), ("query server", queries, shop.queries))
     for name, address, channel in servers:
         try:
@@ -114,20 +114,20 @@ async def _absent(shop: Connection, commands: str, queries: str) -> str:
 async def _compare(shop: Connection, imported: Imported) -> int:
     file = imported.summing.sums()
     if file is None:
-        _tell("The file has nothing to compare.")
+        _print("The file has nothing to compare.")
         return 1 if imported.tally.refusals else 0
     comparison = Comparison(file, await query_sums(shop, imported.summing))
-    _tell(*told_sums(comparison), "")
+    _print(*sum_lines(comparison), "")
     if not comparison.agrees:
         return _fail("The sums differ. Only the file's orders should be there on its days; were there others?", 1)
     if imported.tally.refusals:
         return _fail("The sums agree, but commands were refused.", 1)
-    _tell("The sums agree exactly.")
+    _print("The sums agree exactly.")
     return 0
 
 
 async def query_sums(shop: Connection, summing: Summing) -> Sums:
-    """What the read model tells of the days of the file, up to the last token at least."""
+    """Return the read model's sums for the days of the file, at least up to the last token."""
     start, end = (Timestamp(seconds=day * DAY_SECONDS) for day in (summing.first_day, summing.last_day + 1))
     by_day, by_country = [
         await shop.query(
@@ -140,7 +140,7 @@ async def query_sums(shop: Connection, summing: Summing) -> Sums:
 
 
 class Bar:
-    """A progress bar on stderr, if that is a terminal."""
+    """Progress bar on stderr, if that is a terminal."""
 
     def __init__(self, size: int) -> None:
         console = Console(stderr=True)
@@ -163,13 +163,13 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._shown.stop()
 
-    def sent(self, progress: importer.Progress) -> None:
-        """Shows how far the file is sent."""
+    def show_sent(self, progress: importer.Progress) -> None:
+        """Show the part of the file that is sent."""
         refused = f", {progress.refused:,} commands refused" if progress.refused else ""
         self._shown.update(self._sending, completed=progress.bytes, note=f"{progress.rows:,} rows{refused}")
 
-    def waited(self, answer: WaitForVersionResponse) -> None:
-        """Shows how far the read model is."""
+    def show_wait(self, answer: WaitForVersionResponse) -> None:
+        """Show the progress of the read model."""
         self._shown.start_task(self._waiting)
         progress = answer.progress
         self._shown.update(
@@ -182,10 +182,10 @@ class Bar:
 
 
 def _figures(groups: Iterable[AnalyticsGroup]) -> dict[str, Figures]:
-    return {group.key: told(group) for group in groups if group.currency_code == CURRENCY}
+    return {group.key: figures_of(group) for group in groups if group.currency_code == CURRENCY}
 
 
-def _tell(*lines: str) -> None:
+def _print(*lines: str) -> None:
     print("\n".join(lines), flush=True)
 
 

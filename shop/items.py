@@ -1,4 +1,4 @@
-"""The items of orders and returns: named as the catalogue names them now, and added up."""
+"""Items of orders and returns: their names in the catalogue, and their totals."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
@@ -13,15 +13,15 @@ from shop.v1.order_commands_pb2 import PlacedItem
 from shop.v1.orders_pb2 import OrderItem
 
 LARGEST_TOTAL = 10_000_000_000_000_000 * NANOS_PER_UNIT
-"""The most that the items of one order can come to, in nanos: sums of orders must fit a Money."""
+"""Greatest total of the items of one order, in nanos: sums of orders must fit a Money."""
 
 
 class OfProduct(Protocol):
-    """Whatever names a product."""
+    """A message that names a product."""
 
     @property
     def product_id(self) -> str:
-        """The product."""
+        """Id of the product."""
         ...
 
 
@@ -30,16 +30,16 @@ class Counted(OfProduct, Protocol):
 
     @property
     def quantity(self) -> int:
-        """How many."""
+        """Number of pieces."""
         ...
 
 
 class Priced(Counted, Protocol):
-    """Pieces of a product at a price each."""
+    """Pieces of a product with a price each."""
 
     @property
     def unit_price(self) -> Money:
-        """What one costs."""
+        """Price of one piece."""
         ...
 
 
@@ -52,19 +52,19 @@ class PricedItem(NamedTuple):
 
 
 class RecordedItems(NamedTuple):
-    """Items as an event holds them, and their sum."""
+    """Items of an event, and their sum."""
 
     items: list[OrderItem]
     total: Money
 
 
 def products_of(items: Iterable[OfProduct]) -> Iterable[AggregateRef]:
-    """The products that the items name, each once."""
+    """Return the products that the items name, each once."""
     return map(product.ref, dict.fromkeys(item.product_id for item in items))
 
 
 def units_by_product(items: Iterable[Counted]) -> dict[str, int]:
-    """How many pieces there are of each product, in the order in which the items name them."""
+    """Return the number of pieces of each product, in the order of the items."""
     units: dict[str, int] = {}
     for item in items:
         units[item.product_id] = units.get(item.product_id, 0) + item.quantity
@@ -72,7 +72,7 @@ def units_by_product(items: Iterable[Counted]) -> dict[str, int]:
 
 
 def at_catalogue_prices(items: Iterable[PlacedItem], at: Deciding) -> list[PricedItem]:
-    """Puts the prices of now to the items."""
+    """Return the items with the current prices of the catalogue."""
     priced = []
     for item in items:
         price = at.state(product, item.product_id).price
@@ -83,7 +83,7 @@ def at_catalogue_prices(items: Iterable[PlacedItem], at: Deciding) -> list[Price
 
 
 def record_items(items: Sequence[Priced], at: Deciding) -> RecordedItems:
-    """Puts names and totals to the items, of which there is at least one."""
+    """Return the items, at least one, with names and totals."""
     currency_code = items[0].unit_price.currency_code
     recorded: list[OrderItem] = []
     sum_of_all = 0

@@ -1,4 +1,4 @@
-"""Which fields an update writes, by its `update_mask`."""
+"""Fields that an update writes, by its `update_mask`."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -11,12 +11,12 @@ class Update(Protocol):
 
     @property
     def update_mask(self) -> FieldMask:
-        """The fields to write; none: all that are not empty."""
+        """Fields to write; an empty mask writes all fields that are not empty."""
         ...
 
 
 def fields_to_write(command: Update, fields: Sequence[str]) -> list[str]:
-    """Those of `fields` that the command's `update_mask` names; if it names none, those that are not empty."""
+    """Return the fields that the command's `update_mask` names, or those that are not empty if it names none."""
     named = set(command.update_mask.paths)
     if named:
         return [field for field in fields if field in named]

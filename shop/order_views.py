@@ -1,4 +1,4 @@
-"""The projection `orders`: orders one by one and in lists."""
+"""Projection `orders`: orders one by one and in lists."""
 
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ from shop.v1.orders_pb2 import (
 
 orders = Projection("orders", version=1)
 
-# The view `orders`: the whole document.
+# View `orders`: the complete document.
 
 order_rows = orders.view("orders", Order)
 order_rows.get(GetOrderRequest, key=lambda q: q.order_id, missing=lambda q: OrderNotFound(order_id=q.order_id))
@@ -26,26 +26,26 @@ order_rows.get(GetOrderRequest, key=lambda q: q.order_id, missing=lambda q: Orde
 
 @order_rows.on(OrderImported, key=lambda e: e.order_id)
 def imported(row: Order | None, event: OrderImported, at: Recorded) -> Order:
-    """A new document. How it came to its status is not known, only that it was ordered at `order_time`."""
+    """Add a document. The statuses before the imported one are not known, only `order_time`."""
     return _document(event, event.status, at)
 
 
 @order_rows.on(OrderPlaced, key=lambda e: e.order_id)
 def placed(row: Order | None, event: OrderPlaced, at: Recorded) -> Order:
-    """A new document, pending."""
+    """Add a pending document."""
     return _document(event, ORDER_STATUS_PENDING, at)
 
 
 @order_rows.on(OrderStatusChanged, key=lambda e: e.order_id)
 def status_changed(row: Order | None, event: OrderStatusChanged, at: Recorded) -> Order:
-    """One step more."""
+    """Add a status."""
     assert row is not None
     return _step(row, event.status, event.reason, at)
 
 
 @order_rows.on(OrderCancelled, key=lambda e: e.order_id)
 def cancelled(row: Order | None, event: OrderCancelled, at: Recorded) -> Order:
-    """The last step."""
+    """Add the last status."""
     assert row is not None
     return _step(row, ORDER_STATUS_CANCELLED, event.reason, at)
 
@@ -77,7 +77,7 @@ def _step(row: Order, status: OrderStatus, reason: str, at: Recorded) -> Order:
     return row
 
 
-# The view `order_summaries`: what lists show.
+# View `order_summaries`: the columns of lists.
 
 order_summaries = orders.view("order_summaries", OrderSummary)
 order_id = order_summaries.column("order_id", lambda row: row.order_id)
@@ -90,19 +90,19 @@ order_summaries.index_on(status, order_time)
 
 @order_summaries.on(OrderImported, key=lambda e: e.order_id)
 def summary_imported(row: OrderSummary | None, event: OrderImported, at: Recorded) -> OrderSummary:
-    """A new line."""
+    """Add a line."""
     return _summary(event, event.status, at)
 
 
 @order_summaries.on(OrderPlaced, key=lambda e: e.order_id)
 def summary_placed(row: OrderSummary | None, event: OrderPlaced, at: Recorded) -> OrderSummary:
-    """A new line, pending."""
+    """Add a pending line."""
     return _summary(event, ORDER_STATUS_PENDING, at)
 
 
 @order_summaries.on(OrderStatusChanged, key=lambda e: e.order_id)
 def summary_status_changed(row: OrderSummary | None, event: OrderStatusChanged, at: Recorded) -> OrderSummary:
-    """Shows the new status."""
+    """Set the new status."""
     assert row is not None
     row.status = event.status
     mark_changed(row, at)
@@ -111,7 +111,7 @@ def summary_status_changed(row: OrderSummary | None, event: OrderStatusChanged, 
 
 @order_summaries.on(OrderCancelled, key=lambda e: e.order_id)
 def summary_cancelled(row: OrderSummary | None, event: OrderCancelled, at: Recorded) -> OrderSummary:
-    """Shows that nothing follows."""
+    """Set the last status."""
     assert row is not None
     row.status = ORDER_STATUS_CANCELLED
     mark_changed(row, at)
@@ -137,7 +137,7 @@ def _summary(event: OrderImported | OrderPlaced, status: OrderStatus, at: Record
 
 @order_summaries.find(ListOrdersRequest, ListOrdersResponse, order_by={"order_time": order_time, "order_id": order_id})
 def list_orders(query: ListOrdersRequest, now: datetime) -> Find:
-    """All orders, or a customer's, or those in a status; the latest first."""
+    """Select all orders, those of a customer, or those in a status; the latest first."""
     return Find(
         customer_id.eq(query.customer_id) if query.customer_id else None,
         status.eq(query.status) if query.status else None,

@@ -1,4 +1,4 @@
-"""Orders, placed or imported. Names and emails are put into the events, so that an order shows them as they were."""
+"""Orders, placed or imported. Their events contain names and emails, so that an order shows them as they were."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,31 +41,31 @@ NEXT: dict[OrderStatus, OrderStatus] = {
     ORDER_STATUS_CONFIRMED: ORDER_STATUS_SHIPPED,
     ORDER_STATUS_SHIPPED: ORDER_STATUS_DELIVERED,
 }
-"""What follows each status."""
+"""Next status of each status."""
 
 CANCELLABLE = (ORDER_STATUS_PENDING, ORDER_STATUS_CONFIRMED)
-"""How far an order may have come and still be cancelled."""
+"""Statuses from which an order can be cancelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sold:
-    """What an order has added to the figures, and its cancellation takes out again."""
+    """Part of an order in the figures, which a cancellation subtracts again."""
 
     order_time: Timestamp
     total: Money
     units: tuple[tuple[str, int], ...]
-    """Each product and its pieces."""
+    """Each product with its number of pieces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderState:
-    """An order, as far as decisions and other aggregates' events need it."""
+    """State of an order, with the fields that decisions and other aggregates' events need."""
 
     customer_id: str = ""
     country: str = ""
     status: OrderStatus = ORDER_STATUS_UNSPECIFIED
     sold: Sold | None = None
-    """There as long as the order can be cancelled."""
+    """Set while the order can be cancelled."""
 
 
 order = Aggregate[OrderState]("order", initial=OrderState(), id="order_id")
@@ -79,7 +79,7 @@ def _reads(command: ImportOrderRequest | PlaceOrderRequest) -> Iterator[Aggregat
 
 @order.decides(ImportOrderRequest, reads=_reads)
 def import_order(state: OrderState, command: ImportOrderRequest, at: Deciding) -> Sequence[OrderImported]:
-    """Records a historic order as it was, under the names of now."""
+    """Record a historic order with current names."""
     if at.version:
         raise OrderExists(order_id=at.id)
     customer = _customer(command.customer_id, at) if command.customer_id else UserState()
@@ -102,8 +102,8 @@ def import_order(state: OrderState, command: ImportOrderRequest, at: Deciding) -
 
 
 @order.decides(PlaceOrderRequest, reads=_reads)
-def place(state: OrderState, command: PlaceOrderRequest, at: Deciding) -> Sequence[OrderPlaced]:
-    """Records an order at the prices and under the names of now. How much is in stock is not asked here."""
+def place_order(state: OrderState, command: PlaceOrderRequest, at: Deciding) -> Sequence[OrderPlaced]:
+    """Record an order with current prices and names. The stock is not checked here."""
     if at.version:
         raise OrderExists(order_id=at.id)
     customer = _customer(command.customer_id, at)
@@ -128,7 +128,7 @@ def place(state: OrderState, command: PlaceOrderRequest, at: Deciding) -> Sequen
 
 @order.decides(UpdateOrderStatusRequest)
 def update_status(state: OrderState, command: UpdateOrderStatusRequest, at: Deciding) -> Sequence[OrderStatusChanged]:
-    """Moves the order one step on."""
+    """Move the order to its next status."""
     _must_exist(at)
     if command.status == state.status:
         return []
@@ -147,7 +147,7 @@ def update_status(state: OrderState, command: UpdateOrderStatusRequest, at: Deci
 
 @order.decides(ConfirmOrderRequest, internal=True)
 def confirm(state: OrderState, command: ConfirmOrderRequest, at: Deciding) -> Sequence[OrderStatusChanged]:
-    """Confirms the order, unless that was done by hand."""
+    """Confirm the order, unless an operator has confirmed it."""
     _must_exist(at)
     if state.status == ORDER_STATUS_CANCELLED:
         raise _not_next(state, ORDER_STATUS_CONFIRMED, at)
@@ -165,7 +165,7 @@ def confirm(state: OrderState, command: ConfirmOrderRequest, at: Deciding) -> Se
 
 @order.decides(CancelOrderRequest)
 def cancel(state: OrderState, command: CancelOrderRequest, at: Deciding) -> Sequence[OrderCancelled]:
-    """Calls the order off. Doing it twice adds nothing, and the first reason stays."""
+    """Cancel the order. A repeat records nothing, and the first reason stays."""
     _must_exist(at)
     if state.status == ORDER_STATUS_CANCELLED:
         return []
@@ -187,30 +187,30 @@ def cancel(state: OrderState, command: CancelOrderRequest, at: Deciding) -> Sequ
 
 @order.evolves(OrderImported)
 def imported(state: OrderState, event: OrderImported) -> OrderState:
-    """It goes on from the status that it had."""
+    """Start with the imported status."""
     return _recorded(event, event.status)
 
 
 @order.evolves(OrderPlaced)
 def placed(state: OrderState, event: OrderPlaced) -> OrderState:
-    """A new order is pending."""
+    """Start as pending."""
     return _recorded(event, ORDER_STATUS_PENDING)
 
 
 @order.evolves(OrderStatusChanged)
 def status_changed(state: OrderState, event: OrderStatusChanged) -> OrderState:
-    """The order is one step further; from some step on it cannot be cancelled."""
+    """Set the next status. From SHIPPED on the order cannot be cancelled."""
     return replace(state, status=event.status, sold=state.sold if event.status in CANCELLABLE else None)
 
 
 @order.evolves(OrderCancelled)
 def cancelled(state: OrderState, event: OrderCancelled) -> OrderState:
-    """Nothing follows."""
+    """Set the last status."""
     return replace(state, status=ORDER_STATUS_CANCELLED, sold=None)
 
 
 def _recorded(event: OrderImported | OrderPlaced, status: OrderStatus) -> OrderState:
-    """A new order. A return of it can take over whose it was."""
+    """Return the state of a new order. Its returns take their customer and country from it."""
     sold = None
     if status in CANCELLABLE:
         units = tuple(units_by_product(event.items).items())

@@ -1,4 +1,4 @@
-"""The default `PaymentProvider`: it takes every payment, from nobody, so that the shop runs by itself."""
+"""The default `PaymentProvider`: accepts every payment without a provider, so that the shop runs by itself."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from shop.v1.effects_pb2 import (
 
 @asynccontextmanager
 async def connect_charges(settings: ShopSettings) -> AsyncIterator[Effect[ChargePaymentRequest, ChargePaymentResponse]]:
-    """There is nothing to open."""
+    """Yield the effect; there is nothing to open."""
     yield _charge
 
 
 @asynccontextmanager
 async def connect_voids(settings: ShopSettings) -> AsyncIterator[Effect[VoidPaymentRequest, VoidPaymentResponse]]:
-    """There is nothing to open."""
+    """Yield the effect; there is nothing to open."""
     yield _void
 
 

@@ -21,15 +21,15 @@ from shop.v1.effects_pb2 import (
 )
 
 _FOR_GOOD = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
-"""What the same call leads to however often it is repeated."""
+"""Statuses that a repeat of the same call gets again."""
 
 _SECONDS = 10.0
-"""For how long one call may take. It is repeated then, under the same key."""
+"""Limit of one call, which is then repeated under the same key."""
 
 
 @asynccontextmanager
 async def connect_charges(settings: ShopSettings) -> AsyncIterator[Effect[ChargePaymentRequest, ChargePaymentResponse]]:
-    """A channel for charges. One that the provider declines has failed for good."""
+    """Open a channel for charges. A declined charge has failed and is not tried again."""
     async with _connected(settings) as provider:
 
         async def charge(request: ChargePaymentRequest, calling: Calling) -> ChargePaymentResponse:
@@ -54,7 +54,7 @@ async def connect_charges(settings: ShopSettings) -> AsyncIterator[Effect[Charge
 
 @asynccontextmanager
 async def connect_voids(settings: ShopSettings) -> AsyncIterator[Effect[VoidPaymentRequest, VoidPaymentResponse]]:
-    """A channel for voids, so that they do not wait behind charges."""
+    """Open a channel for voids, so that they do not wait behind charges."""
     async with _connected(settings) as provider:
 
         async def void(request: VoidPaymentRequest, calling: Calling) -> VoidPaymentResponse:
@@ -73,5 +73,5 @@ async def _connected(settings: ShopSettings) -> AsyncIterator[PaymentServiceStub
 
 
 def _reason(word: str) -> str:
-    """A provider's word for why it declines, if it looks like a reason."""
+    """Return a provider's reason for declining, if it has the form of a reason."""
     return word if re.fullmatch(r"[A-Z][A-Z0-9_]{1,62}", word) else "PAYMENT_DECLINED"

@@ -1,6 +1,5 @@
-"""Ports: where the effects of the shop's processes go. The adapters are imported when a port is connected, and not by
-whoever loads the domain to read or to fold.
-"""
+"""Ports: the adapters for the effects of the shop's processes. An adapter is imported when its port is connected, so
+that a program that only folds or reads the domain does not import it."""
 
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta

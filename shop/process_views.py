@@ -1,4 +1,4 @@
-"""The projection `processes`: how far each registration and each fulfilment has come."""
+"""Projection `processes`: the progress of each registration and each fulfilment."""
 
 from diptych import Projection, Recorded
 from shop.refusals import FulfilmentNotFound, RegistrationNotFound
@@ -65,7 +65,7 @@ from shop.v1.registrations_pb2 import (
 
 processes = Projection("processes", version=1)
 
-# The view `registrations`.
+# View `registrations`.
 
 registrations = processes.view("registrations", Registration)
 registrations.get(
@@ -77,7 +77,7 @@ registrations.get(
 
 @registrations.on(RegistrationStarted, key=lambda e: e.registration_id)
 def started(row: Registration | None, event: RegistrationStarted, at: Recorded) -> Registration:
-    """A new registration, at its first step."""
+    """Add a registration at its first step."""
     row = Registration(
         registration_id=event.registration_id,
         status=PROCESS_STATUS_RUNNING,
@@ -93,7 +93,7 @@ def started(row: Registration | None, event: RegistrationStarted, at: Recorded) 
 
 @registrations.on(RegistrationStepCompleted, key=lambda e: e.registration_id)
 def step_completed(row: Registration | None, event: RegistrationStepCompleted, at: Recorded) -> Registration:
-    """A step is done, and the next one under way."""
+    """Complete a step and start the next one."""
     assert row is not None
     place = STEPS.index(event.step)
     _at_step(row, place, STEP_STATUS_COMPLETED, at)
@@ -102,7 +102,7 @@ def step_completed(row: Registration | None, event: RegistrationStepCompleted, a
 
 @registrations.on(RegistrationStepFailed, key=lambda e: e.registration_id)
 def step_failed(row: Registration | None, event: RegistrationStepFailed, at: Recorded) -> Registration:
-    """A step was not to be done, and the one before it is being undone."""
+    """Fail a step and start to undo the one before it."""
     assert row is not None
     row.status = PROCESS_STATUS_COMPENSATING
     row.reason = event.reason
@@ -114,7 +114,7 @@ def step_failed(row: Registration | None, event: RegistrationStepFailed, at: Rec
 
 @registrations.on(RegistrationStepCompensated, key=lambda e: e.registration_id)
 def step_compensated(row: Registration | None, event: RegistrationStepCompensated, at: Recorded) -> Registration:
-    """A step is undone, and the one before it is being undone."""
+    """Compensate a step and start to undo the one before it."""
     assert row is not None
     place = STEPS.index(event.step)
     _at_step(row, place, STEP_STATUS_COMPENSATED, at)
@@ -123,7 +123,7 @@ def step_compensated(row: Registration | None, event: RegistrationStepCompensate
 
 @registrations.on(RegistrationCompleted, key=lambda e: e.registration_id)
 def completed(row: Registration | None, event: RegistrationCompleted, at: Recorded) -> Registration:
-    """All is done."""
+    """Complete the registration."""
     assert row is not None
     row.status = PROCESS_STATUS_COMPLETED
     mark_changed(row, at)
@@ -132,22 +132,22 @@ def completed(row: Registration | None, event: RegistrationCompleted, at: Record
 
 @registrations.on(RegistrationFailed, key=lambda e: e.registration_id)
 def failed(row: Registration | None, event: RegistrationFailed, at: Recorded) -> Registration:
-    """All is undone."""
+    """Fail the registration: all steps are undone."""
     assert row is not None
     row.status = PROCESS_STATUS_FAILED
     mark_changed(row, at)
     return row
 
 
-def _at_step(row: Registration, place: int, status: StepStatus, at: Recorded) -> Registration:
-    step = row.steps[place]
+def _at_step(row: Registration, index: int, status: StepStatus, at: Recorded) -> Registration:
+    step = row.steps[index]
     step.status = status
     step.update_time.CopyFrom(at.record_time)
     mark_changed(row, at)
     return row
 
 
-# The view `fulfilments`.
+# View `fulfilments`.
 
 fulfilments = processes.view("fulfilments", Fulfilment)
 fulfilments.get(
@@ -157,7 +157,7 @@ fulfilments.get(
 
 @fulfilments.on(FulfilmentStarted, key=lambda e: e.order_id)
 def fulfilment_started(row: Fulfilment | None, event: FulfilmentStarted, at: Recorded) -> Fulfilment:
-    """A new fulfilment, which waits for all its stock."""
+    """Add a fulfilment that waits for all its stock."""
     return Fulfilment(
         order_id=event.order_id,
         status=PROCESS_STATUS_RUNNING,
@@ -180,37 +180,37 @@ def fulfilment_started(row: Fulfilment | None, event: FulfilmentStarted, at: Rec
 
 @fulfilments.on(FulfilmentItemReserved, key=lambda e: e.order_id)
 def item_reserved(row: Fulfilment | None, event: FulfilmentItemReserved, at: Recorded) -> Fulfilment:
-    """The pieces are set aside."""
+    """Set the item to reserved."""
     return _with_item(row, event.product_id, RESERVATION_STATUS_RESERVED, at)
 
 
 @fulfilments.on(FulfilmentItemRefused, key=lambda e: e.order_id)
 def item_refused(row: Fulfilment | None, event: FulfilmentItemRefused, at: Recorded) -> Fulfilment:
-    """There were too few."""
+    """Set the item to refused."""
     return _with_item(row, event.product_id, RESERVATION_STATUS_REFUSED, at)
 
 
 @fulfilments.on(FulfilmentItemReleased, key=lambda e: e.order_id)
 def item_released(row: Fulfilment | None, event: FulfilmentItemReleased, at: Recorded) -> Fulfilment:
-    """The pieces are back in stock."""
+    """Set the item to released."""
     return _with_item(row, event.product_id, RESERVATION_STATUS_RELEASED, at)
 
 
 @fulfilments.on(FulfilmentItemShipped, key=lambda e: e.order_id)
 def item_shipped(row: Fulfilment | None, event: FulfilmentItemShipped, at: Recorded) -> Fulfilment:
-    """The pieces have left."""
+    """Set the item to shipped."""
     return _with_item(row, event.product_id, RESERVATION_STATUS_SHIPPED, at)
 
 
 @fulfilments.on(PaymentRequested, key=lambda e: e.order_id)
 def payment_requested(row: Fulfilment | None, event: PaymentRequested, at: Recorded) -> Fulfilment:
-    """The provider is asked."""
+    """Set the payment to requested."""
     return _with_payment(row, PAYMENT_STATUS_CHARGING, at)
 
 
 @fulfilments.on(PaymentCharged, key=lambda e: e.order_id)
 def payment_charged(row: Fulfilment | None, event: PaymentCharged, at: Recorded) -> Fulfilment:
-    """It is paid."""
+    """Set the payment to taken."""
     row = _with_payment(row, PAYMENT_STATUS_CHARGED, at)
     row.payment_id = event.payment_id
     return row
@@ -218,19 +218,19 @@ def payment_charged(row: Fulfilment | None, event: PaymentCharged, at: Recorded)
 
 @fulfilments.on(PaymentDeclined, key=lambda e: e.order_id)
 def payment_declined(row: Fulfilment | None, event: PaymentDeclined, at: Recorded) -> Fulfilment:
-    """It is not paid."""
+    """Set the payment to declined."""
     return _with_payment(row, PAYMENT_STATUS_DECLINED, at)
 
 
 @fulfilments.on(PaymentVoided, key=lambda e: e.order_id)
 def payment_voided(row: Fulfilment | None, event: PaymentVoided, at: Recorded) -> Fulfilment:
-    """It is not paid any more."""
+    """Set the payment to void."""
     return _with_payment(row, PAYMENT_STATUS_VOIDED, at)
 
 
 @fulfilments.on(FulfilmentTurnedBack, key=lambda e: e.order_id)
 def turned_back(row: Fulfilment | None, event: FulfilmentTurnedBack, at: Recorded) -> Fulfilment:
-    """What may have been paid is to be voided."""
+    """Turn back, and void a payment that may have been taken."""
     assert row is not None
     row.status = PROCESS_STATUS_COMPENSATING
     row.reason = event.reason
@@ -243,7 +243,7 @@ def turned_back(row: Fulfilment | None, event: FulfilmentTurnedBack, at: Recorde
 
 @fulfilments.on(FulfilmentCompleted, key=lambda e: e.order_id)
 def fulfilment_completed(row: Fulfilment | None, event: FulfilmentCompleted, at: Recorded) -> Fulfilment:
-    """The order is confirmed."""
+    """Complete the fulfilment."""
     assert row is not None
     row.status = PROCESS_STATUS_COMPLETED
     mark_changed(row, at)
@@ -252,7 +252,7 @@ def fulfilment_completed(row: Fulfilment | None, event: FulfilmentCompleted, at:
 
 @fulfilments.on(FulfilmentFailed, key=lambda e: e.order_id)
 def fulfilment_failed(row: Fulfilment | None, event: FulfilmentFailed, at: Recorded) -> Fulfilment:
-    """All is undone."""
+    """Fail the fulfilment: all steps are undone."""
     assert row is not None
     row.status = PROCESS_STATUS_FAILED
     mark_changed(row, at)

@@ -1,4 +1,4 @@
-"""The projection `products`: the catalogue as it stands, searched in, and what users think of it."""
+"""Projection `products`: the current catalogue, its search, and the reviews."""
 
 from datetime import datetime
 
@@ -26,15 +26,15 @@ products = Projection("products", version=2)
 
 
 def _price_key(price: Money) -> str:
-    """A price as a text: such texts are ordered as currency codes are, and then as amounts are, exactly."""
+    """Return a price as text. Such texts sort by currency code and then exactly by amount."""
     return f"{price.currency_code}{price.units:019d}{price.nanos:09d}"
 
 
-# The view `products`.
+# View `products`.
 
 product_rows = products.view("products", Product)
-# Names and brands have no line breaks: these texts are ordered by name and then by brand, and nothing that can be
-# searched for is found across the two.
+# Names and brands have no line breaks. So these texts sort by name and then by brand, and no search text matches across
+# the two.
 names = product_rows.text("names", lambda row: f"{row.name}\n{row.brand}", indexed=True)
 price = product_rows.column("price", lambda row: _price_key(row.price))
 rating = product_rows.column("rating", lambda row: row.average_rating)
@@ -54,7 +54,7 @@ product_rows.get(
 
 @product_rows.on(ProductCreated, key=lambda e: e.product_id)
 def created(row: Product | None, event: ProductCreated, at: Recorded) -> Product:
-    """A new product, not reviewed yet."""
+    """Add a product without reviews."""
     return Product(
         product_id=event.product_id,
         name=event.name,
@@ -72,7 +72,7 @@ def created(row: Product | None, event: ProductCreated, at: Recorded) -> Product
 
 @product_rows.on(ProductUpdated, key=lambda e: e.product_id)
 def updated(row: Product | None, event: ProductUpdated, at: Recorded) -> Product:
-    """Takes over the changed fields."""
+    """Set the changed fields."""
     assert row is not None
     for field in event.changed_fields.paths:
         setattr(row, field, getattr(event, field))
@@ -82,7 +82,7 @@ def updated(row: Product | None, event: ProductUpdated, at: Recorded) -> Product
 
 @product_rows.on(PriceChanged, key=lambda e: e.product_id)
 def price_changed(row: Product | None, event: PriceChanged, at: Recorded) -> Product:
-    """Shows the new price."""
+    """Set the new price."""
     assert row is not None
     row.price.CopyFrom(event.price)
     row.price_formatted = formatted(event.price)
@@ -92,28 +92,28 @@ def price_changed(row: Product | None, event: PriceChanged, at: Recorded) -> Pro
 
 @product_rows.on(StockAdjusted, key=lambda e: e.product_id)
 def stock_adjusted(row: Product | None, event: StockAdjusted, at: Recorded) -> Product:
-    """Shows the new stock."""
+    """Set the new stock."""
     assert row is not None
     return _with_stock(row, event.stock, 0, at)
 
 
 @product_rows.on(StockReserved, key=lambda e: e.product_id)
 def stock_reserved(row: Product | None, event: StockReserved, at: Recorded) -> Product:
-    """Less can be sold."""
+    """Reduce the stock by reserved pieces."""
     assert row is not None
     return _with_stock(row, event.stock, event.quantity, at)
 
 
 @product_rows.on(StockReleased, key=lambda e: e.product_id)
 def stock_released(row: Product | None, event: StockReleased, at: Recorded) -> Product:
-    """More can be sold."""
+    """Increase the stock by released pieces."""
     assert row is not None
     return _with_stock(row, event.stock, -event.quantity, at)
 
 
 @product_rows.on(StockShipped, key=lambda e: e.product_id)
 def stock_shipped(row: Product | None, event: StockShipped, at: Recorded) -> Product:
-    """As much can be sold as before."""
+    """Remove reserved pieces. The stock does not change."""
     assert row is not None
     return _with_stock(row, event.stock, -event.quantity, at)
 
@@ -128,7 +128,7 @@ def _with_stock(row: Product, stock: int, reserved: int, at: Recorded) -> Produc
 
 @product_rows.on(ProductReviewed, key=lambda e: e.product_id)
 def rated(row: Product | None, event: ProductReviewed, at: Recorded) -> Product:
-    """Takes the rating into the mean, in place of the one it replaces. The product itself has not changed."""
+    """Replace the rating's predecessor in the mean. The product itself has not changed."""
     assert row is not None
     row.rating_sum += event.rating - event.previous_rating
     if not event.previous_rating:
@@ -141,7 +141,7 @@ def rated(row: Product | None, event: ProductReviewed, at: Recorded) -> Product:
     SearchProductsRequest, SearchProductsResponse, order_by={"name": names, "price": price, "rating": rating}
 )
 def search(query: SearchProductsRequest, now: datetime) -> Find:
-    """All products, or those that meet all conditions given."""
+    """Select all products, or those that meet all given conditions."""
     bounds = _price_bounds(query)
     return Find(
         names.contains(query.text) if query.text else None,
@@ -155,7 +155,7 @@ def search(query: SearchProductsRequest, now: datetime) -> Find:
 
 
 def _price_bounds(query: SearchProductsRequest) -> tuple[str, str] | None:
-    """What a price lies between, both included; None: any price will do. One bound alone holds its currency, too."""
+    """Return the bounds of a price, both included; None: any price. One bound alone requires its currency too."""
     if not query.HasField("min_price") and not query.HasField("max_price"):
         return None
     currency_code = query.min_price.currency_code or query.max_price.currency_code
@@ -164,14 +164,14 @@ def _price_bounds(query: SearchProductsRequest) -> tuple[str, str] | None:
     return least, greatest
 
 
-# The view `reviews`.
+# View `reviews`.
 
 reviews = products.view("reviews", Review)
 
 
 @reviews.on(ProductReviewed, key=id_of)
 def reviewed(row: Review | None, event: ProductReviewed, at: Recorded) -> Review:
-    """The review as it stands."""
+    """Replace the review."""
     row = row or Review(product_id=event.product_id, user_id=event.user_id, create_time=at.record_time)
     row.rating = event.rating
     row.text = event.text

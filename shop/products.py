@@ -1,7 +1,7 @@
-"""Products: the catalogue, with the price and the stock of now.
+"""Products: the catalogue, with the current price and stock.
 
-Stock is what can be sold. Pieces set aside for an order are no part of it any more: they leave when the order is
-shipped, or come back.
+Stock is the number of pieces that can be sold. Pieces reserved for an order are not part of it: they are shipped with
+the order or released.
 """
 
 from bisect import bisect_left
@@ -32,12 +32,12 @@ from shop.v1.product_events_pb2 import (
 )
 
 DESCRIPTION = ("name", "category", "brand")
-"""The fields that UpdateProduct can write."""
+"""Fields that UpdateProduct can write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProductState:
-    """A product, as far as decisions and other aggregates' events need it."""
+    """State of a product, with the fields that decisions and other aggregates' events need."""
 
     name: str = ""
     category: str = ""
@@ -45,10 +45,10 @@ class ProductState:
     price: Money | None = None
     stock: int = 0
     reserved: tuple[tuple[str, int], ...] = ()
-    """The orders that pieces are set aside for, by id, and how many. An order stands here until it is shipped."""
+    """Orders with reserved pieces, by id, and the number of pieces. An order is in the list until it is shipped."""
 
     def reserved_for(self, order_id: str) -> int:
-        """How many pieces are set aside for an order."""
+        """Return the number of pieces that are reserved for an order."""
         place = bisect_left(self.reserved, (order_id,))
         if place < len(self.reserved) and self.reserved[place][0] == order_id:
             return self.reserved[place][1]
@@ -60,7 +60,7 @@ product = Aggregate[ProductState]("product", initial=ProductState(), id="product
 
 @product.decides(CreateProductRequest)
 def create(state: ProductState, command: CreateProductRequest, at: Deciding) -> Sequence[ProductCreated]:
-    """Adds a product to the catalogue."""
+    """Add a product to the catalogue."""
     if at.version:
         raise ProductExists(product_id=at.id)
     return [
@@ -77,7 +77,7 @@ def create(state: ProductState, command: CreateProductRequest, at: Deciding) -> 
 
 @product.decides(UpdateProductRequest)
 def update(state: ProductState, command: UpdateProductRequest, at: Deciding) -> Sequence[ProductUpdated]:
-    """Changes what is named and differs."""
+    """Change the given fields that differ."""
     _must_exist(at)
     asked: dict[str, str] = {field: getattr(command, field) for field in fields_to_write(command, DESCRIPTION)}
     changed = {field: value for field, value in asked.items() if value != getattr(state, field)}
@@ -95,7 +95,7 @@ def update(state: ProductState, command: UpdateProductRequest, at: Deciding) -> 
 
 @product.decides(ChangePriceRequest)
 def change_price(state: ProductState, command: ChangePriceRequest, at: Deciding) -> Sequence[PriceChanged]:
-    """Sets the price, in any currency."""
+    """Set the price, in any currency."""
     _must_exist(at)
     if command.price == state.price:
         return []
@@ -104,7 +104,7 @@ def change_price(state: ProductState, command: ChangePriceRequest, at: Deciding)
 
 @product.decides(AdjustStockRequest)
 def adjust_stock(state: ProductState, command: AdjustStockRequest, at: Deciding) -> Sequence[StockAdjusted]:
-    """Adds pieces or takes them out; never more than there are."""
+    """Add pieces to the stock or remove them, at most the pieces in stock."""
     _must_exist(at)
     stock = state.stock + command.delta
     if stock < 0:
@@ -118,7 +118,7 @@ def adjust_stock(state: ProductState, command: AdjustStockRequest, at: Deciding)
 
 @product.decides(ReserveStockRequest, internal=True)
 def reserve_stock(state: ProductState, command: ReserveStockRequest, at: Deciding) -> Sequence[StockReserved]:
-    """Sets pieces aside for an order, once; never more than there are."""
+    """Reserve pieces for an order, once and at most the pieces in stock."""
     _must_exist(at)
     if state.reserved_for(command.order_id):
         return []
@@ -138,7 +138,7 @@ def reserve_stock(state: ProductState, command: ReserveStockRequest, at: Decidin
 
 @product.decides(ReleaseStockRequest, internal=True)
 def release_stock(state: ProductState, command: ReleaseStockRequest, at: Deciding) -> Sequence[StockReleased]:
-    """Puts back what is set aside for an order, and no more than that."""
+    """Release the pieces that are reserved for an order."""
     _must_exist(at)
     quantity = state.reserved_for(command.order_id)
     if not quantity:
@@ -156,7 +156,7 @@ def release_stock(state: ProductState, command: ReleaseStockRequest, at: Decidin
 
 @product.decides(ShipStockRequest, internal=True)
 def ship_stock(state: ProductState, command: ShipStockRequest, at: Deciding) -> Sequence[StockShipped]:
-    """Lets go what is set aside for an order. It was no part of the stock any more."""
+    """Ship the pieces that are reserved for an order. They are not part of the stock."""
     _must_exist(at)
     quantity = state.reserved_for(command.order_id)
     if not quantity:
@@ -166,7 +166,7 @@ def ship_stock(state: ProductState, command: ShipStockRequest, at: Deciding) -> 
 
 @product.evolves(ProductCreated)
 def created(state: ProductState, event: ProductCreated) -> ProductState:
-    """A new product."""
+    """Start with the given fields."""
     return ProductState(
         name=event.name, category=event.category, brand=event.brand, price=event.price, stock=event.stock
     )
@@ -174,25 +174,25 @@ def created(state: ProductState, event: ProductCreated) -> ProductState:
 
 @product.evolves(ProductUpdated)
 def updated(state: ProductState, event: ProductUpdated) -> ProductState:
-    """The changed fields have their new values."""
+    """Set the changed fields."""
     return replace(state, **{field: getattr(event, field) for field in event.changed_fields.paths})
 
 
 @product.evolves(PriceChanged)
 def price_changed(state: ProductState, event: PriceChanged) -> ProductState:
-    """The price is the new one."""
+    """Set the new price."""
     return replace(state, price=event.price)
 
 
 @product.evolves(StockAdjusted)
 def stock_adjusted(state: ProductState, event: StockAdjusted) -> ProductState:
-    """The stock is the new one."""
+    """Set the new stock."""
     return replace(state, stock=event.stock)
 
 
 @product.evolves(StockReserved)
 def stock_reserved(state: ProductState, event: StockReserved) -> ProductState:
-    """There is less to sell, and an order more that waits."""
+    """Reduce the stock, and add the order to the reservations."""
     place = bisect_left(state.reserved, (event.order_id,))
     entry = (event.order_id, event.quantity)
     return replace(state, stock=event.stock, reserved=(*state.reserved[:place], entry, *state.reserved[place:]))
@@ -200,13 +200,13 @@ def stock_reserved(state: ProductState, event: StockReserved) -> ProductState:
 
 @product.evolves(StockReleased)
 def stock_released(state: ProductState, event: StockReleased) -> ProductState:
-    """There is more to sell."""
+    """Increase the stock, and remove the order from the reservations."""
     return replace(state, stock=event.stock, reserved=_without(state.reserved, event.order_id))
 
 
 @product.evolves(StockShipped)
 def stock_shipped(state: ProductState, event: StockShipped) -> ProductState:
-    """The order does not wait any more."""
+    """Remove the order from the reservations."""
     return replace(state, reserved=_without(state.reserved, event.order_id))
 
 

@@ -1,4 +1,5 @@
-"""Why the shop refuses: one class for each `shop.v1.ErrorReason`, which also says what to do. A test compares them."""
+"""Refusals of the shop: one class for each `shop.v1.ErrorReason`, whose comment names the action of the client. A test
+compares the two."""
 
 from diptych import AlreadyExists, FailedPrecondition, NotFound
 
@@ -25,14 +26,14 @@ class UserExists(AlreadyExists, reason="USER_EXISTS"):
 
 
 class UserNotFound(NotFound, reason="USER_NOT_FOUND"):
-    """The user that the request is addressed to is not registered."""
+    """The request names a user who is not registered."""
 
     message = "There is no user {user_id}."
     user_id: str
 
 
 class UserDeactivated(FailedPrecondition, reason="USER_DEACTIVATED"):
-    """The user can't do that while deactivated."""
+    """The user is deactivated and cannot do that."""
 
     message = "User {user_id} is deactivated."
     user_id: str
@@ -53,14 +54,14 @@ class ProductExists(AlreadyExists, reason="PRODUCT_EXISTS"):
 
 
 class ProductNotFound(NotFound, reason="PRODUCT_NOT_FOUND"):
-    """The product that the request is addressed to is not in the catalogue."""
+    """The request names a product that is not in the catalogue."""
 
     message = "There is no product {product_id}."
     product_id: str
 
 
 class StockTooLow(FailedPrecondition, reason="STOCK_TOO_LOW"):
-    """More pieces would go out than there are."""
+    """The stock has fewer pieces than would be removed."""
 
     message = "Of product {product_id} there are {stock} pieces in stock, and {requested} are requested."
     product_id: str
@@ -83,7 +84,7 @@ class OrderExists(AlreadyExists, reason="ORDER_EXISTS"):
 
 
 class OrderNotFound(NotFound, reason="ORDER_NOT_FOUND"):
-    """The order that the request is addressed to is not recorded."""
+    """The request names an order that is not recorded."""
 
     message = "There is no order {order_id}."
     order_id: str
@@ -112,7 +113,7 @@ class CurrenciesDiffer(FailedPrecondition, reason="CURRENCIES_DIFFER"):
 
 
 class OrderStatusNotNext(FailedPrecondition, reason="ORDER_STATUS_NOT_NEXT"):
-    """The order cannot go from its status to the one asked for."""
+    """The order cannot go from its status to the requested one."""
 
     message = "Order {order_id} is {current_status}, from where it cannot go to {requested_status}."
     order_id: str
@@ -121,7 +122,7 @@ class OrderStatusNotNext(FailedPrecondition, reason="ORDER_STATUS_NOT_NEXT"):
 
 
 class OrderNotCancellable(FailedPrecondition, reason="ORDER_NOT_CANCELLABLE"):
-    """The order has gone too far to be cancelled."""
+    """The order is shipped or delivered and cannot be cancelled."""
 
     message = "Order {order_id} is {current_status}, so it cannot be cancelled."
     order_id: str
@@ -136,21 +137,21 @@ class RegistrationExists(AlreadyExists, reason="REGISTRATION_EXISTS"):
 
 
 class RegistrationNotFound(NotFound, reason="REGISTRATION_NOT_FOUND"):
-    """The registration that the request is addressed to is not recorded."""
+    """The request names a registration that is not recorded."""
 
     message = "There is no registration {registration_id}."
     registration_id: str
 
 
 class FulfilmentNotFound(NotFound, reason="FULFILMENT_NOT_FOUND"):
-    """The order that the request is addressed to is not being fulfilled."""
+    """The request names an order without a fulfilment."""
 
     message = "Order {order_id} is not being fulfilled."
     order_id: str
 
 
 class AmountTooLarge(FailedPrecondition, reason="AMOUNT_TOO_LARGE"):
-    """The items would come to more than an order or a return can hold."""
+    """The total of the items is above the limit of an order or a return."""
 
     message = "With the item of product {product_id} the total would be above 10,000,000,000,000,000 {currency_code}."
     product_id: str

@@ -1,7 +1,8 @@
-"""Registration: a user is created, welcomed, given a profile and a role; or nothing of it is left.
+"""Registration: create a user, send a welcome email, write the profile and assign the role, or undo all of that.
 
-The steps are done one after the other. If one is refused or fails for good, those before it are undone, the last one
-first: the profile is cleared, the welcome taken back, and the user removed, so that the email is free again.
+1. The steps run one after the other.
+2. If a step is refused, or fails and is not tried again, the earlier steps are undone in reverse order: the profile is
+   cleared, the welcome is retracted by a second email, and the user is removed, so that the email is free again.
 """
 
 from collections.abc import Sequence
@@ -48,10 +49,10 @@ STEPS: tuple[RegistrationStep, ...] = (
     REGISTRATION_STEP_CREATE_PROFILE,
     REGISTRATION_STEP_ASSIGN_DEFAULT_ROLE,
 )
-"""What is done, in this order."""
+"""Steps in their order."""
 
 PROFILE = ("username", "first_name", "last_name", "bio", "avatar_uri", "preferences")
-"""What of a user the profile is."""
+"""Fields of a user that belong to the profile."""
 
 Creating = Send[RegisterUserRequest] | Call[SendEmailRequest] | Send[UpdateUserProfileRequest] | Send[AssignRoleRequest]
 Undoing = Send[UpdateUserProfileRequest] | Call[SendEmailRequest] | Send[RemoveUserRequest]
@@ -59,15 +60,15 @@ Undoing = Send[UpdateUserProfileRequest] | Call[SendEmailRequest] | Send[RemoveU
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrationState:
-    """How far a registration has come."""
+    """State of a registration."""
 
     status: ProcessStatus = PROCESS_STATUS_UNSPECIFIED
     step: RegistrationStep = REGISTRATION_STEP_UNSPECIFIED
-    """The step that is being done or, when compensating, undone."""
-    asked: RegistrationStarted | None = None
-    """What to register."""
+    """Step that is running or, when compensating, being undone."""
+    request: RegistrationStarted | None = None
+    """Fields of the new user."""
     reason: str = ""
-    """Why a step failed."""
+    """Cause of a failed step."""
     message: str = ""
 
 
@@ -78,10 +79,10 @@ registration = Process[RegistrationState]("registration", initial=RegistrationSt
 def start(
     state: RegistrationState, command: StartRegistrationRequest, at: Deciding
 ) -> Sequence[RegistrationStarted | Creating]:
-    """Begins with the first step."""
+    """Start with the first step."""
     if at.version:
         raise RegistrationExists(registration_id=at.id)
-    asked = RegistrationStarted(
+    request = RegistrationStarted(
         registration_id=at.id,
         user_id=command.user_id or at.id,
         email=command.email,
@@ -94,36 +95,36 @@ def start(
         avatar_uri=command.avatar_uri,
         preferences=command.preferences,
     )
-    return [asked, _do(STEPS[0], asked)]
+    return [request, _do(STEPS[0], request)]
 
 
-# The first step: the user.
+# Inputs of the first step: the user.
 
 
 @registration.accepted(RegisterUserRequest)
 def user_created(state: RegistrationState, outcome: Accepted[RegisterUserRequest], at: Deciding) -> Step:
-    """The email is theirs; they can be written to."""
+    """Continue with the email, which belongs to the user now."""
     return _forward(state, REGISTRATION_STEP_CREATE_USER, at)
 
 
 @registration.refused(RegisterUserRequest)
 def user_refused(state: RegistrationState, outcome: Refused[RegisterUserRequest], at: Deciding) -> Step:
-    """There is nothing to undo yet."""
+    """Turn back. There is nothing to undo yet."""
     return _turn_back(state, REGISTRATION_STEP_CREATE_USER, outcome, at)
 
 
 @registration.accepted(RemoveUserRequest)
 def user_removed(state: RegistrationState, outcome: Accepted[RemoveUserRequest], at: Deciding) -> Step:
-    """Nothing is left."""
+    """Record that nothing is left to undo."""
     return _back(state, REGISTRATION_STEP_CREATE_USER, at)
 
 
-# The second step: the email.
+# Inputs of the second step: the email.
 
 
 @registration.answered(SendEmailRequest)
 def email_sent(state: RegistrationState, outcome: Answered[SendEmailRequest, SendEmailResponse], at: Deciding) -> Step:
-    """The welcome is on its way, or what takes it back."""
+    """Continue after the welcome email, or after the email that retracts it."""
     if state.status == PROCESS_STATUS_RUNNING:
         return _forward(state, REGISTRATION_STEP_SEND_WELCOME_EMAIL, at)
     return _back(state, REGISTRATION_STEP_SEND_WELCOME_EMAIL, at)
@@ -131,16 +132,16 @@ def email_sent(state: RegistrationState, outcome: Answered[SendEmailRequest, Sen
 
 @registration.failed(SendEmailRequest)
 def email_failed(state: RegistrationState, outcome: Failed[SendEmailRequest], at: Deciding) -> Step:
-    """Nobody is to be reached under that address."""
+    """Turn back: the address cannot be reached."""
     return _turn_back(state, REGISTRATION_STEP_SEND_WELCOME_EMAIL, outcome, at)
 
 
-# The third step: the profile.
+# Inputs of the third step: the profile.
 
 
 @registration.accepted(UpdateUserProfileRequest)
 def profile_written(state: RegistrationState, outcome: Accepted[UpdateUserProfileRequest], at: Deciding) -> Step:
-    """The profile is there, or cleared."""
+    """Continue after the profile is written, or cleared."""
     if state.status == PROCESS_STATUS_RUNNING:
         return _forward(state, REGISTRATION_STEP_CREATE_PROFILE, at)
     return _back(state, REGISTRATION_STEP_CREATE_PROFILE, at)
@@ -148,98 +149,100 @@ def profile_written(state: RegistrationState, outcome: Accepted[UpdateUserProfil
 
 @registration.refused(UpdateUserProfileRequest)
 def profile_refused(state: RegistrationState, outcome: Refused[UpdateUserProfileRequest], at: Deciding) -> Step:
-    """Another user has the username."""
+    """Turn back: another user has the username."""
     return _turn_back(state, REGISTRATION_STEP_CREATE_PROFILE, outcome, at)
 
 
-# The last step: the role.
+# Inputs of the last step: the role.
 
 
 @registration.accepted(AssignRoleRequest)
 def role_assigned(state: RegistrationState, outcome: Accepted[AssignRoleRequest], at: Deciding) -> Step:
-    """All is done."""
+    """Complete the registration."""
     return _forward(state, REGISTRATION_STEP_ASSIGN_DEFAULT_ROLE, at)
 
 
 @registration.refused(AssignRoleRequest)
 def role_refused(state: RegistrationState, outcome: Refused[AssignRoleRequest], at: Deciding) -> Step:
-    """Everything before it is undone."""
+    """Turn back, and undo all earlier steps."""
     return _turn_back(state, REGISTRATION_STEP_ASSIGN_DEFAULT_ROLE, outcome, at)
 
 
 def _forward(state: RegistrationState, step: RegistrationStep, at: Deciding) -> Step:
-    """A step is done: on to the next."""
-    if (state.status, state.step) != (PROCESS_STATUS_RUNNING, step) or state.asked is None:
+    """Complete a step and start the next one."""
+    if (state.status, state.step) != (PROCESS_STATUS_RUNNING, step) or state.request is None:
         return []
     completed = RegistrationStepCompleted(registration_id=at.id, step=step)
     if step == STEPS[-1]:
-        return [completed, RegistrationCompleted(registration_id=at.id, user_id=state.asked.user_id)]
-    return [completed, _do(_after(step), state.asked)]
+        return [completed, RegistrationCompleted(registration_id=at.id, user_id=state.request.user_id)]
+    return [completed, _do(_after(step), state.request)]
 
 
 def _turn_back(state: RegistrationState, step: RegistrationStep, why: Refused[Any] | Failed[Any], at: Deciding) -> Step:
-    """A step is not to be done: back to the one before it."""
-    if (state.status, state.step) != (PROCESS_STATUS_RUNNING, step) or state.asked is None:
+    """Fail a step and undo the one before it."""
+    if (state.status, state.step) != (PROCESS_STATUS_RUNNING, step) or state.request is None:
         return []
     failed = RegistrationStepFailed(registration_id=at.id, step=step, reason=why.reason, message=why.message)
-    return [failed, _before(step, state.asked, why.reason, why.message)]
+    return [failed, _before(step, state.request, why.reason, why.message)]
 
 
 def _back(state: RegistrationState, step: RegistrationStep, at: Deciding) -> Step:
-    """A step is undone: back to the one before it."""
-    if (state.status, state.step) != (PROCESS_STATUS_COMPENSATING, step) or state.asked is None:
+    """Record that a step is undone, and undo the one before it."""
+    if (state.status, state.step) != (PROCESS_STATUS_COMPENSATING, step) or state.request is None:
         return []
     undone = RegistrationStepCompensated(registration_id=at.id, step=step)
-    return [undone, _before(step, state.asked, state.reason, state.message)]
+    return [undone, _before(step, state.request, state.reason, state.message)]
 
 
 def _before(
-    step: RegistrationStep, asked: RegistrationStarted, reason: str, message: str
+    step: RegistrationStep, request: RegistrationStarted, reason: str, message: str
 ) -> Undoing | RegistrationFailed:
-    """Undoes the step before; before the first there is nothing to undo."""
+    """Undo the step before; before the first step, fail the registration."""
     if step == STEPS[0]:
-        return RegistrationFailed(registration_id=asked.registration_id, reason=reason)
-    return _undo(_step_before(step), asked, reason, message)
+        return RegistrationFailed(registration_id=request.registration_id, reason=reason)
+    return _undo(_step_before(step), request, reason, message)
 
 
-def _do(step: RegistrationStep, asked: RegistrationStarted) -> Creating:
-    """What does a step."""
+def _do(step: RegistrationStep, request: RegistrationStarted) -> Creating:
+    """Return the output that runs a step."""
     if step == REGISTRATION_STEP_CREATE_USER:
         return send(
-            RegisterUserRequest(user_id=asked.user_id, email=asked.email, registration_source=asked.registration_source)
+            RegisterUserRequest(
+                user_id=request.user_id, email=request.email, registration_source=request.registration_source
+            )
         )
     if step == REGISTRATION_STEP_SEND_WELCOME_EMAIL:
         return call(
             SendEmailRequest(
-                to=asked.email,
+                to=request.email,
                 subject="Welcome to the shop",
-                text=f"{_greeting(asked)},\n\nyou can order from now on, as {asked.email}.\n\nThe shop\n",
+                text=f"{_greeting(request)},\n\nyou can order from now on, as {request.email}.\n\nThe shop\n",
             )
         )
     if step == REGISTRATION_STEP_CREATE_PROFILE:
-        profile = {field: getattr(asked, field) for field in PROFILE}
-        return send(UpdateUserProfileRequest(user_id=asked.user_id, **profile))
-    return send(AssignRoleRequest(user_id=asked.user_id, role=asked.role))
+        profile = {field: getattr(request, field) for field in PROFILE}
+        return send(UpdateUserProfileRequest(user_id=request.user_id, **profile))
+    return send(AssignRoleRequest(user_id=request.user_id, role=request.role))
 
 
-def _undo(step: RegistrationStep, asked: RegistrationStarted, reason: str, message: str) -> Undoing:
-    """What undoes a step that was done."""
+def _undo(step: RegistrationStep, request: RegistrationStarted, reason: str, message: str) -> Undoing:
+    """Return the output that undoes a step."""
     if step == REGISTRATION_STEP_CREATE_PROFILE:
-        cleared = UpdateUserProfileRequest(user_id=asked.user_id, update_mask=FieldMask(paths=PROFILE))
+        cleared = UpdateUserProfileRequest(user_id=request.user_id, update_mask=FieldMask(paths=PROFILE))
         return send(cleared, compensates=True)
     if step == REGISTRATION_STEP_SEND_WELCOME_EMAIL:
         letter = SendEmailRequest(
-            to=asked.email,
+            to=request.email,
             subject="Your registration could not be completed",
-            text=f"{_greeting(asked)},\n\nplease take our welcome for void: {message or reason}\n"
+            text=f"{_greeting(request)},\n\nplease take our welcome for void: {message or reason}\n"
             "Nothing is kept of you, so you can register again.\n\nThe shop\n",
         )
         return call(letter, compensates=True)
-    return send(RemoveUserRequest(user_id=asked.user_id, reason=reason), compensates=True)
+    return send(RemoveUserRequest(user_id=request.user_id, reason=reason), compensates=True)
 
 
-def _greeting(asked: RegistrationStarted) -> str:
-    return f"Dear {asked.first_name or asked.username or 'customer'}"
+def _greeting(request: RegistrationStarted) -> str:
+    return f"Dear {request.first_name or request.username or 'customer'}"
 
 
 def _after(step: RegistrationStep) -> RegistrationStep:
@@ -252,36 +255,36 @@ def _step_before(step: RegistrationStep) -> RegistrationStep:
 
 @registration.evolves(RegistrationStarted)
 def started(state: RegistrationState, event: RegistrationStarted) -> RegistrationState:
-    """The first step is under way."""
-    return RegistrationState(status=PROCESS_STATUS_RUNNING, step=STEPS[0], asked=event)
+    """Start the first step."""
+    return RegistrationState(status=PROCESS_STATUS_RUNNING, step=STEPS[0], request=event)
 
 
 @registration.evolves(RegistrationStepCompleted)
 def step_completed(state: RegistrationState, event: RegistrationStepCompleted) -> RegistrationState:
-    """The next one is under way, if there is one."""
+    """Start the next step, if there is one."""
     return state if event.step == STEPS[-1] else replace(state, step=_after(event.step))
 
 
 @registration.evolves(RegistrationStepFailed)
 def step_failed(state: RegistrationState, event: RegistrationStepFailed) -> RegistrationState:
-    """The one before it is being undone, if there is one."""
+    """Start to undo the step before, if there is one."""
     turned = replace(state, status=PROCESS_STATUS_COMPENSATING, reason=event.reason, message=event.message)
     return turned if event.step == STEPS[0] else replace(turned, step=_step_before(event.step))
 
 
 @registration.evolves(RegistrationStepCompensated)
 def step_compensated(state: RegistrationState, event: RegistrationStepCompensated) -> RegistrationState:
-    """The one before it is being undone, if there is one."""
+    """Start to undo the step before, if there is one."""
     return state if event.step == STEPS[0] else replace(state, step=_step_before(event.step))
 
 
 @registration.evolves(RegistrationCompleted)
 def completed(state: RegistrationState, event: RegistrationCompleted) -> RegistrationState:
-    """Nothing follows."""
+    """Set the registration to completed."""
     return replace(state, status=PROCESS_STATUS_COMPLETED)
 
 
 @registration.evolves(RegistrationFailed)
 def failed(state: RegistrationState, event: RegistrationFailed) -> RegistrationState:
-    """Nothing follows."""
+    """Set the registration to failed."""
     return replace(state, status=PROCESS_STATUS_FAILED)

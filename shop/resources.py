@@ -1,4 +1,4 @@
-"""What all rows have that stand for one aggregate."""
+"""Fields of every row that describes one aggregate."""
 
 from typing import Protocol
 
@@ -8,17 +8,17 @@ from diptych import Recorded
 
 
 class Resource(Protocol):
-    """A row with the version of its aggregate, and the time of its last change."""
+    """A row with the version of its aggregate and the time of its last change."""
 
     version: int
 
     @property
     def update_time(self) -> Timestamp:
-        """When the aggregate last changed."""
+        """Time of the aggregate's last change."""
         ...
 
 
 def mark_changed(row: Resource, at: Recorded) -> None:
-    """Puts the version and the time of the event into the row."""
+    """Set the version and the time of the event in the row."""
     row.version = at.version
     row.update_time.CopyFrom(at.record_time)

@@ -1,4 +1,4 @@
-"""Returns: goods taken back, of a known order or not. They change no order and no stock."""
+"""Returns: returned goods, of a recorded order or of none. They change no order and no stock."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from shop.v1.order_events_pb2 import ReturnImported
 
 @dataclass(frozen=True, slots=True)
 class ReturnState:
-    """No decision depends on more than that a return is there, which its version tells."""
+    """State without fields: decisions need only the version."""
 
 
 goods_return = Aggregate[ReturnState]("return", initial=ReturnState(), id="return_id")
@@ -30,7 +30,7 @@ def _reads(command: ImportReturnRequest) -> Iterator[AggregateRef]:
 
 @goods_return.decides(ImportReturnRequest, reads=_reads)
 def import_return(state: ReturnState, command: ImportReturnRequest, at: Deciding) -> Sequence[ReturnImported]:
-    """Records what was taken back; what is not told of the customer and the country is the order's."""
+    """Record returned goods. A missing customer and country are those of the order."""
     if at.version:
         raise ReturnExists(return_id=at.id)
     of = OrderState()
@@ -57,5 +57,5 @@ def import_return(state: ReturnState, command: ImportReturnRequest, at: Deciding
 
 @goods_return.evolves(ReturnImported)
 def imported(state: ReturnState, event: ReturnImported) -> ReturnState:
-    """There is nothing to remember."""
+    """Return the state unchanged."""
     return state

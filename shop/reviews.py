@@ -1,4 +1,4 @@
-"""Reviews: what users think of products, one each. A later one replaces the former."""
+"""Reviews of products: one for each user and product. A later one replaces it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from shop.v1.users_pb2 import USER_STATUS_DEACTIVATED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReviewState:
-    """A review as it stands; a rating of 0 if there is none."""
+    """State of a review, with rating 0 if there is none."""
 
     rating: int = 0
     text: str = ""
 
 
 def id_of(review: ReviewProductRequest | ProductReviewed) -> str:
-    """A review's id: that of its product, and that of its user."""
+    """Return a review's id: the product's id, `/` and the user's id."""
     return f"{review.product_id}/{review.user_id}"
 
 
@@ -35,7 +35,7 @@ def _reads(command: ReviewProductRequest) -> Iterator[AggregateRef]:
 
 @review.decides(ReviewProductRequest, reads=_reads)
 def review_product(state: ReviewState, command: ReviewProductRequest, at: Deciding) -> Sequence[ProductReviewed]:
-    """Records what is new; the same again adds nothing."""
+    """Record a new or changed review. An equal one records nothing."""
     if not at.version_of(product, command.product_id):
         raise UnknownProduct(product_id=command.product_id)
     reviewer = at.state(user, command.user_id)
@@ -59,5 +59,5 @@ def review_product(state: ReviewState, command: ReviewProductRequest, at: Decidi
 
 @review.evolves(ProductReviewed)
 def reviewed(state: ReviewState, event: ProductReviewed) -> ReviewState:
-    """The new review stands."""
+    """Replace the review."""
     return ReviewState(rating=event.rating, text=event.text)

@@ -1,8 +1,8 @@
-"""The projection `analytics`: what orders and returns add up to, for a user, a product, a day.
+"""Projection `analytics`: sums of orders and returns for a user, a product, a day.
 
 An order with hundreds of items changes one row for each of its products (`product_statistics`) and four more. Sums of
-products over days are not kept, for there would be nearly as many rows as items: they are made from the rows of
-`order_contributions` when they are asked for.
+products over days are not stored, because there would be almost as many rows as items: they are computed from the rows
+of `order_contributions` for each request.
 """
 
 from datetime import date
@@ -29,7 +29,7 @@ analytics = Projection("analytics", version=2)
 
 
 def day_of(time: Timestamp) -> str:
-    """The UTC day of a time, `2010-12-01`. Days in this form are ordered as their names are."""
+    """Return the UTC day of a time, `2010-12-01`. Such names sort as the days do."""
     return date.fromordinal(_FIRST_OF_1970 + time.seconds // 86_400).isoformat()
 
 
@@ -40,7 +40,7 @@ def _later(time: Timestamp, other: Timestamp) -> bool:
     return (time.seconds, time.nanos) > (other.seconds, other.nanos)
 
 
-# The view `user_statistics`: what a user has bought.
+# View `user_statistics`: the orders of a user.
 
 user_statistics = analytics.view("user_statistics", UserStatistics)
 user_statistics.get(
@@ -50,32 +50,32 @@ user_statistics.get(
 
 @user_statistics.on(UserRegistered, key=lambda e: e.user_id)
 def registered(row: UserStatistics | None, event: UserRegistered, at: Recorded) -> UserStatistics:
-    """Nothing bought yet, unless by a former user of that id."""
+    """Add a row without orders, unless an earlier user with that id has one."""
     return row or UserStatistics(user_id=event.user_id)
 
 
 @user_statistics.on(UserRemoved, key=lambda e: e.user_id)
 def removed(row: UserStatistics | None, event: UserRemoved, at: Recorded) -> UserStatistics | None:
-    """Nobody is there any more; what was bought meanwhile is kept, for orders may still be cancelled."""
+    """Leave the row: orders of the removed user may still be cancelled."""
     assert row is not None
     return row if row.HasField("last_order_time") or row.return_count else None
 
 
 @user_statistics.on_each(OrderImported, keys=lambda e: (e.customer_id,) if e.customer_id else ())
 def user_ordered(row: UserStatistics | None, event: OrderImported, at: Recorded) -> UserStatistics:
-    """One order more; a cancelled one was not paid."""
+    """Count an order. A cancelled order was not paid."""
     return _with_order(row or UserStatistics(user_id=at.key), event, event.status)
 
 
 @user_statistics.on(OrderPlaced, key=lambda e: e.customer_id)
 def user_placed(row: UserStatistics | None, event: OrderPlaced, at: Recorded) -> UserStatistics:
-    """One order more."""
+    """Count an order."""
     return _with_order(row or UserStatistics(user_id=at.key), event, ORDER_STATUS_PENDING)
 
 
 @user_statistics.on_each(OrderCancelled, keys=lambda e: (e.customer_id,) if e.customer_id else ())
 def user_cancelled(row: UserStatistics | None, event: OrderCancelled, at: Recorded) -> UserStatistics:
-    """The order was not paid after all."""
+    """Subtract the cancelled order."""
     assert row is not None
     row.order_count -= 1
     row.cancelled_order_count += 1
@@ -98,14 +98,14 @@ def _with_order(row: UserStatistics, event: OrderImported | OrderPlaced, status:
 
 @user_statistics.on_each(ReturnImported, keys=lambda e: (e.customer_id,) if e.customer_id else ())
 def user_returned(row: UserStatistics | None, event: ReturnImported, at: Recorded) -> UserStatistics:
-    """One return more."""
+    """Count a return."""
     row = row or UserStatistics(user_id=at.key)
     row.return_count += 1
     add_to_sums(row.returned, event.total)
     return row
 
 
-# The view `product_statistics`: how well a product sells.
+# View `product_statistics`: the sales of a product.
 
 product_statistics = analytics.view("product_statistics", ProductStatistics)
 product_statistics.get(
@@ -116,7 +116,7 @@ product_statistics.get(
 
 
 class Ordered(NamedTuple):
-    """One product's part in an order."""
+    """Part of one product in an order."""
 
     units: int
     order_time: Timestamp
@@ -138,14 +138,14 @@ def _parts(event: OrderImported | OrderPlaced, cancelled: bool) -> dict[str, Ord
 
 @product_statistics.on(ProductCreated, key=lambda e: e.product_id)
 def created(row: ProductStatistics | None, event: ProductCreated, at: Recorded) -> ProductStatistics:
-    """Nothing sold yet."""
+    """Add a row without sales."""
     return ProductStatistics(product_id=event.product_id)
 
 
 @product_statistics.on_parts(OrderPlaced, parts=_placed)
 @product_statistics.on_parts(OrderImported, parts=_imported)
 def product_ordered(row: ProductStatistics | None, part: Ordered, at: Recorded) -> ProductStatistics:
-    """One order more; of a cancelled one nothing was sold."""
+    """Count an order. A cancelled order sold nothing."""
     row = row or ProductStatistics(product_id=at.key)
     if not part.cancelled:
         row.order_count += 1
@@ -157,7 +157,7 @@ def product_ordered(row: ProductStatistics | None, part: Ordered, at: Recorded) 
 
 @product_statistics.on_parts(OrderCancelled, parts=lambda e: units_by_product(e.items))
 def product_cancelled(row: ProductStatistics | None, units: int, at: Recorded) -> ProductStatistics:
-    """One order less, with its pieces."""
+    """Subtract an order and its pieces."""
     assert row is not None
     row.order_count -= 1
     row.units_sold -= units
@@ -166,13 +166,13 @@ def product_cancelled(row: ProductStatistics | None, units: int, at: Recorded) -
 
 @product_statistics.on_parts(ReturnImported, parts=lambda e: units_by_product(e.items))
 def product_returned(row: ProductStatistics | None, units: int, at: Recorded) -> ProductStatistics:
-    """Pieces came back."""
+    """Count returned pieces."""
     row = row or ProductStatistics(product_id=at.key)
     row.units_returned += units
     return row
 
 
-# The view `daily_sales`: sums of a day, for each country and currency.
+# View `daily_sales`: sums of a day, for each country and currency.
 
 daily_sales = analytics.view("daily_sales", DailySales)
 sales_day = daily_sales.column("day", lambda row: row.day)
@@ -199,7 +199,7 @@ def _day(row: DailySales | None, time: Timestamp, total: Money, country: str) ->
 
 @daily_sales.on(OrderImported, key=lambda e: _sales_key(e.order_time, e.total, e.country))
 def day_ordered(row: DailySales | None, event: OrderImported, at: Recorded) -> DailySales:
-    """Counts on the day of the order, cancelled or not."""
+    """Add the order to its day, cancelled or not."""
     row = _day_with_order(row, event)
     if event.status == ORDER_STATUS_CANCELLED:
         add(row.cancelled, event.total)
@@ -208,13 +208,13 @@ def day_ordered(row: DailySales | None, event: OrderImported, at: Recorded) -> D
 
 @daily_sales.on(OrderPlaced, key=lambda e: _sales_key(e.order_time, e.total, e.country))
 def day_placed(row: DailySales | None, event: OrderPlaced, at: Recorded) -> DailySales:
-    """Counts on the day of the order."""
+    """Add the order to its day."""
     return _day_with_order(row, event)
 
 
 @daily_sales.on(OrderCancelled, key=lambda e: _sales_key(e.order_time, e.total, e.country))
 def day_cancelled(row: DailySales | None, event: OrderCancelled, at: Recorded) -> DailySales:
-    """Counts on the day of the order, whenever it was cancelled."""
+    """Add the cancellation to the day of the order."""
     assert row is not None
     add(row.cancelled, event.total)
     return row
@@ -230,17 +230,17 @@ def _day_with_order(row: DailySales | None, event: OrderImported | OrderPlaced) 
 
 @daily_sales.on(ReturnImported, key=lambda e: _sales_key(e.return_time, e.total, e.country))
 def day_returned(row: DailySales | None, event: ReturnImported, at: Recorded) -> DailySales:
-    """Counts on the day of the return."""
+    """Add the return to its day."""
     row = _day(row, event.return_time, event.total, event.country)
     add(row.returned, event.total)
     return row
 
 
-# The view `order_contributions`: what each order and each return adds.
+# View `order_contributions`: the part of each order and each return.
 
 
 def _products(row: OrderContribution) -> str:
-    # Ids have no spaces, so that one between two spaces is one of them.
+    # Ids have no spaces, so a text between two spaces is one id.
     return f" {' '.join([line.product_id for line in row.lines])} "
 
 
@@ -267,19 +267,19 @@ def _lines(event: OrderImported | OrderPlaced | ReturnImported) -> list[Contribu
 
 @order_contributions.on(OrderImported, key=lambda e: f"order/{e.order_id}")
 def order_contributed(row: OrderContribution | None, event: OrderImported, at: Recorded) -> OrderContribution:
-    """What the order adds to gross, and to cancelled if it is."""
+    """Add the order's part in gross, and in cancelled if it is cancelled."""
     return _contribution(event, event.status)
 
 
 @order_contributions.on(OrderPlaced, key=lambda e: f"order/{e.order_id}")
 def placed_contributed(row: OrderContribution | None, event: OrderPlaced, at: Recorded) -> OrderContribution:
-    """What the order adds to gross."""
+    """Add the order's part in gross."""
     return _contribution(event, ORDER_STATUS_PENDING)
 
 
 @order_contributions.on(OrderStatusChanged, key=lambda e: f"order/{e.order_id}")
 def contribution_moved(row: OrderContribution | None, event: OrderStatusChanged, at: Recorded) -> OrderContribution:
-    """Counts among those in the new status."""
+    """Set the new status."""
     assert row is not None
     row.status = event.status
     return row
@@ -287,7 +287,7 @@ def contribution_moved(row: OrderContribution | None, event: OrderStatusChanged,
 
 @order_contributions.on(OrderCancelled, key=lambda e: f"order/{e.order_id}")
 def contribution_cancelled(row: OrderContribution | None, event: OrderCancelled, at: Recorded) -> OrderContribution:
-    """Adds to cancelled from now on."""
+    """Add the order to cancelled."""
     assert row is not None
     row.status = ORDER_STATUS_CANCELLED
     return row
@@ -309,7 +309,7 @@ def _contribution(event: OrderImported | OrderPlaced, status: OrderStatus) -> Or
 
 @order_contributions.on(ReturnImported, key=lambda e: f"return/{e.return_id}")
 def return_contributed(row: OrderContribution | None, event: ReturnImported, at: Recorded) -> OrderContribution:
-    """What the return adds to returned."""
+    """Add the return's part in returned."""
     lines = _lines(event)
     return OrderContribution(
         return_id=event.return_id,

@@ -1,6 +1,6 @@
-"""A small shop to try things on. `diptych up` loads it into an empty log and shows the calls.
+"""A small shop for trying out. `diptych up` loads it into an empty log and shows the calls.
 
-Every command has a request id of its own, so that loading the sample twice changes nothing.
+Every command has its own request id, so that a second load changes nothing.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _commands() -> list[Message]:
 
 
 COMMANDS: list[Message] = _commands()
-"""What is loaded, in this order."""
+"""Commands to load, in this order."""
 
 CALLS: list[tuple[str, Any]] = [
     (
@@ -170,4 +170,4 @@ CALLS: list[tuple[str, Any]] = [
     ("Read an order with its items and history", GetOrderRequest(order_id="order-1")),
     ("List what a user ordered", ListOrdersRequest(customer_id="ada")),
 ]
-"""Calls to try: a title, and a request."""
+"""Calls to try: a title and a request."""

@@ -1,4 +1,4 @@
-"""What the shop is told by its environment, `SHOP_*`: where emails and payments go."""
+"""Settings of the shop from its environment, `SHOP_*`: the destinations of emails and payments."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from diptych.domain.errors import DomainError
 
 
 class ShopSettings(BaseSettings):
-    """Read once, when first needed; a wrong value is named and ends the command server's start."""
+    """Settings, read once when they are first needed. A wrong value fails the start of the command server."""
 
     model_config = SettingsConfigDict(env_prefix="SHOP_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     smtp_url: str | None = Field(
         default=None,
         pattern=r"^smtps?://[^/?#]+$",
-        description="Where emails are handed in: smtp://[USER:PASSWORD@]HOST[:PORT], which is encrypted if the server "
-        "can (STARTTLS), or smtps://...; user and password percent-encoded. Unset: they go into the maildir.",
+        description="SMTP server for emails: smtp://[USER:PASSWORD@]HOST[:PORT], which is encrypted if the server "
+        "can (STARTTLS), or smtps://...; user and password percent-encoded. Unset: emails go into the maildir.",
     )
     maildir: str | None = Field(
-        default=None, description="Maildir for emails; it is made. Unset: diptych/shop/mail among the user's own data."
+        default=None,
+        description="Maildir for emails; it is created if it is missing. "
+        "Unset: diptych/shop/mail in the user's data folder.",
     )
-    email_from: str = Field(
-        default="shop@example.com", pattern=r"^[^@\s]+@[^@\s]+$", description="Who emails are from."
-    )
+    email_from: str = Field(default="shop@example.com", pattern=r"^[^@\s]+@[^@\s]+$", description="Sender of emails.")
     payments: str | None = Field(
         default=None,
         pattern=r"^.+:\d{1,5}$",
         description="HOST:PORT of the provider of payments, such as `python -m shop.payments`. Unset: every payment "
-        "is taken, by nobody.",
+        "is accepted without a provider.",
     )
     payment_seconds: float = Field(
-        default=30.0, gt=0, le=86_400, description="How long a payment may be silent before it is voided, in seconds."
+        default=30.0, gt=0, le=86_400, description="Time without an answer after which a payment is voided, in seconds."
     )
 
     @property
     def payment_limit(self) -> timedelta:
-        """`payment_seconds` as a duration."""
+        """Return `payment_seconds` as a duration."""
         return timedelta(seconds=self.payment_seconds)
 
 
 @functools.cache
 def settings() -> ShopSettings:
-    """The settings of this process; raises `DomainError`."""
+    """Return the settings of this process. Raise `DomainError` for a wrong value."""
     try:
         return ShopSettings()
     except ValidationError as error:

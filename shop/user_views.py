@@ -1,4 +1,4 @@
-"""The projection `users`: users one by one, in lists, and counted by role."""
+"""Projection `users`: users one by one, in lists, and counted by role."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -53,15 +53,15 @@ PERMISSIONS: dict[int, tuple[str, ...]] = {
     USER_ROLE_SUPPORT: tuple(sorted(_HELPS)),
     USER_ROLE_ADMINISTRATOR: tuple(sorted(_BUYS | _SELLS | _HELPS | _RUNS)),
 }
-"""What each role may do, in alphabetical order."""
+"""Permissions of each role, in alphabetical order."""
 
 NEVER = datetime.min.replace(tzinfo=UTC)
-"""Stands for the login of a user who never logged in, and comes before all that took place."""
+"""Login time of a user without a login; sorts before all others."""
 
 
 users = Projection("users", version=2)
 
-# The view `users`: the whole document.
+# View `users`: the complete document.
 
 user_rows = users.view("users", User)
 user_rows.get(GetUserRequest, key=lambda q: q.user_id, missing=lambda q: UserNotFound(user_id=q.user_id))
@@ -69,7 +69,7 @@ user_rows.get(GetUserRequest, key=lambda q: q.user_id, missing=lambda q: UserNot
 
 @user_rows.on(UserRegistered, key=lambda e: e.user_id)
 def registered(row: User | None, event: UserRegistered, at: Recorded) -> User:
-    """A new document."""
+    """Add a document."""
     return User(
         user_id=event.user_id,
         email=event.email,
@@ -88,7 +88,7 @@ def registered(row: User | None, event: UserRegistered, at: Recorded) -> User:
 
 @user_rows.on(UserProfileUpdated, key=lambda e: e.user_id)
 def profile_updated(row: User | None, event: UserProfileUpdated, at: Recorded) -> User:
-    """Takes over the changed fields."""
+    """Set the changed fields."""
     assert row is not None
     for field in event.changed_fields.paths:
         if field == "preferences":
@@ -102,7 +102,7 @@ def profile_updated(row: User | None, event: UserProfileUpdated, at: Recorded) -
 
 @user_rows.on(RoleAssigned, key=lambda e: e.user_id)
 def role_assigned(row: User | None, event: RoleAssigned, at: Recorded) -> User:
-    """With the role come its permissions."""
+    """Set the role and its permissions."""
     assert row is not None
     row.role = event.role
     row.permissions[:] = PERMISSIONS[event.role]
@@ -112,7 +112,7 @@ def role_assigned(row: User | None, event: RoleAssigned, at: Recorded) -> User:
 
 @user_rows.on(UserDeactivated, key=lambda e: e.user_id)
 def deactivated(row: User | None, event: UserDeactivated, at: Recorded) -> User:
-    """Notes since when and why."""
+    """Set time and cause of the deactivation."""
     assert row is not None
     row.status = USER_STATUS_DEACTIVATED
     row.deactivation_reason = event.reason
@@ -123,7 +123,7 @@ def deactivated(row: User | None, event: UserDeactivated, at: Recorded) -> User:
 
 @user_rows.on(UserReactivated, key=lambda e: e.user_id)
 def reactivated(row: User | None, event: UserReactivated, at: Recorded) -> User:
-    """Forgets the deactivation."""
+    """Clear the deactivation."""
     assert row is not None
     row.status = USER_STATUS_ACTIVE
     row.ClearField("deactivation_reason")
@@ -134,7 +134,7 @@ def reactivated(row: User | None, event: UserReactivated, at: Recorded) -> User:
 
 @user_rows.on(LoginRecorded, key=lambda e: e.user_id)
 def login_recorded(row: User | None, event: LoginRecorded, at: Recorded) -> User:
-    """Counts the login."""
+    """Count the login."""
     assert row is not None
     row.login_count += 1
     row.last_login_time.CopyFrom(event.login_time)
@@ -144,11 +144,11 @@ def login_recorded(row: User | None, event: LoginRecorded, at: Recorded) -> User
 
 @user_rows.on(UserRemoved, key=lambda e: e.user_id)
 def removed(row: User | None, event: UserRemoved, at: Recorded) -> None:
-    """Nobody is there any more."""
+    """Delete the document."""
     return
 
 
-# The view `user_summaries`: what lists show.
+# View `user_summaries`: the columns of lists.
 
 
 def _last_login(row: UserSummary) -> datetime:
@@ -156,7 +156,7 @@ def _last_login(row: UserSummary) -> datetime:
 
 
 def _names(row: UserSummary) -> str:
-    # A line break cannot be searched for, so that nothing is found across the two lines.
+    # A search text has no line break, so none matches across the two lines.
     return f"{row.username}\n{row.first_name} {row.last_name}"
 
 
@@ -177,12 +177,12 @@ ORDERS: dict[str, Column[Any]] = {
     "create_time": create_time,
     "last_login_time": last_login_time,
 }
-"""What lists of users can be ordered by."""
+"""Columns by which lists of users can be sorted."""
 
 
 @user_summaries.on(UserRegistered, key=lambda e: e.user_id)
 def summary_registered(row: UserSummary | None, event: UserRegistered, at: Recorded) -> UserSummary:
-    """A new line."""
+    """Add a line."""
     return UserSummary(
         user_id=event.user_id,
         email=event.email,
@@ -199,7 +199,7 @@ def summary_registered(row: UserSummary | None, event: UserRegistered, at: Recor
 
 @user_summaries.on(UserProfileUpdated, key=lambda e: e.user_id)
 def summary_updated(row: UserSummary | None, event: UserProfileUpdated, at: Recorded) -> UserSummary:
-    """Takes over those changed fields that a line shows."""
+    """Set the changed fields of a line."""
     assert row is not None
     for field in event.changed_fields.paths:
         if field in ("email", "username", "first_name", "last_name"):
@@ -210,7 +210,7 @@ def summary_updated(row: UserSummary | None, event: UserProfileUpdated, at: Reco
 
 @user_summaries.on(RoleAssigned, key=lambda e: e.user_id)
 def summary_role_assigned(row: UserSummary | None, event: RoleAssigned, at: Recorded) -> UserSummary:
-    """Shows the new role."""
+    """Set the new role."""
     assert row is not None
     row.role = event.role
     mark_changed(row, at)
@@ -219,7 +219,7 @@ def summary_role_assigned(row: UserSummary | None, event: RoleAssigned, at: Reco
 
 @user_summaries.on(UserDeactivated, key=lambda e: e.user_id)
 def summary_deactivated(row: UserSummary | None, event: UserDeactivated, at: Recorded) -> UserSummary:
-    """Shows that the user cannot act."""
+    """Set the status to deactivated."""
     assert row is not None
     row.status = USER_STATUS_DEACTIVATED
     mark_changed(row, at)
@@ -228,7 +228,7 @@ def summary_deactivated(row: UserSummary | None, event: UserDeactivated, at: Rec
 
 @user_summaries.on(UserReactivated, key=lambda e: e.user_id)
 def summary_reactivated(row: UserSummary | None, event: UserReactivated, at: Recorded) -> UserSummary:
-    """Shows that the user can act again."""
+    """Set the status to active."""
     assert row is not None
     row.status = USER_STATUS_ACTIVE
     mark_changed(row, at)
@@ -237,7 +237,7 @@ def summary_reactivated(row: UserSummary | None, event: UserReactivated, at: Rec
 
 @user_summaries.on(LoginRecorded, key=lambda e: e.user_id)
 def summary_login_recorded(row: UserSummary | None, event: LoginRecorded, at: Recorded) -> UserSummary:
-    """Shows the latest login."""
+    """Set the latest login."""
     assert row is not None
     row.last_login_time.CopyFrom(event.login_time)
     mark_changed(row, at)
@@ -246,13 +246,13 @@ def summary_login_recorded(row: UserSummary | None, event: LoginRecorded, at: Re
 
 @user_summaries.on(UserRemoved, key=lambda e: e.user_id)
 def summary_removed(row: UserSummary | None, event: UserRemoved, at: Recorded) -> None:
-    """Nobody is listed any more."""
+    """Delete the line."""
     return
 
 
 @user_summaries.find(ListUsersRequest, ListUsersResponse, order_by=ORDERS)
 def list_users(query: ListUsersRequest, now: datetime) -> Find:
-    """All users, or those who meet all conditions given."""
+    """Select all users, or those who meet all given conditions."""
     return Find(
         role.eq(query.role) if query.role else None,
         status.eq(query.status) if query.status else None,
@@ -264,13 +264,13 @@ def list_users(query: ListUsersRequest, now: datetime) -> Find:
 
 @user_summaries.find(FindUsersByEmailRequest, FindUsersByEmailResponse)
 def find_by_email(query: FindUsersByEmailRequest, now: datetime) -> Find:
-    """Who has the email now."""
+    """Select the user with an email."""
     return Find(email.eq(query.email.casefold()))
 
 
 @user_summaries.find(ListActiveUsersRequest, ListActiveUsersResponse, order_by=ORDERS)
 def list_active_users(query: ListActiveUsersRequest, now: datetime) -> Find:
-    """Users who can act; since a time, those who logged in then or later."""
+    """Select active users, or those who logged in since a time."""
     return Find(
         status.eq(USER_STATUS_ACTIVE),
         last_login_time.ge(_not_before(query.active_since_time)) if query.HasField("active_since_time") else None,
@@ -279,11 +279,11 @@ def list_active_users(query: ListActiveUsersRequest, now: datetime) -> Find:
 
 
 def _not_before(time: Timestamp) -> datetime:
-    """The first microsecond, of which columns are made, that is not before a time in nanoseconds."""
+    """Return the first microsecond that is not before a time in nanoseconds, because columns have microseconds."""
     return time.ToDatetime(UTC).replace(microsecond=0) + timedelta(microseconds=-(-time.nanos // 1000))
 
 
-# The view `role_statistics`: how many users have each role.
+# View `role_statistics`: the number of users with each role.
 
 role_statistics = users.view("role_statistics", RoleCount)
 
@@ -298,38 +298,38 @@ def _count(row: RoleCount | None, key: str, *, users: int = 0, active: int = 0) 
 
 @role_statistics.on(UserRegistered, key=lambda e: UserRole.Name(e.role))
 def role_taken(row: RoleCount | None, event: UserRegistered, at: Recorded) -> RoleCount:
-    """One more, and active."""
+    """Count a user who is active."""
     return _count(row, at.key, users=1, active=1)
 
 
 @role_statistics.on_each(RoleAssigned, keys=lambda e: (UserRole.Name(e.previous_role), UserRole.Name(e.role)))
 def role_exchanged(row: RoleCount | None, event: RoleAssigned, at: Recorded) -> RoleCount:
-    """One less there, one more here."""
+    """Count a user less in one role and one more in the other."""
     change = 1 if at.key == UserRole.Name(event.role) else -1
     return _count(row, at.key, users=change, active=change if event.status == USER_STATUS_ACTIVE else 0)
 
 
 @role_statistics.on(UserDeactivated, key=lambda e: UserRole.Name(e.role))
 def role_less_active(row: RoleCount | None, event: UserDeactivated, at: Recorded) -> RoleCount:
-    """One less that is active."""
+    """Count one active user less."""
     return _count(row, at.key, active=-1)
 
 
 @role_statistics.on(UserReactivated, key=lambda e: UserRole.Name(e.role))
 def role_more_active(row: RoleCount | None, event: UserReactivated, at: Recorded) -> RoleCount:
-    """One more that is active."""
+    """Count one active user more."""
     return _count(row, at.key, active=1)
 
 
 @role_statistics.on(UserRemoved, key=lambda e: UserRole.Name(e.role))
 def role_given_up(row: RoleCount | None, event: UserRemoved, at: Recorded) -> RoleCount:
-    """One less."""
+    """Count one user less."""
     return _count(row, at.key, users=-1, active=-1 if event.status == USER_STATUS_ACTIVE else 0)
 
 
 @users.combines(GetRoleStatisticsRequest, RoleStatistics, rows=lambda query, now: role_statistics.where())
 def get_role_statistics(query: GetRoleStatisticsRequest, rows: Sequence[RoleCount]) -> RoleStatistics:
-    """All roles, and their sums."""
+    """Return the counts of all roles, and their sums."""
     roles = sorted(rows, key=lambda row: row.role)
     return RoleStatistics(
         roles=roles,

@@ -1,6 +1,6 @@
-"""Users: who may log in and order. Email and username belong to one user at a time, deactivated or not.
+"""Users: who may log in and order. Email and username belong to one user at a time, active or deactivated.
 
-A user is removed only if the registration that made them failed, and then email, username and id are free again.
+A user is removed only if the user's registration failed. Email, username and id are then free again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,12 +33,12 @@ from shop.v1.users_pb2 import (
 )
 
 PROFILE = ("email", "username", "first_name", "last_name", "bio", "avatar_uri", "preferences")
-"""The fields that UpdateUserProfile can write."""
+"""Fields that UpdateUserProfile can write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserState:
-    """A user, as far as decisions and other aggregates' events need it."""
+    """State of a user, with the fields that decisions and other aggregates' events need."""
 
     email: str = ""
     username: str = ""
@@ -52,12 +52,12 @@ class UserState:
 
     @property
     def exists(self) -> bool:
-        """Whether there is such a user: one who was removed is gone, for all that the stream goes on."""
+        """True while there is such a user. The stream of a removed user continues."""
         return self.status != USER_STATUS_UNSPECIFIED
 
     @property
     def display_name(self) -> str:
-        """First and last name; the username where both are empty."""
+        """First and last name, or the username if both are empty."""
         return f"{self.first_name} {self.last_name}".strip() or self.username
 
 
@@ -66,19 +66,19 @@ user = Aggregate[UserState]("user", initial=UserState(), id="user_id")
 
 @user.unique("email", taken=lambda email: EmailTaken(email=email))
 def email_of(state: UserState) -> str:
-    """The email, for which case does not count."""
+    """Return the email, compared without regard to case."""
     return state.email.casefold()
 
 
 @user.unique("username", taken=lambda username: UsernameTaken(username=username))
 def username_of(state: UserState) -> str:
-    """The username, for which case does not count."""
+    """Return the username, compared without regard to case."""
     return state.username.casefold()
 
 
 @user.decides(RegisterUserRequest)
 def register(state: UserState, command: RegisterUserRequest, at: Deciding) -> Sequence[events.UserRegistered]:
-    """Registers a user, a customer unless told otherwise."""
+    """Register a user, as a customer if no role is given."""
     if state.exists:
         raise UserExists(user_id=at.id)
     return [
@@ -98,7 +98,7 @@ def register(state: UserState, command: RegisterUserRequest, at: Deciding) -> Se
 def update_profile(
     state: UserState, command: UpdateUserProfileRequest, at: Deciding
 ) -> Sequence[events.UserProfileUpdated]:
-    """Changes what is named and differs."""
+    """Change the given fields that differ."""
     _must_exist(state, at)
     asked = {field: _profile_value(command, field) for field in fields_to_write(command, PROFILE)}
     changed = {field: value for field, value in asked.items() if value != getattr(state, field)}
@@ -117,7 +117,7 @@ def update_profile(
 
 @user.decides(AssignRoleRequest)
 def assign_role(state: UserState, command: AssignRoleRequest, at: Deciding) -> Sequence[events.RoleAssigned]:
-    """Gives the user another role, deactivated or not."""
+    """Give the user another role, active or deactivated."""
     _must_exist(state, at)
     if command.role == state.role:
         return []
@@ -126,7 +126,7 @@ def assign_role(state: UserState, command: AssignRoleRequest, at: Deciding) -> S
 
 @user.decides(DeactivateUserRequest)
 def deactivate(state: UserState, command: DeactivateUserRequest, at: Deciding) -> Sequence[events.UserDeactivated]:
-    """Deactivates the user. Doing it twice adds nothing, and the first reason stays."""
+    """Deactivate the user. A repeat records nothing, and the first reason stays."""
     _must_exist(state, at)
     if state.status == USER_STATUS_DEACTIVATED:
         return []
@@ -135,7 +135,7 @@ def deactivate(state: UserState, command: DeactivateUserRequest, at: Deciding) -
 
 @user.decides(ReactivateUserRequest)
 def reactivate(state: UserState, command: ReactivateUserRequest, at: Deciding) -> Sequence[events.UserReactivated]:
-    """Makes a deactivated user active again."""
+    """Make a deactivated user active again."""
     _must_exist(state, at)
     if state.status == USER_STATUS_ACTIVE:
         return []
@@ -144,7 +144,7 @@ def reactivate(state: UserState, command: ReactivateUserRequest, at: Deciding) -
 
 @user.decides(RecordLoginRequest)
 def record_login(state: UserState, command: RecordLoginRequest, at: Deciding) -> Sequence[events.LoginRecorded]:
-    """Records a login now; each one counts."""
+    """Record a login now; each one counts."""
     _must_exist(state, at)
     if state.status == USER_STATUS_DEACTIVATED:
         raise UserDeactivated(user_id=at.id)
@@ -153,7 +153,7 @@ def record_login(state: UserState, command: RecordLoginRequest, at: Deciding) ->
 
 @user.decides(RemoveUserRequest, internal=True)
 def remove(state: UserState, command: RemoveUserRequest, at: Deciding) -> Sequence[events.UserRemoved]:
-    """Removes a user who should not have come about. One who is not there stays so."""
+    """Remove a user whose registration failed. A missing user records nothing."""
     if not state.exists:
         return []
     return [events.UserRemoved(user_id=at.id, reason=command.reason, role=state.role, status=state.status)]
@@ -161,7 +161,7 @@ def remove(state: UserState, command: RemoveUserRequest, at: Deciding) -> Sequen
 
 @user.evolves(events.UserRegistered)
 def registered(state: UserState, event: events.UserRegistered) -> UserState:
-    """A new user is active."""
+    """Start as active."""
     return UserState(
         email=event.email,
         username=event.username,
@@ -174,37 +174,37 @@ def registered(state: UserState, event: events.UserRegistered) -> UserState:
 
 @user.evolves(events.UserProfileUpdated)
 def profile_updated(state: UserState, event: events.UserProfileUpdated) -> UserState:
-    """The changed fields have their new values."""
+    """Set the changed fields."""
     return replace(state, **{field: _profile_value(event, field) for field in event.changed_fields.paths})
 
 
 @user.evolves(events.RoleAssigned)
 def role_assigned(state: UserState, event: events.RoleAssigned) -> UserState:
-    """The user has the new role."""
+    """Set the new role."""
     return replace(state, role=event.role)
 
 
 @user.evolves(events.UserDeactivated)
 def deactivated(state: UserState, event: events.UserDeactivated) -> UserState:
-    """The user cannot act; email and username stay taken."""
+    """Set the status to deactivated. Email and username stay taken."""
     return replace(state, status=USER_STATUS_DEACTIVATED)
 
 
 @user.evolves(events.UserReactivated)
 def reactivated(state: UserState, event: events.UserReactivated) -> UserState:
-    """The user can act again."""
+    """Set the status to active."""
     return replace(state, status=USER_STATUS_ACTIVE)
 
 
 @user.evolves(events.LoginRecorded)
 def login_recorded(state: UserState, event: events.LoginRecorded) -> UserState:
-    """No decision depends on logins."""
+    """Return the state unchanged: no decision needs logins."""
     return state
 
 
 @user.evolves(events.UserRemoved)
 def removed(state: UserState, event: events.UserRemoved) -> UserState:
-    """Nothing is left, so that email and username are free."""
+    """Clear the state, so that email and username are free."""
     return UserState()
 
 
@@ -214,12 +214,12 @@ def _must_exist(state: UserState, at: Deciding) -> None:
 
 
 def _profile_value(message: UpdateUserProfileRequest | events.UserProfileUpdated, field: str) -> Any:
-    """A field of a profile as the state holds it."""
+    """Return a field of a profile in the form of the state."""
     if field == "preferences":
         return tuple(sorted(message.preferences.items()))
     return getattr(message, field)
 
 
 def _as_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a profile as a message takes them."""
+    """Return fields of a profile in the form of a message."""
     return {field: dict(value) if field == "preferences" else value for field, value in values.items()}

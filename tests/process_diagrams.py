@@ -14,7 +14,7 @@ from google.type.money_pb2 import Money
 
 from diptych.testing import Answer, Transition, diagram, explore
 from shop import domain
-from shop.fulfilment import FulfilmentState, OrderFate, fulfilment
+from shop.fulfilment import FulfilmentState, OrderOutcome, fulfilment
 from shop.registration import RegistrationState, registration
 from shop.v1.effects_pb2 import (
     ChargePaymentRequest,
@@ -56,7 +56,7 @@ def fulfilment_phase(state: FulfilmentState) -> str:
         return {PAYMENT_STATUS_CHARGING: "CHARGING", PAYMENT_STATUS_CHARGED: "CONFIRMING"}.get(
             state.payment, "RESERVING"
         )
-    if state.status == PROCESS_STATUS_COMPLETED and state.order is OrderFate.SHIPPED:
+    if state.status == PROCESS_STATUS_COMPLETED and state.order is OrderOutcome.SHIPPED:
         return "SHIPPED"
     return ProcessStatus.Name(state.status).removeprefix("PROCESS_STATUS_")
 

@@ -1,5 +1,5 @@
-"""A small provider of payments to run the shop with: `python -m shop.payments`. It can be told to fail.
+"""A small provider of payments for the shop: `python -m shop.payments`. It can be made to fail.
 
-It stands for somebody else's service: it knows nothing of the shop, which calls it by its contract alone
+It stands for the service of another company: it does not know the shop, which calls it only by its contract
 (`shop.payments.v1`).
 """

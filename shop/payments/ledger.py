@@ -1,6 +1,6 @@
-"""The provider's ledger: what it was asked for under which key, in a file that survives it.
+"""Ledger of the provider: the requests under each key, in a file that survives the service.
 
-The file has a line for each change, with the payment as it stood then; the last one of each payment counts.
+The file has a line for each change, with the payment after it; the last line of each payment counts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from shop.payments.v1.payments_pb2 import (
 
 
 class NotChargeable(Exception):
-    """A payment that cannot be charged any more; the message says why."""
+    """A payment that can no longer be charged. The message has the cause."""
 
 
 class Ledger:
-    """All payments by reference, in the order in which they were asked for first."""
+    """All payments by reference, in the order of their first requests."""
 
     def __init__(self, path: Path) -> None:
         self._charges: dict[str, Charge] = {}
@@ -38,19 +38,19 @@ class Ledger:
             charge = json_format.Parse(line, Charge())
             self._charges[charge.reference] = charge
         self._file = path.open("ab")
-        self._file.truncate(len(whole))  # Behind it is what was being written when the service died.
+        self._file.truncate(len(whole))  # The rest of the file was being written when the service died.
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     @property
     def charges(self) -> Sequence[Charge]:
-        """All payments."""
+        """Return all payments."""
         return list(self._charges.values())
 
     def charge(self, request: ChargeRequest, *, decline: bool) -> Charge:
-        """Takes a payment or declines it, and writes it down; raises `NotChargeable`."""
+        """Take a payment or decline it, and record it. Raise `NotChargeable` if it can no longer be charged."""
         charge = self._charges.get(request.reference)
         if charge is None:
             charge = Charge(
@@ -73,7 +73,7 @@ class Ledger:
         return charge
 
     def void(self, request: VoidRequest) -> Charge:
-        """Gives back what was taken, or bars what was not, and writes it down."""
+        """Refund a payment that was taken, or bar one that was not, and record it."""
         charge = self._charges.get(request.reference)
         if charge is None:
             charge = Charge(reference=request.reference, status=CHARGE_STATUS_BARRED, create_time=_now())

@@ -1,4 +1,4 @@
-"""The provider's service: what it does, and how it goes wrong when it is told to."""
+"""Service of the provider, with the faults that a test sets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ M = TypeVar("M", bound=Message)
 
 
 class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
-    """Takes payments and gives them back, once under each key."""
+    """Takes and refunds payments, once under each key."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -50,7 +50,7 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
         self._calls_left = 0
 
     async def Charge(self, request: ChargeRequest, context: Context) -> ChargeResponse:  # noqa: N802
-        """Takes a payment."""
+        """Take a payment."""
         await _check(request, context)
         fault = self._next_fault(voids=False)
 
@@ -66,25 +66,25 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
         return ChargeResponse(payment_id=charged.payment_id)
 
     async def Void(self, request: VoidRequest, context: Context) -> VoidResponse:  # noqa: N802
-        """Calls off a payment."""
+        """Void a payment."""
         await _check(request, context)
         fault = self._next_fault(voids=True)
         voided = await self._done(lambda: self._ledger.void(request), fault, context)
         return VoidResponse(status=voided.status)
 
     async def GetCharges(self, request: GetChargesRequest, context: Context) -> GetChargesResponse:  # noqa: N802
-        """Lists all payments."""
+        """Return all payments."""
         return GetChargesResponse(charges=self._ledger.charges)
 
     async def SetFault(self, request: SetFaultRequest, context: Context) -> SetFaultResponse:  # noqa: N802
-        """Chooses how calls go wrong from now on."""
+        """Set the fault of later calls."""
         await _check(request, context)
         self._fault = request
         self._calls_left = request.calls
         return SetFaultResponse()
 
     def _next_fault(self, *, voids: bool) -> Fault:
-        """How the call that begins now goes wrong."""
+        """Return the fault of the call that begins now."""
         if self._fault.voids != voids or self._fault.fault == FAULT_UNSPECIFIED:
             return FAULT_UNSPECIFIED
         if self._fault.calls:
@@ -94,7 +94,7 @@ class PaymentService(payments_pb2_grpc.PaymentServiceServicer):
         return self._fault.fault
 
     async def _done(self, do: Callable[[], Payment], fault: Fault, context: Context) -> Payment:
-        """What comes of it, in the way that was chosen."""
+        """Execute a request with the fault that was set, and return its payment."""
         delay = self._fault.delay.ToTimedelta().total_seconds()
         if fault == FAULT_DIE_BEFORE:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -118,7 +118,7 @@ async def _check(request: Message, context: Context) -> None:
 
 
 async def serve(address: str, ledger: Ledger, stop: asyncio.Event, ready: Callable[[str], None]) -> None:
-    """Serves until it is told to stop; says at which address it listens."""
+    """Serve until the event is set. Call `ready` with the address of the service."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     payments_pb2_grpc.add_PaymentServiceServicer_to_server(PaymentService(ledger), server)
     port = server.add_insecure_port(address)

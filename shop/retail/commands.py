@@ -1,7 +1,8 @@
-"""From invoices to commands: first whom and what an invoice names, as far as that is new, and then the invoice.
+"""Commands for invoices: first for customers and products that are new in the file, then for the invoice.
 
-A command depends on the rows up to its invoice alone, and so does its request id. So a file can be imported again after
-a kill, and a longer one that begins with the same rows after a shorter one: what was taken before is known by its id.
+A command, and so its request id, depends only on the rows up to its invoice. So a file can be imported again after a
+kill, and a longer file with the same first rows after a shorter one: the ids identify commands that were accepted
+before.
 """
 
 from __future__ import annotations
@@ -29,36 +30,36 @@ _NANOS = 1_000_000_000
 
 
 class Command(NamedTuple):
-    """A command, ready to be sent."""
+    """A command that is ready to send."""
 
     kind: str
-    """Its rpc."""
+    """Name of its rpc."""
     of: str
-    """The id of what it is about, for people."""
+    """Id of its subject, for people."""
     envelope: CommandEnvelope
 
     @property
     def size(self) -> int:
-        """About its length in bytes."""
+        """Approximate length in bytes."""
         return len(self.envelope.command.value) + 200
 
 
 class _Named(NamedTuple):
-    """What an invoice says of a product."""
+    """Product as an invoice names it."""
 
     name: str
     price_nanos: int
 
 
 class Commands:
-    """Makes commands and remembers which customers and products the file has named."""
+    """Makes commands, and records the customers and products that the file has named."""
 
     def __init__(self) -> None:
         self._customers: set[str] = set()
         self._products: dict[str, _Named] = {}
 
     def of(self, invoice: Invoice) -> Iterator[Command]:
-        """The commands of an invoice, in the order to execute them. Invoices come in the file's order."""
+        """Yield the commands of an invoice, in the order of execution. Invoices come in the order of the file."""
         if invoice.customer_id and invoice.customer_id not in self._customers:
             self._customers.add(invoice.customer_id)
             yield _register(invoice.customer_id)
@@ -83,7 +84,7 @@ class Commands:
 
 
 def _named(lines: Sequence[Line]) -> dict[str, _Named]:
-    """For each product the first name that is not empty, and the last price."""
+    """Return, for each product, the first name that is not empty and the last price."""
     named: dict[str, _Named] = {}
     for line in lines:
         before = named.get(line.product_id)
@@ -95,7 +96,7 @@ def _register(customer_id: str) -> Command:
     register = RegisterUserRequest(
         user_id=customer_id, email=f"{customer_id}@retail.invalid", registration_source="retail"
     )
-    # Without the invoice: what is registered is the same whichever of a customer's invoices comes first.
+    # The id leaves out the invoice: the registration is the same whichever invoice of a customer comes first.
     return _command("RegisterUser", customer_id, register, f"retail/customer/{customer_id}")
 
 
@@ -127,7 +128,7 @@ def _import(invoice: Invoice) -> Command:
 
 @lru_cache(maxsize=10_000)
 def _money(price_nanos: int) -> Money:
-    """An amount; it is not to be changed."""
+    """Return an amount, which the caller must not change."""
     units, nanos = divmod(price_nanos, _NANOS)
     return Money(currency_code=CURRENCY, units=units, nanos=nanos)
 

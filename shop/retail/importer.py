@@ -1,4 +1,4 @@
-"""Sends the commands of a file over one stream, counts what becomes of them, and waits until it can be read."""
+"""Importer: sends the commands of a file over a stream, counts their outcomes, and waits until queries include them."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from shop.retail.reader import InvoiceReader
 from shop.retail.sums import Summing
 
 MESSAGE_BYTES_MAX = 1 << 20
-"""A message that has become this long is sent; the server takes four times as much."""
+"""Length at which a message is sent; the server's limit is four times as much."""
 _EXAMPLES = 3
 _AGAIN_MAX = 10_000
 _AGAIN_SECONDS = 0.5
 _WAIT_SECONDS = 1.0
 _THERE_ALREADY = frozenset({"USER_EXISTS", "PRODUCT_EXISTS"})
 _COMES_YET = frozenset({"UNKNOWN_USER", "UNKNOWN_PRODUCT", "PRODUCT_NOT_FOUND"})
-"""Refusals for want of what a command before it creates; that may have been refused for the moment."""
+"""Refusals because an earlier command has not created the thing yet. A repeat may succeed."""
 _FOR_THE_MOMENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED})
 
 
 class Refused(NamedTuple):
-    """Commands refused for one reason."""
+    """Commands that were refused for one reason."""
 
     commands: int
     examples: Sequence[str]
 
 
 class Tally:
-    """What became of the commands."""
+    """Outcomes of the commands."""
 
     def __init__(self) -> None:
         self.accepted: Counter[str] = Counter()
         """Commands that took effect now, by kind."""
         self.duplicates = 0
-        """Commands that had been accepted before, under the same request id."""
+        """Commands that were accepted before, under the same request id."""
         self.there_already: Counter[str] = Counter()
-        """What was to be created but was there, by kind of command; it keeps its name and its price."""
+        """Things that already existed, by kind of command. They keep their name and price."""
         self.refused: dict[tuple[str, str], Refused] = {}
-        """The others, by kind and reason."""
+        """All other commands, by kind and reason."""
         self.again: list[tuple[Command, CallRefused]] = []
-        """Those refused in a way that may pass."""
+        """Commands whose repeat may succeed."""
 
     @property
     def refusals(self) -> int:
-        """How many commands were refused."""
+        """Return the number of refused commands."""
         return sum(refused.commands for refused in self.refused.values())
 
     def add(self, command: Command, outcome: Outcome) -> None:
-        """Counts a command."""
+        """Count the outcome of a command."""
         if not isinstance(outcome, CallRefused):
             if outcome.duplicate:
                 self.duplicates += 1
@@ -69,7 +69,7 @@ class Tally:
             self._refuse(command, outcome)
 
     def give_up(self) -> None:
-        """Counts as refused what was to be repeated."""
+        """Count the commands that were to be repeated as refused."""
         for command, outcome in self.again:
             self._refuse(command, outcome)
         self.again = []
@@ -84,7 +84,7 @@ class Tally:
 
 
 class Progress(NamedTuple):
-    """How far the sending is."""
+    """Progress of the sending."""
 
     rows: int
     bytes: int
@@ -92,7 +92,7 @@ class Progress(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """What an import did."""
+    """Result of an import."""
 
     reader: InvoiceReader
     summing: Summing
@@ -100,7 +100,7 @@ class Imported(NamedTuple):
 
 
 class Importer:
-    """Imports a file over a connection, with at most `window` messages of `batch` commands under way."""
+    """Imports a file over a connection, with at most `window` messages of `batch` commands in flight."""
 
     def __init__(self, shop: Connection, *, window: int, batch: int) -> None:
         self._shop = shop
@@ -108,12 +108,12 @@ class Importer:
         self._batch = batch
 
     async def run(self, file: TextIO, progress: Callable[[Progress], None]) -> Imported:
-        """Sends everything. Raises `UnreadableFile`, and `CallRefused` if the command server stays away."""
+        """Send all commands. Raise `UnreadableFile`, or `CallRefused` if the command server stays away."""
         reader, summing, tally = InvoiceReader(file), Summing(), Tally()
         async with self._shop.command_stream(window=self._window) as stream:
             sending = _Sending(stream, tally)
             for message in _messages(reader, summing, self._batch):
-                # The next message is made while those before it are decided.
+                # The next message is made while the server decides the ones before it.
                 await sending.send(message)
                 progress(Progress(reader.rows, file.buffer.tell() if file.seekable() else 0, tally.refusals))
             await sending.finish()
@@ -121,7 +121,7 @@ class Importer:
         return Imported(reader, summing, tally)
 
     async def _again(self, sending: _Sending, tally: Tally) -> None:
-        """Repeats what was refused for the moment, for as long as that gets on."""
+        """Repeat the commands whose repeat may succeed, while the number of refusals falls."""
         before = len(tally.again) + 1
         while tally.again and len(tally.again) < before:
             before = len(tally.again)
@@ -133,7 +133,7 @@ class Importer:
         tally.give_up()
 
     async def wait(self, progress: Callable[[WaitForVersionResponse], None]) -> WaitForVersionResponse | None:
-        """Waits until every view includes all that was sent; says what came of it. None: nothing was sent."""
+        """Wait until every view includes all commands, and return the outcome; None if nothing was sent."""
         while self._shop.token:
             answer = await self._shop.wait_for(timeout_seconds=_WAIT_SECONDS)
             progress(answer)
@@ -143,7 +143,7 @@ class Importer:
 
 
 class _Sending:
-    """Messages under way on a stream."""
+    """Messages in flight on a stream."""
 
     def __init__(self, stream: CommandStream, tally: Tally) -> None:
         self._stream = stream
@@ -151,13 +151,13 @@ class _Sending:
         self._sent: deque[tuple[Sequence[Command], asyncio.Future[list[Outcome]]]] = deque()
 
     async def send(self, commands: Sequence[Command]) -> None:
-        """Sends a message, when there is room for it; counts those that were answered."""
+        """Send a message when the window has room for it, and count the answers that came."""
         self._sent.append((commands, await self._stream.submit([command.envelope for command in commands])))
         while self._sent and self._sent[0][1].done():
             await self._count()
 
     async def finish(self) -> None:
-        """Waits for all answers."""
+        """Wait for all answers."""
         while self._sent:
             await self._count()
 
@@ -168,7 +168,7 @@ class _Sending:
 
 
 def _messages(reader: InvoiceReader, summing: Summing, batch: int) -> Iterator[list[Command]]:
-    """The commands of all invoices, so many to a message."""
+    """Yield messages of at most `batch` commands for all invoices."""
     commands, message, size = Commands(), [], 0
     for invoice in reader:
         summing.add(invoice)

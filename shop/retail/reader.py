@@ -1,6 +1,6 @@
-"""From the rows of the CSV file to invoices, with a count of what is left out and why.
+"""Invoices from the rows of the CSV file, with a count of left-out rows by reason.
 
-The file is read once, from the front, an invoice at a time. Of the invoices before, only their ids are remembered.
+The file is read once, from the front, an invoice at a time. Only the ids of earlier invoices stay in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple, TextIO
 
 COLUMNS = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
 LINES_MAX = 2_000
-"""What the shop takes as one imported order or return."""
+"""Lines that the shop takes as one imported order or return."""
 QUANTITY_MAX = 1_000_000
 ID_MAX = 64
 TEXT_MAX = 200
@@ -32,23 +32,23 @@ _WRITTEN_AS_FLOAT = re.compile(r"(\d+)\.0*")
 
 
 class UnreadableFile(Exception):
-    """The file is not what it should be; the message is a sentence."""
+    """A file that cannot be read as invoices. The message is a sentence."""
 
 
 class LeftOut(Exception):
-    """A row is left out; the message is the reason."""
+    """A row is left out. The message is the reason."""
 
 
 class Line(NamedTuple):
-    """A line of an invoice."""
+    """Line of an invoice."""
 
     product_id: str
     name: str
-    """Empty: it has none."""
+    """Name of the product. Empty: it has none."""
     quantity: int
-    """Pieces sold or taken back, 1 or more."""
+    """Pieces sold or returned, 1 or more."""
     price_nanos: int
-    """The price of one piece in billionths of a pound."""
+    """Price of one piece in billionths of a pound."""
 
 
 class Invoice(NamedTuple):
@@ -59,27 +59,27 @@ class Invoice(NamedTuple):
     seconds: int
     """Seconds since 1970, UTC."""
     customer_id: str
-    """Empty: none."""
+    """Customer. Empty: none."""
     country: str
     lines: Sequence[Line]
     row: int
-    """Where it begins: the number of its first row in the file, from 1, the header not counted."""
+    """Number of its first row in the file, from 1, without the header."""
 
 
 class InvoiceReader:
-    """Reads invoices; iterate over it once. Raises `UnreadableFile`."""
+    """Reader of invoices; iterate over it once. Raises `UnreadableFile`."""
 
     def __init__(self, file: TextIO) -> None:
         self._rows = csv.reader(file)
-        self._seen: set[str] = set()
+        self._ids: set[str] = set()
         self.rows = 0
-        """The rows read so far, without the header and without blank lines."""
+        """Rows read so far, without the header and without blank lines."""
         self.taken = 0
-        """Those of them that stand in an invoice given out."""
+        """Rows of the invoices that the reader has yielded."""
         self.left_out: Counter[str] = Counter()
-        """The others, by reason; those of the invoice being read are not counted yet."""
+        """Left-out rows by reason, without those of the current invoice."""
         self.adapted: Counter[str] = Counter()
-        """Rows taken that differ from the first row of their invoice in what an order has only once."""
+        """Rows of yielded invoices that differ from the first row in a field that an order has only once."""
         try:
             self._header = [name.strip() for name in next(self._rows, [])]
         except (csv.Error, UnicodeDecodeError) as error:
@@ -98,7 +98,7 @@ class InvoiceReader:
         yield from self._finished(gathering)
 
     def _numbered(self) -> Iterator[tuple[str, Sequence[str]]]:
-        """Invoice numbers with the fields of a row in the order of COLUMNS."""
+        """Yield the invoice number and the fields of each row, in the order of COLUMNS."""
         in_order = itemgetter(*(self._header.index(name) for name in COLUMNS))
         try:
             for row in self._rows:
@@ -124,9 +124,9 @@ class InvoiceReader:
         reason = gathering.reason_against_all()
         if len(id) > ID_MAX:
             reason = f"invoice number longer than {ID_MAX} characters"
-        elif id in self._seen:
+        elif id in self._ids:
             reason = "invoice number that had its invoice already, further up"
-        self._seen.add(id)
+        self._ids.add(id)
         if reason:
             self.left_out[reason] += gathering.rows
             return
@@ -138,7 +138,7 @@ class InvoiceReader:
 
 
 class _Gathering:
-    """The rows of one invoice, as they come."""
+    """Rows of one invoice while they are read."""
 
     def __init__(self, number: str, row: int) -> None:
         self.number = number
@@ -154,7 +154,7 @@ class _Gathering:
         self._shared: tuple[int, str, str] = (0, "", "")
 
     def add(self, row: Sequence[str]) -> None:
-        """Takes the next row."""
+        """Add the next row."""
         self.rows += 1
         try:
             self._add(row)
@@ -176,11 +176,11 @@ class _Gathering:
             parts = zip(("time", "customer", "country"), shared, self._shared, strict=True)
             self.adapted.update(name for name, own, first in parts if own != first)
         self._lines += 1
-        if self._lines <= LINES_MAX:  # More are only counted: such an invoice is left out.
+        if self._lines <= LINES_MAX:  # More lines are only counted, because such an invoice is left out.
             self.lines.append(line)
 
     def reason_against_all(self) -> str:
-        """Why no row of this invoice is taken; empty: some may be."""
+        """Return the reason that leaves out all rows of this invoice; empty if there is none."""
         if self.number[0] in "Aa":
             return "adjustment of bad debt (invoice number A...)"
         if self._wrong_sign and not self._right_sign and not self._is_return:
@@ -190,21 +190,21 @@ class _Gathering:
         return ""
 
     def left_out(self) -> Counter[str]:
-        """The rows that are not taken, by reason."""
+        """Return the left-out rows by reason."""
         if self._wrong_sign:
             kind = "positive quantity in a return" if self._is_return else "negative quantity in a sale"
             return self._reasons + Counter({kind: self._wrong_sign})
         return self._reasons
 
     def invoice(self, id: str) -> Invoice:
-        """The invoice that the rows make."""
+        """Return the invoice of the rows."""
         seconds, customer_id, country = self._shared
         return Invoice(id, self._is_return, seconds, customer_id, country, self.lines, self._row)
 
 
 @lru_cache(maxsize=20_000)
 def id_of(text: str) -> str:
-    """An id out of a text."""
+    """Return an id made from a text."""
     return _STRANGE_IN_IDS.sub("_", text)
 
 
@@ -230,7 +230,7 @@ def _customer_id(customer: str) -> str:
 
 @lru_cache(maxsize=20_000)
 def _text(text: str) -> str:
-    """A text as the contract allows it."""
+    """Return a text that the contract allows."""
     return _CONTROLS.sub(" ", text.strip())[:TEXT_MAX].strip()
 
 
@@ -279,6 +279,6 @@ def _seconds(text: str) -> int:
         raise LeftOut("date that is not YYYY-MM-DD HH:MM:SS") from None
     if date.year not in _YEARS:
         raise LeftOut(f"date before {_YEARS.start} or after {_YEARS.stop - 1}")
-    # The file's times have no zone; they are taken as UTC.
+    # Times in the file have no zone; the import reads them as UTC.
     utc = date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     return int(utc.timestamp())

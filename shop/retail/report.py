@@ -1,4 +1,4 @@
-"""What an import tells at its end, as text of fixed width."""
+"""Report of an import, as text of fixed width."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _NOTHING = Figures()
 
 
 class Comparison(NamedTuple):
-    """The file's sums beside those that the read model tells."""
+    """Sums of the file beside those of the read model."""
 
     file: Sums
     read: Sums
 
     @property
     def agrees(self) -> bool:
-        """Whether they are the same, to the last figure."""
+        """Return True if the sums are equal."""
         return self.file == self.read
 
 
-def told_rows(imported: Imported) -> Iterator[str]:
-    """What became of the rows."""
+def row_lines(imported: Imported) -> Iterator[str]:
+    """Yield lines about the rows."""
     reader = imported.reader
     yield f"Rows read      {reader.rows:>12,}"
     yield f"  taken        {reader.taken:>12,}"
@@ -38,8 +38,8 @@ def told_rows(imported: Imported) -> Iterator[str]:
         yield f"  {count:,} of the rows taken have another {what} than the first of their invoice, which was recorded."
 
 
-def told_commands(imported: Imported) -> Iterator[str]:
-    """What became of the commands."""
+def command_lines(imported: Imported) -> Iterator[str]:
+    """Yield lines about the commands."""
     tally = imported.tally
     yield f"Commands       {_all_commands(imported):>12,}"
     yield f"  accepted     {sum(tally.accepted.values()):>12,}"
@@ -54,8 +54,8 @@ def told_commands(imported: Imported) -> Iterator[str]:
         yield from (f"{'':29}{example}" for example in refused.examples)
 
 
-def told_sums(comparison: Comparison) -> Iterator[str]:
-    """Both sums of each day and each country, and of the whole."""
+def sum_lines(comparison: Comparison) -> Iterator[str]:
+    """Yield lines with both sums of each day, of each country, and of all."""
     file, read = comparison
     width = max(len(key) for key in (*file.days, *read.days, *file.countries, *read.countries, "without a country"))
     yield f"{'GBP':{width}}  {'summed from the file':>38}  {'queried from the read model':>38}"
@@ -96,7 +96,7 @@ def _count(file: int, read: int) -> str:
 
 
 def pounds(nanos: int) -> str:
-    """An exact amount with at least two decimals."""
+    """Return an exact amount with at least two decimals."""
     exact = Decimal(nanos).scaleb(-9)
     text = f"{exact:,.9f}".rstrip("0")
     whole, _, decimals = text.partition(".")

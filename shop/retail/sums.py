@@ -1,4 +1,4 @@
-"""What the file's invoices come to, for each day, for each country and as a whole: added up from the file alone."""
+"""Sums of the file's invoices for each day, each country and all, computed from the file alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NANOS = 1_000_000_000
 
 
 class Figures(NamedTuple):
-    """The figures of one day, one country, or of all. Amounts are in billionths of a pound."""
+    """Figures of one day, one country, or all. Amounts are in billionths of a pound."""
 
     gross: int = 0
     returned: int = 0
@@ -35,23 +35,23 @@ class Sums(NamedTuple):
 
 
 class Summing:
-    """Adds invoices up."""
+    """Adds up invoices."""
 
     def __init__(self) -> None:
         self._days: defaultdict[int, defaultdict[str, list[int]]] = defaultdict(_nothing_by_country)
 
     @property
     def first_day(self) -> int:
-        """The first day, in days since 1970; there must have been an invoice."""
+        """Return the first day, in days since 1970. There must have been an invoice."""
         return min(self._days)
 
     @property
     def last_day(self) -> int:
-        """The last day, in days since 1970; there must have been an invoice."""
+        """Return the last day, in days since 1970. There must have been an invoice."""
         return max(self._days)
 
     def add(self, invoice: Invoice) -> None:
-        """Adds an invoice."""
+        """Add an invoice."""
         sums = self._days[invoice.seconds // DAY_SECONDS][invoice.country]
         amount = sum([line.quantity * line.price_nanos for line in invoice.lines])
         if invoice.is_return:
@@ -62,7 +62,7 @@ class Summing:
         sums[3] += sum([line.quantity for line in invoice.lines])
 
     def sums(self) -> Sums | None:
-        """What was added; None: nothing."""
+        """Return the sums; None if there was no invoice."""
         if not self._days:
             return None
         by_country: defaultdict[str, list[list[int]]] = defaultdict(list)
@@ -76,14 +76,14 @@ class Summing:
         )
 
 
-def told(group: AnalyticsGroup) -> Figures:
-    """The figures that the read model tells."""
+def figures_of(group: AnalyticsGroup) -> Figures:
+    """Return the figures of a group in the read model's answer."""
     gross, returned, net = map(_nanos, (group.gross, group.returned, group.net))
     return Figures(gross, returned, net, group.orders, group.units)
 
 
 def day_name(day: int) -> str:
-    """A day since 1970 as its date."""
+    """Return the date of a day since 1970."""
     return datetime.fromtimestamp(day * DAY_SECONDS, UTC).date().isoformat()
 
 

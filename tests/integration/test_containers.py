@@ -1,9 +1,8 @@
 """The image and the compose file, without an engine to run them.
 
-Both are checked by tools of their own. Then what they say is done by plain processes: the wheels are built from what
-the build would be sent and installed with what it needs at run time alone; each service runs with exactly its
-command, its environment and a user that owns nothing but the data, in the order and by the health checks that the
-file declares. Only what belongs to this machine is changed: ports, folders, and services' names, which are hosts.
+Linters check both files. Then plain processes follow them: the wheels are built from the build context and installed
+with their run-time dependencies only. Each service runs with exactly its command, its environment and a user that owns
+only the data, in the order and by the health checks of the file. The tests change only ports, folders and host names.
 """
 
 from __future__ import annotations
@@ -53,26 +52,26 @@ class Instruction(NamedTuple):
 
 
 def instructions(dockerfile: str) -> list[Instruction]:
-    """The instructions of a Dockerfile, each in one line."""
+    """Return the instructions of a Dockerfile, each in one line."""
     lines = re.sub(r"^#.*\n", "", dockerfile, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
     return [Instruction(*line.split(maxsplit=1)) for line in lines if line.strip()]
 
 
 def runtime_stage() -> list[Instruction]:
-    """The instructions of the last stage, which makes the image."""
+    """Return the instructions of the last stage, which makes the image."""
     found = instructions((ROOT / "Dockerfile").read_text())
     last = max(number for number, instruction in enumerate(found) if instruction.word == "FROM")
     return found[last:]
 
 
-def said_once(word: str) -> str:
-    """The value of an instruction that stands in the last stage once."""
+def single_value(word: str) -> str:
+    """Return the value of an instruction that the last stage has once."""
     (value,) = (instruction.value for instruction in runtime_stage() if instruction.word == word)
     return value
 
 
 def build_context() -> Iterator[Path]:
-    """The files that a build would be sent, as `.dockerignore` says: all that it names, but for some names."""
+    """Yield the files of the build context by the rules of `.dockerignore`."""
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     named = [ROOT / line[1:] for line in lines if line.startswith("!")]
@@ -86,7 +85,7 @@ def build_context() -> Iterator[Path]:
 
 
 def runtime_distributions() -> dict[str, metadata.Distribution]:
-    """What Diptych needs at run time, as it is installed here."""
+    """Return the installed distributions that Diptych needs at run time."""
     found: dict[str, metadata.Distribution] = {}
     shop = tomllib.loads((ROOT / "shop" / "pyproject.toml").read_text())["project"]["dependencies"]
     wanted = [Requirement(line) for line in [*(metadata.requires("diptych") or ()), *shop]]
@@ -104,7 +103,7 @@ def runtime_distributions() -> dict[str, metadata.Distribution]:
 
 
 def python_for_all() -> Path | None:
-    """The Python of this version that any user can run: that of the tests may lie in somebody's home."""
+    """Return a Python of this version that any user can run; that of the tests may be in a home folder."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for path in (Path(sys.base_prefix, "bin", name), Path("/usr/local/bin", name), Path("/usr/bin", name)):
         if path.exists() and all(each.stat().st_mode & 0o001 for each in (path.resolve(), *path.resolve().parents)):
@@ -118,7 +117,7 @@ def run(*arguments: str | Path) -> None:
 
 
 class Image:
-    """What the Dockerfile makes, in a folder that any user can read, and the user that it runs as."""
+    """Content of the image in a folder that any user can read, and the image's user."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -127,12 +126,12 @@ class Image:
         python = python_for_all()
         self.python = python or Path(sys.base_prefix, "bin", "python3")
         self.user: dict[str, Any] = {}
-        self.why_as_oneself = ""
-        """Why processes run as the user of the tests, if they do."""
+        self.run_as_tester_cause = ""
+        """Cause for processes to run as the user of the tests; empty if they do not."""
         if os.geteuid() != 0:
-            self.why_as_oneself = "Only root can run a process as another user."
+            self.run_as_tester_cause = "Only root can run a process as another user."
         elif python is None:
-            self.why_as_oneself = "There is no Python of the tests' version here that any user can run."
+            self.run_as_tester_cause = "There is no Python of the tests' version here that any user can run."
         else:
             # Nobody has this number, so whatever is not open to everybody is closed to this user.
             taken = {entry.pw_uid for entry in pwd.getpwall()} | {entry.gr_gid for entry in grp.getgrall()}
@@ -140,7 +139,7 @@ class Image:
             self.user = {"user": uid, "group": uid, "extra_groups": ()}
 
     def build(self) -> None:
-        """Does what the Dockerfile does, with what is installed here instead of what a registry has."""
+        """Run the steps of the Dockerfile, with installed distributions instead of those of a registry."""
         self.folder.chmod(0o755)
         for path in build_context():
             target = self.folder / "build" / path
@@ -168,7 +167,7 @@ class Image:
     def popen(self, arguments: list[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
         """Starts a process as the image's user, with this environment and no more."""
         return subprocess.Popen(
-            arguments, cwd=said_once("WORKDIR"), env=env, text=True, start_new_session=True, **self.user, **options
+            arguments, cwd=single_value("WORKDIR"), env=env, text=True, start_new_session=True, **self.user, **options
         )
 
 
@@ -180,7 +179,7 @@ class Container:
         self._image = image
         self._service = SERVICES[name]
         self._adapted = adapted
-        path = said_once("ENV").removeprefix("PATH=").replace("$PATH", "/usr/bin:/bin")
+        path = single_value("ENV").removeprefix("PATH=").replace("$PATH", "/usr/bin:/bin")
         settings = {key: adapted(value) for key, value in self._service["environment"].items()}
         self._env = {"PATH": adapted(path), "HOME": "/nonexistent", **settings}
         self._log = image.folder / f"{name}.log"
@@ -188,7 +187,7 @@ class Container:
 
     def start(self) -> None:
         """Starts the service and waits until its health check says that it is healthy."""
-        command = [*json.loads(said_once("ENTRYPOINT")), *self._service["command"]]
+        command = [*json.loads(single_value("ENTRYPOINT")), *self._service["command"]]
         with self._log.open("w") as log:
             self._process = self._image.popen(
                 [self._adapted(argument) for argument in command],
@@ -231,7 +230,7 @@ class Container:
     def stop(self) -> int:
         """Stops the service as an engine would; returns its exit status."""
         assert self._process is not None, "not started"
-        self._process.send_signal(signal.Signals[said_once("STOPSIGNAL")])
+        self._process.send_signal(signal.Signals[single_value("STOPSIGNAL")])
         return self._process.wait(duration(self._service["stop_grace_period"]))
 
     def kill(self) -> None:
@@ -256,14 +255,14 @@ class Composition:
         self._reservations = {port: Reservation("0.0.0.0:0") for port in published}
         self.containers = {name: Container(name, image, self._adapted) for name in SERVICES}
 
-    def at(self, port: int | str) -> str:
-        """Where the container's port is published."""
+    def published(self, port: int | str) -> str:
+        """Return the published address of a container's port."""
         return self._adapted(f"127.0.0.1:{port}")
 
     @property
     def defaults(self) -> dict[str, str]:
-        """What says to the command line where the servers are that it asks by default."""
-        return {"DIPTYCH_COMMANDS": self.at(50051), "DIPTYCH_QUERY": self.at(50052)}
+        """Environment that gives the command line the addresses of the servers."""
+        return {"DIPTYCH_COMMANDS": self.published(50051), "DIPTYCH_QUERY": self.published(50052)}
 
     def start(self) -> None:
         """Starts the services one by one, each when those that it depends on are healthy."""
@@ -279,9 +278,9 @@ class Composition:
             reservation.close()
 
     def _adapted(self, text: str) -> str:
-        def address(found: re.Match[str]) -> str:
-            host = "127.0.0.1" if found[1] in SERVICES else found[1]
-            return f"{host}:{self._reservations[found[2]].address.rpartition(':')[2]}"
+        def address(match: re.Match[str]) -> str:
+            host = "127.0.0.1" if match[1] in SERVICES else match[1]
+            return f"{host}:{self._reservations[match[2]].address.rpartition(':')[2]}"
 
         hosts = "|".join(re.escape(host) for host in ("0.0.0.0", "127.0.0.1", *SERVICES))
         text = re.sub(rf"\b({hosts}):(\d+)\b", address, text)
@@ -310,7 +309,7 @@ def running(image: Image) -> Iterator[Composition]:
 
 def test_the_composed_services_take_a_write_and_read_it_back(image: Image, running: Composition) -> None:
     async def write_and_read() -> str:
-        async with Connection(running.at(50051), running.at(50052)) as shop:
+        async with Connection(running.published(50051), running.published(50052)) as shop:
             answer = await shop.execute(RegisterUserRequest(user_id="ada", email="ada@example.com"))
             user = await shop.query(GetUserRequest(user_id="ada"), token=answer.result.token)
             return str(user.email)
@@ -319,7 +318,7 @@ def test_the_composed_services_take_a_write_and_read_it_back(image: Image, runni
 
     for service in SERVICES.values():
         port = service["environment"]["DIPTYCH_METRICS_ADDRESS"].rpartition(":")[2]
-        with urllib.request.urlopen(f"http://{running.at(port)}/metrics", timeout=10) as metrics:
+        with urllib.request.urlopen(f"http://{running.published(port)}/metrics", timeout=10) as metrics:
             assert b"# TYPE " in metrics.read()
 
     commands = re.findall(r"^docker compose exec (\S+) (.*)$", (ROOT / "docs" / "running.md").read_text(), re.MULTILINE)
@@ -342,8 +341,8 @@ def test_the_composed_services_take_a_write_and_read_it_back(image: Image, runni
 
 
 def test_the_user_can_write_to_the_data_and_nothing_else(image: Image) -> None:
-    if image.why_as_oneself:
-        pytest.skip(image.why_as_oneself)
+    if image.run_as_tester_cause:
+        pytest.skip(image.run_as_tester_cause)
     list_writable = (
         "import os, sys\n"
         "for folder, _, names in os.walk(sys.argv[1]):\n"
@@ -359,14 +358,14 @@ def test_the_user_can_write_to_the_data_and_nothing_else(image: Image) -> None:
 
 
 def test_the_image_runs_as_a_user_that_owns_the_data_alone() -> None:
-    user, group = said_once("USER").split(":")
+    user, group = single_value("USER").split(":")
     assert int(user) > 0
     assert int(group) > 0
     script = " ".join(instruction.value for instruction in runtime_stage() if instruction.word == "RUN")
     assert re.findall(r"--owner=(\S+) --group=(\S+) --mode=0700 (\S+)", script) == [(user, group, DATA)]
     # What is copied belongs to root unless it is said otherwise.
     assert not [value for word, value in runtime_stage() if word in ("COPY", "ADD") and "--ch" in value]
-    assert said_once("WORKDIR") == "/"
+    assert single_value("WORKDIR") == "/"
 
 
 def test_the_image_alone_listens_nowhere_beyond_loopback() -> None:

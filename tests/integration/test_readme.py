@@ -43,7 +43,7 @@ def blocks(text: str) -> list[Block]:
 
 
 class Reader:
-    """Somebody who follows the README: a folder, free ports, and a shell that keeps its variables."""
+    """Reader who follows the README: a folder, free ports, and a shell that keeps its variables."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -106,7 +106,7 @@ class Reader:
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether output is as expected, where `...` stands for anything and indentation does not count."""
+    """Return True if output is as expected; `...` matches any text, and indentation is ignored."""
 
     def plain(text: str) -> str:
         return "\n".join(line.strip() for line in text.strip().splitlines())

@@ -34,9 +34,6 @@ NOT_DONE = frozenset(
     query_server/queries
     query_server/rows
     query_server/watch
-    shop
-    shop/payments
-    shop/retail
     tests
     tests/conformance
     tests/faults

@@ -109,7 +109,7 @@ def timestamp(time: datetime) -> Timestamp:
 POUND = 10**9
 
 
-def test_what_a_user_bought() -> None:
+def test_user_statistics_sum_orders_and_returns() -> None:
     history = events(
         Sale(2, (("tea", 1, 2 * POUND),), "ada"),
         Sale(1, (("tea", 1, 3 * POUND),), "ada", currency_code="EUR"),
@@ -319,7 +319,7 @@ _FILTERS: st.SearchStrategy[dict[str, Any]] = st.one_of(
 
 
 class Count(NamedTuple):
-    """What one item adds, in the simplest way to count it."""
+    """Part of one item in the figures."""
 
     key: str
     order: int
@@ -329,27 +329,27 @@ class Count(NamedTuple):
 
 
 def counted(
-    sales: list[Sale], grouping: AnalyticsGrouping, asked: dict[str, Any], days: range
+    sales: list[Sale], grouping: AnalyticsGrouping, filters: dict[str, Any], days: range
 ) -> dict[str, list[Count]]:
     """All items that the query is about, by the key of their group."""
-    found: dict[str, list[Count]] = {}
+    counts: dict[str, list[Count]] = {}
     for number, sale in enumerate(sales):
         if sale.day not in days or any(
-            getattr(sale, name) != value for name, value in asked.items() if name != "product_id"
+            getattr(sale, name) != value for name, value in filters.items() if name != "product_id"
         ):
             continue
-        if "status" in asked and sale.returned:
+        if "status" in filters and sale.returned:
             continue
         for product_id, quantity, price in sale.items:
-            if asked.get("product_id", product_id) != product_id:
+            if filters.get("product_id", product_id) != product_id:
                 continue
             key = {
                 ANALYTICS_GROUPING_PRODUCT: product_id,
                 ANALYTICS_GROUPING_CUSTOMER: sale.customer_id,
                 ANALYTICS_GROUPING_COUNTRY: sale.country,
             }.get(grouping, (date(2010, 12, 1) + timedelta(days=sale.day)).isoformat())
-            found.setdefault(key, []).append(Count(key, number, sale, quantity, quantity * price))
-    return found
+            counts.setdefault(key, []).append(Count(key, number, sale, quantity, quantity * price))
+    return counts
 
 
 def simple_group(key: str, currency_code: str, counts: list[Count]) -> AnalyticsGroup:
@@ -388,12 +388,12 @@ def simple_groups(counts: dict[str, list[Count]]) -> list[AnalyticsGroup]:
 
 
 @given(_SALES, _FILTERS, st.sampled_from(AnalyticsGrouping.values()), st.integers(0, 2), st.integers(3, 5))
-def test_any_filter_by_any_grouping_is_what_a_simple_count_gives(
-    sales: list[Sale], asked: dict[str, Any], grouping: AnalyticsGrouping, first: int, end: int
+def test_any_filter_by_any_grouping_equals_a_simple_count(
+    sales: list[Sale], filters: dict[str, Any], grouping: AnalyticsGrouping, first: int, end: int
 ) -> None:
     query = december(first, end)
-    query.MergeFrom(GetOrderAnalyticsRequest(group_by=AnalyticsGrouping.Name(grouping), **asked))
-    counts = counted(sales, grouping, asked, range(first, end))
+    query.MergeFrom(GetOrderAnalyticsRequest(group_by=AnalyticsGrouping.Name(grouping), **filters))
+    counts = counted(sales, grouping, filters, range(first, end))
     everything = [count for of_key in counts.values() for count in of_key]
     assert analysed(query, *sales) == OrderAnalytics(
         groups=simple_groups(counts), totals=simple_groups({"": everything}) if everything else []

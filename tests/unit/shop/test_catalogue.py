@@ -103,14 +103,14 @@ def test_the_mean_is_exact(given: list[tuple[str, int]]) -> None:
     assert row.average_rating == (sum(latest.values()) / len(latest) if latest else 0.0)
 
 
-def search(*events: Message, **asked: Any) -> str:
-    """The ids found, in order."""
-    found = ask(products, SearchProductsRequest(**asked), *events)
-    return " ".join(product.product_id for product in found.products)
+def search(*events: Message, **filters: Any) -> str:
+    """Return the ids of the matching products, in order."""
+    answer = ask(products, SearchProductsRequest(**filters), *events)
+    return " ".join(product.product_id for product in answer.products)
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("filters", "expected"),
     [
         ({}, "new vase tea mug pot"),
         ({"order_by": "name desc"}, "pot mug tea vase new"),
@@ -142,8 +142,8 @@ def search(*events: Message, **asked: Any) -> str:
     ],
     ids=str,
 )
-def test_products_are_searched(asked: dict[str, Any], expected: str) -> None:
-    assert search(*CATALOGUE, **asked) == expected
+def test_products_are_searched(filters: dict[str, Any], expected: str) -> None:
+    assert search(*CATALOGUE, **filters) == expected
 
 
 def test_a_search_follows_changes() -> None:
@@ -181,9 +181,9 @@ def test_prices_of_any_size_are_compared_exactly(prices: list[tuple[str, int]], 
     in_order = sorted(range(len(prices)), key=lambda number: (*prices[number], f"{number}"))
     assert search(*created, order_by="price") == " ".join(map(str, in_order))
     least, greatest = sorted((least, greatest))
-    found = search(*created, order_by="price", min_price=money("GBP", least), max_price=money("GBP", greatest))
+    answer = search(*created, order_by="price", min_price=money("GBP", least), max_price=money("GBP", greatest))
     expected = [n for n in in_order if prices[n][0] == "GBP" and least <= prices[n][1] <= greatest]
-    assert found == " ".join(map(str, expected))
+    assert answer == " ".join(map(str, expected))
 
 
 placed = OrderPlaced(
@@ -251,5 +251,5 @@ def test_an_order_in_a_list_shows_its_status() -> None:
             update_time=recorded_at(2),
         )
     }
-    for status, found in ((ORDER_STATUS_CONFIRMED, 0), (ORDER_STATUS_CANCELLED, 1)):
-        assert len(ask(orders, ListOrdersRequest(status=status), placed, confirmed, cancelled).orders) == found
+    for status, answer in ((ORDER_STATUS_CONFIRMED, 0), (ORDER_STATUS_CANCELLED, 1)):
+        assert len(ask(orders, ListOrdersRequest(status=status), placed, confirmed, cancelled).orders) == answer

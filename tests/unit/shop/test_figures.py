@@ -67,8 +67,8 @@ def at_day(day: int) -> datetime:
     return FIRST_DAY + timedelta(days=day, hours=23)
 
 
-def january(**asked: Any) -> GetOrderAnalyticsRequest:
-    return GetOrderAnalyticsRequest(start_time=FIRST_DAY, end_time=FIRST_DAY + timedelta(days=31), **asked)
+def january(**fields: Any) -> GetOrderAnalyticsRequest:
+    return GetOrderAnalyticsRequest(start_time=FIRST_DAY, end_time=FIRST_DAY + timedelta(days=31), **fields)
 
 
 placed = OrderPlaced(
@@ -97,7 +97,7 @@ cancelled = OrderCancelled(
 )
 
 
-def test_a_cancelled_order_is_taken_out_of_what_a_user_spent() -> None:
+def test_a_cancelled_order_is_subtracted_from_user_statistics() -> None:
     spent = fold(user_statistics, *people, placed, confirmed)["ada"]
     assert (spent.order_count, spent.cancelled_order_count, list(spent.spent)) == (1, 0, [gbp(13)])
     unspent = fold(user_statistics, *people, placed, confirmed, cancelled)["ada"]
@@ -105,7 +105,7 @@ def test_a_cancelled_order_is_taken_out_of_what_a_user_spent() -> None:
     assert unspent.last_order_time == unspent.first_order_time == placed.order_time
 
 
-def test_a_cancelled_order_is_taken_out_of_what_a_product_sold() -> None:
+def test_a_cancelled_order_is_subtracted_from_product_statistics() -> None:
     sold = fold(product_statistics, *catalogue, placed)["tea"]
     assert (sold.order_count, sold.units_sold, sold.last_order_time) == (1, 3, placed.order_time)
     unsold = fold(product_statistics, *catalogue, placed, cancelled)["tea"]
@@ -119,20 +119,20 @@ def test_a_cancelled_order_stays_in_gross_and_counts_as_cancelled_on_its_own_day
 
 
 def test_a_filter_by_status_follows_the_order() -> None:
-    def found(status: OrderStatus, *events: Message) -> int:
+    def count(status: OrderStatus, *events: Message) -> int:
         totals = ask(analytics, january(status=OrderStatus.Name(status)), *events).totals
         return sum(total.orders for total in totals)
 
-    assert found(ORDER_STATUS_PENDING, placed) == 1
-    assert found(ORDER_STATUS_PENDING, placed, confirmed) == 0
-    assert found(ORDER_STATUS_CONFIRMED, placed, confirmed) == 1
-    assert found(ORDER_STATUS_CANCELLED, placed, confirmed, cancelled) == 1
-    assert found(ORDER_STATUS_CONFIRMED, placed, confirmed, cancelled) == 0
+    assert count(ORDER_STATUS_PENDING, placed) == 1
+    assert count(ORDER_STATUS_PENDING, placed, confirmed) == 0
+    assert count(ORDER_STATUS_CONFIRMED, placed, confirmed) == 1
+    assert count(ORDER_STATUS_CANCELLED, placed, confirmed, cancelled) == 1
+    assert count(ORDER_STATUS_CONFIRMED, placed, confirmed, cancelled) == 0
     assert fold(order_contributions, placed, confirmed)["order/o1"].units == 4
 
 
 class Story(NamedTuple):
-    """What happens to an order, or to goods taken back, as a test makes it up."""
+    """Course of an order or of returned goods, made up by a test."""
 
     kind: str
     day: int
@@ -142,10 +142,10 @@ class Story(NamedTuple):
     status: OrderStatus
     """In which an imported order comes."""
     steps: tuple[str, ...]
-    """What is tried then."""
+    """Commands that follow."""
 
 
-class Told(NamedTuple):
+class Outcome(NamedTuple):
     """A story's events, and the status that it ends in."""
 
     story: Story
@@ -169,14 +169,14 @@ def stories(draw: st.DrawFn) -> Story:
     )
 
 
-def told(number: int, story: Story) -> Told:
+def outcome_of(number: int, story: Story) -> Outcome:
     """Has the deciders decide a story."""
     id, time = f"{number}", at_day(story.day)
     imported = [ImportedItem(product_id=p, quantity=n, unit_price=PRICES[p]) for p, n in story.items]
     common: dict[str, Any] = {"customer_id": story.customer_id, "country": story.country}
     if story.kind == "returned":
         command = ImportReturnRequest(return_id=id, return_time=time, items=imported, **common)
-        return Told(story, list(given(goods_return).when(command, also=EVERYTHING).events), story.status)
+        return Outcome(story, list(given(goods_return).when(command, also=EVERYTHING).events), story.status)
     if story.kind == "placed":
         status = ORDER_STATUS_PENDING
         items = [PlacedItem(product_id=p, quantity=n) for p, n in story.items]
@@ -196,7 +196,7 @@ def told(number: int, story: Story) -> Told:
             status = NEXT[status]
             move = UpdateOrderStatusRequest(order_id=id, status=OrderStatus.Name(status))
             events += given(order, *events).when(move).events
-    return Told(story, events, status)
+    return Outcome(story, events, status)
 
 
 class Sums:
@@ -206,7 +206,7 @@ class Sums:
         self.amounts: Counter[str] = Counter()
         self.orders: set[int] = set()
 
-    def add(self, number: int, one: Told, amount: int, units: int) -> None:
+    def add(self, number: int, one: Outcome, amount: int, units: int) -> None:
         if one.story.kind == "returned":
             self.amounts["returned"] += amount
             return
@@ -220,10 +220,10 @@ class Sums:
         return (*(self.amounts[name] for name in ("gross", "cancelled", "returned", "units")), len(self.orders))
 
 
-def summed(all_told: list[Told], grouping: AnalyticsGrouping | None, status: OrderStatus | None) -> dict[Any, Any]:
-    """What the log should add up to, by key and currency."""
+def summed(outcomes: list[Outcome], grouping: AnalyticsGrouping | None, status: OrderStatus | None) -> dict[Any, Any]:
+    """Return the sums of the log, by key and currency."""
     sums: defaultdict[tuple[str, str], Sums] = defaultdict(Sums)
-    for number, one in enumerate(all_told):
+    for number, one in enumerate(outcomes):
         story = one.story
         if status is not None and (story.kind == "returned" or one.status != status):
             continue
@@ -241,7 +241,7 @@ def summed(all_told: list[Told], grouping: AnalyticsGrouping | None, status: Ord
 
 
 def answered(groups: list[AnalyticsGroup]) -> dict[Any, Any]:
-    """What an answer says, in the same form."""
+    """Return the figures of an answer in the same form."""
     for one in groups:
         assert nanos(one.net) == nanos(one.gross) - nanos(one.cancelled) - nanos(one.returned)
     return {
@@ -257,12 +257,12 @@ def answered(groups: list[AnalyticsGroup]) -> dict[Any, Any]:
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[list[Told], list[Message]]:
+def histories(draw: st.DrawFn) -> tuple[list[Outcome], list[Message]]:
     """Stories, and a log in which they happen side by side."""
-    all_told = [told(number, story) for number, story in enumerate(draw(st.lists(stories(), max_size=6)))]
-    turns = draw(st.permutations([number for number, one in enumerate(all_told) for _ in one.events]))
-    left = [iter(one.events) for one in all_told]
-    return all_told, [*catalogue, *people, *(next(left[number]) for number in turns)]
+    outcomes = [outcome_of(number, story) for number, story in enumerate(draw(st.lists(stories(), max_size=6)))]
+    turns = draw(st.permutations([number for number, one in enumerate(outcomes) for _ in one.events]))
+    left = [iter(one.events) for one in outcomes]
+    return outcomes, [*catalogue, *people, *(next(left[number]) for number in turns)]
 
 
 @for_all(
@@ -270,22 +270,22 @@ def histories(draw: st.DrawFn) -> tuple[list[Told], list[Message]]:
     st.sampled_from(AnalyticsGrouping.values()[1:]),
     st.sampled_from([None, *STATUSES]),
 )
-def test_analytics_are_what_an_independent_sum_gives(
-    history: tuple[list[Told], list[Message]], grouping: AnalyticsGrouping, status: OrderStatus | None
+def test_analytics_equal_an_independent_sum(
+    history: tuple[list[Outcome], list[Message]], grouping: AnalyticsGrouping, status: OrderStatus | None
 ) -> None:
-    all_told, log = history
+    outcomes, log = history
     query = january(group_by=AnalyticsGrouping.Name(grouping))
     if status is not None:
         query.status = status
     answer = ask(analytics, query, *log)
-    assert answered(answer.groups) == summed(all_told, grouping, status)
-    assert answered(answer.totals) == summed(all_told, None, status)
+    assert answered(answer.groups) == summed(outcomes, grouping, status)
+    assert answered(answer.totals) == summed(outcomes, None, status)
 
 
 @for_all(histories())
-def test_statistics_are_what_an_independent_sum_gives(history: tuple[list[Told], list[Message]]) -> None:
-    all_told, log = history
-    orders = [one for one in all_told if one.story.kind != "returned"]
+def test_statistics_equal_an_independent_sum(history: tuple[list[Outcome], list[Message]]) -> None:
+    outcomes, log = history
+    orders = [one for one in outcomes if one.story.kind != "returned"]
     rows = fold(user_statistics, *log)
     assert set(rows) == set(PEOPLE)
     for id, row in rows.items():
@@ -315,9 +315,13 @@ def timestamp(time: datetime) -> Timestamp:
 
 def test_the_stories_take_every_step() -> None:
     story = Story("placed", 0, (("tea", 1),), "ada", "", ORDER_STATUS_PENDING, ("next", "next", "cancel"))
-    assert [type(event) for event in told(0, story).events] == [OrderPlaced, OrderStatusChanged, OrderStatusChanged]
-    assert told(0, story).status == ORDER_STATUS_SHIPPED
-    assert [type(event) for event in told(0, story._replace(steps=("cancel", "next"))).events] == [
+    assert [type(event) for event in outcome_of(0, story).events] == [
+        OrderPlaced,
+        OrderStatusChanged,
+        OrderStatusChanged,
+    ]
+    assert outcome_of(0, story).status == ORDER_STATUS_SHIPPED
+    assert [type(event) for event in outcome_of(0, story._replace(steps=("cancel", "next"))).events] == [
         OrderPlaced,
         OrderCancelled,
     ]

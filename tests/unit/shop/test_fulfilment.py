@@ -188,14 +188,14 @@ def test_it_begins_with_all_stock_at_once() -> None:
     given(fulfilment, started).reacts(placed).then_nothing()
 
 
-def test_the_payment_is_asked_for_when_all_stock_is_reserved() -> None:
+def test_the_payment_is_requested_when_all_stock_is_reserved() -> None:
     given(fulfilment, started).accepted(reserve_mug).then(reserved("mug"))
     given(fulfilment, started, reserved("mug")).accepted(reserve_tea).then(
         reserved("tea"), requested, Call(charge), After(LIMIT, PaymentTimedOut(order_id="o1"))
     )
 
 
-def test_a_payment_may_be_silent_for_thirty_seconds_unless_told_otherwise() -> None:
+def test_a_payment_times_out_after_thirty_seconds_by_default() -> None:
     assert LIMIT.total_seconds() == 30
 
 
@@ -211,7 +211,7 @@ def test_stock_leaves_when_the_order_is_shipped() -> None:
     given(fulfilment, *done, order_shipped).reacts(shipped).then_nothing()
 
 
-def test_other_changes_of_an_order_are_not_heard() -> None:
+def test_other_changes_of_an_order_are_ignored() -> None:
     for status, previous in (
         (ORDER_STATUS_CONFIRMED, ORDER_STATUS_PENDING),
         (ORDER_STATUS_DELIVERED, ORDER_STATUS_SHIPPED),
@@ -233,7 +233,7 @@ def test_one_item_that_is_not_to_be_had_cancels_the_order() -> None:
     )
 
 
-def test_what_is_reserved_is_released_once_the_order_is_cancelled() -> None:
+def test_reserved_stock_is_released_once_the_order_is_cancelled() -> None:
     turned = (started, reserved("tea"), item_refused("mug"), out_of_stock)
     given(fulfilment, *turned).accepted(CancelOrderRequest(order_id="o1")).then(order_cancelled, release("tea"))
     given(fulfilment, *turned).reacts(cancelled).then(order_cancelled, release("tea"))
@@ -244,7 +244,7 @@ def test_what_is_reserved_is_released_once_the_order_is_cancelled() -> None:
     )
 
 
-def test_what_is_reserved_too_late_is_released_too() -> None:
+def test_stock_reserved_after_turning_back_is_released() -> None:
     turned = (started, item_refused("mug"), out_of_stock)
     given(fulfilment, *turned).reacts(cancelled).then(order_cancelled)  # And it has not failed yet.
     given(fulfilment, *turned).accepted(reserve_tea).then(reserved("tea"))
@@ -252,7 +252,7 @@ def test_what_is_reserved_too_late_is_released_too() -> None:
     given(fulfilment, *turned, order_cancelled).accepted(reserve_tea).then(reserved("tea"), release("tea"))
 
 
-def test_what_is_refused_too_late_was_the_last() -> None:
+def test_stock_refused_after_turning_back_ends_the_fulfilment() -> None:
     turned = (started, item_refused("mug"), out_of_stock, order_cancelled)
     given(fulfilment, *turned).refused(reserve_tea, too_low).then(item_refused("tea"), failed("STOCK_TOO_LOW"))
 
@@ -271,7 +271,7 @@ def test_a_declined_payment_cancels_the_order_and_there_is_nothing_to_void() -> 
     )
 
 
-def test_what_a_provider_says_is_cut_to_what_an_order_can_hold() -> None:
+def test_a_long_message_of_the_provider_is_cut() -> None:
     said = given(fulfilment, *charging).failed(charge, "CARD_DECLINED", "\x00\nNo" + "o" * 1000)
     assert said.events[0] == PaymentDeclined(order_id="o1", reason="CARD_DECLINED", message="No" + "o" * 498)
 
@@ -284,7 +284,7 @@ def test_a_payment_that_is_silent_too_long_is_voided_and_the_order_cancelled() -
     )
 
 
-def test_it_ends_when_the_void_is_answered_and_the_stock_released_whatever_comes_first() -> None:
+def test_it_ends_after_void_and_release_in_any_order() -> None:
     turned = (*charging, silent)
     answer = VoidPaymentResponse()
     request = void("PAYMENT_TIMED_OUT").request
@@ -404,10 +404,10 @@ def explored(*clients: Message, items: tuple[str, ...] = ("tea", "mug")) -> Expl
     )
 
 
-def ends(found: Explored) -> set[tuple[str, str, str, int]]:
-    """How fulfilment, order and payment ended, and how many pieces wait to be shipped."""
+def ends(explored_states: Explored) -> set[tuple[str, str, str, int]]:
+    """Return the final states of fulfilment, order and payment, and the number of reserved pieces."""
 
-    def told(end: World) -> tuple[str, str, str, int]:
+    def summary(end: World) -> tuple[str, str, str, int]:
         state = end.state(fulfilment, "o1")
         held = sum(end.state(product, each).reserved_for("o1") for each in ("tea", "mug"))
         return (
@@ -417,7 +417,7 @@ def ends(found: Explored) -> set[tuple[str, str, str, int]]:
             held,
         )
 
-    return {told(end) for end in found.ends}
+    return {summary(end) for end in explored_states.ends}
 
 
 NOTHING_LEFT = {("FAILED", "CANCELLED", memory, 0) for memory in ("declined", "barred", "refunded")}
@@ -427,7 +427,7 @@ def test_it_ends_with_all_or_with_nothing() -> None:
     assert ends(explored()) == {("COMPLETED", "CONFIRMED", "charged", 2), *NOTHING_LEFT}
 
 
-def test_whoever_takes_the_last_piece_meanwhile_the_rest_is_not_lost() -> None:
+def test_stock_is_released_when_another_order_gets_the_last_piece() -> None:
     taken = AdjustStockRequest(product_id="mug", delta=-1)
     assert ends(explored(taken)) == {
         ("COMPLETED", "CONFIRMED", "charged", 2),
@@ -437,23 +437,23 @@ def test_whoever_takes_the_last_piece_meanwhile_the_rest_is_not_lost() -> None:
 
 
 def test_a_customer_who_cancels_at_any_moment_wins_or_loses_but_never_half() -> None:
-    found = explored(CancelOrderRequest(order_id="o1", reason="changed my mind"))
+    explored_states = explored(CancelOrderRequest(order_id="o1", reason="changed my mind"))
     # An order that nobody cancelled may end as CONFIRMED; one that somebody did keeps neither stock nor money.
-    assert ends(found) == {
+    assert ends(explored_states) == {
         ("COMPLETED", "CONFIRMED", "charged", 2),
         ("FAILED", "CANCELLED", "", 0),
         *NOTHING_LEFT,
     }
-    assert any(end.state(fulfilment, "o1").reason == "ORDER_CANCELLED" for end in found.ends)
+    assert any(end.state(fulfilment, "o1").reason == "ORDER_CANCELLED" for end in explored_states.ends)
 
 
-def test_what_is_confirmed_and_shipped_by_hand_is_neither_released_nor_cancelled() -> None:
+def test_an_order_shipped_by_an_operator_is_neither_released_nor_cancelled() -> None:
     by_hand = [
         UpdateOrderStatusRequest(order_id="o1", status=status)
         for status in (ORDER_STATUS_CONFIRMED, ORDER_STATUS_SHIPPED)
     ]
-    found = explored(*by_hand, CancelOrderRequest(order_id="o1"), items=("tea",))
-    assert ends(found) == {
+    explored_states = explored(*by_hand, CancelOrderRequest(order_id="o1"), items=("tea",))
+    assert ends(explored_states) == {
         ("COMPLETED", "CONFIRMED", "charged", 1),
         ("COMPLETED", "SHIPPED", "charged", 0),
         ("FAILED", "CANCELLED", "", 0),
@@ -463,15 +463,15 @@ def test_what_is_confirmed_and_shipped_by_hand_is_neither_released_nor_cancelled
 
 
 def test_a_process_that_forgets_to_release_stock_would_be_found_out() -> None:
-    """The exploration is worth something: a process that forgets to release is found out."""
+    """The exploration is worth something: a process that forgets to release is detected."""
     forgetful = fulfilment.acceptances.pop(CancelOrderRequest.DESCRIPTOR.full_name)
     hears = fulfilment.events.pop(OrderCancelled.DESCRIPTOR.full_name)
     try:
-        found = explored()
+        explored_states = explored()
     finally:
         fulfilment.acceptances[CancelOrderRequest.DESCRIPTOR.full_name] = forgetful
         fulfilment.events[OrderCancelled.DESCRIPTOR.full_name] = hears
-    assert ("COMPENSATING", "CANCELLED", "declined", 2) in ends(found)
+    assert ("COMPENSATING", "CANCELLED", "declined", 2) in ends(explored_states)
 
 
 # The view.
@@ -522,7 +522,7 @@ def test_the_row_shows_stock_and_payment(
     assert shown(*events) == (status, items.split(), payment)
 
 
-def test_the_row_says_why_it_turned_back_and_what_was_paid() -> None:
+def test_the_row_has_the_cause_of_turning_back_and_the_payment() -> None:
     row = ask(processes, GetFulfilmentRequest(order_id="o1"), *done, by_customer)
     assert (row.reason, row.message) == ("ORDER_CANCELLED", "The order was cancelled.")
     assert (row.amount, row.payment_id) == (gbp(4), "p1")

@@ -1,4 +1,4 @@
-"""How the retail import reads rows, what commands it makes of them, and what it sums up."""
+"""The retail import: its rows, its commands and its sums."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def invoices(*rows: Mapping[str, str]) -> list[Invoice]:
 
 
 def left_out(*rows: Mapping[str, str]) -> dict[str, int]:
-    """What is left out of these rows; checks that each row is accounted for."""
+    """Return the left-out rows by reason; check that each row is counted."""
     read = reader(*rows)
     taken = sum(len(invoice.lines) for invoice in read)
     assert read.taken == taken
@@ -68,7 +68,7 @@ def left_out(*rows: Mapping[str, str]) -> dict[str, int]:
 
 
 def commands(*rows: Mapping[str, str]) -> list[Command]:
-    """What these rows make; checks that no request id comes twice."""
+    """Return the commands for these rows; check that no request id comes twice."""
     making = Commands()
     made = [command for invoice in reader(*rows) for command in making.of(invoice)]
     ids = [command.envelope.context.request_id for command in made]
@@ -155,7 +155,7 @@ def test_a_negative_quantity_among_sales_is_left_out_alone() -> None:
         ("InvoiceDate", "1899-12-31 23:59:59", "date before 1900 or after 2199"),
     ],
 )
-def test_what_cannot_be_taken_is_left_out_under_its_reason(field: str, value: str, reason: str) -> None:
+def test_an_invalid_row_is_left_out_under_its_reason(field: str, value: str, reason: str) -> None:
     assert left_out(row(**{field: value}), row(InvoiceNo="536366")) == {reason: 1}
 
 
@@ -211,13 +211,13 @@ def test_an_invoice_without_a_customer_has_none() -> None:
     assert [invoice.customer_id for invoice in invoices(row(CustomerID=""))] == [""]
 
 
-def test_an_invoice_has_the_time_of_its_first_line_and_the_others_are_told() -> None:
+def test_an_invoice_has_the_time_of_its_first_line_and_counts_other_times() -> None:
     read = reader(row(), row(InvoiceDate="2010-12-01 08:27:00"), row(CustomerID=""))
     assert [(invoice.seconds, invoice.customer_id) for invoice in read] == [(AT_8_26, "17850")]
     assert dict(read.adapted) == {"time": 1, "customer": 1}
 
 
-def test_texts_lose_what_the_contract_forbids() -> None:
+def test_texts_lose_characters_that_the_contract_forbids() -> None:
     (invoice,) = invoices(row(Description=" A\tB\n" + "x" * 300, Country=" EIRE "))
     assert invoice.lines[0].name == ("A B " + "x" * 300)[:200]
     assert invoice.country == "EIRE"
@@ -226,7 +226,7 @@ def test_texts_lose_what_the_contract_forbids() -> None:
 # Commands
 
 
-def test_an_invoice_makes_what_it_names_and_then_the_order() -> None:
+def test_an_invoice_creates_user_and_products_before_the_order() -> None:
     assert messages(row(StockCode="BANK CHARGES", UnitPrice="0.001")) == [
         RegisterUserRequest(user_id="17850", email="17850@retail.invalid", registration_source="retail"),
         CreateProductRequest(product_id="BANK_CHARGES", name="HEART", price=gbp(0, 1_000_000)),
@@ -287,7 +287,7 @@ def test_a_customer_is_registered_once() -> None:
     assert len([message for message in made if isinstance(message, RegisterUserRequest)]) == 1
 
 
-def test_what_is_left_out_names_nothing() -> None:
+def test_left_out_rows_create_nothing() -> None:
     assert [command.kind for command in commands(row(Quantity="-1", StockCode="lost"), row(InvoiceNo="A1"))] == []
 
 
@@ -309,7 +309,7 @@ def test_request_ids_are_never_too_long() -> None:
 # Sums
 
 
-def test_sums_are_exact_by_day_by_country_and_as_a_whole() -> None:
+def test_sums_are_exact_by_day_by_country_and_in_total() -> None:
     summing = Summing()
     for invoice in invoices(
         row(Quantity="3", UnitPrice="0.001"),
@@ -349,12 +349,12 @@ def test_amounts_are_shown_exactly(nanos: int, text: str) -> None:
 
 
 def refused(code: int, reason: str = "") -> CallRefused:
-    told = CallRefused(status_pb2.Status(code=code, message="It is refused."))
-    told.reason = reason
-    return told
+    refusal = CallRefused(status_pb2.Status(code=code, message="It is refused."))
+    refusal.reason = reason
+    return refusal
 
 
-def test_each_outcome_is_counted_as_what_it_is() -> None:
+def test_each_outcome_is_counted_by_its_kind() -> None:
     tally = Tally()
     create, order = commands(row(CustomerID=""))
     tally.add(create, CommandResult(version=1))

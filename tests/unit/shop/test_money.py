@@ -32,7 +32,7 @@ def test_a_sum_is_exact_and_stops_at_the_most_that_money_holds(left: int, right:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["EUR", "GBP", "USD"]), st.integers(0, 10**22)), max_size=30))
-def test_sums_are_kept_by_currency_in_order_of_its_code(added: list[tuple[str, int]]) -> None:
+def test_sums_are_sorted_by_currency_code(added: list[tuple[str, int]]) -> None:
     sums = UserStatistics().spent
     for code, amount in added:
         add_to_sums(sums, money(code, amount))
@@ -41,7 +41,7 @@ def test_sums_are_kept_by_currency_in_order_of_its_code(added: list[tuple[str, i
     assert [nanos(one) for one in sums] == [sum(n for c, n in added if c == code) for code in codes]
 
 
-def test_what_is_taken_out_again_leaves_no_trace() -> None:
+def test_adding_and_subtracting_an_amount_leaves_no_sum() -> None:
     sums = UserStatistics().spent
     add_to_sums(sums, money("GBP", 5))
     add_to_sums(sums, money("EUR", 0))

@@ -175,5 +175,5 @@ def test_an_order_of_two_thousand_items_is_accepted() -> None:
         (an_order(an_item("", 0)), ["items[0].product_id", "items[0].quantity"]),
     ],
 )
-def test_what_breaks_the_rules_is_not_decided(command: ImportOrderRequest, paths: list[str]) -> None:
+def test_an_invalid_command_is_not_decided(command: ImportOrderRequest, paths: list[str]) -> None:
     given(order).when(command).invalid(*paths)

@@ -18,7 +18,7 @@ from shop.payments.v1.payments_pb2 import (
 GBP = Money(currency_code="GBP", units=4)
 
 
-def asked(key: str = "k1", reference: str = "o1") -> ChargeRequest:
+def charge_request(key: str = "k1", reference: str = "o1") -> ChargeRequest:
     return ChargeRequest(idempotency_key=key, reference=reference, customer_id="ada", amount=GBP)
 
 
@@ -33,9 +33,9 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_repeat_under_the_same_key_takes_nothing_more(path: Path) -> None:
     ledger = Ledger(path)
-    first = ledger.charge(asked(), decline=False)
+    first = ledger.charge(charge_request(), decline=False)
     assert (first.status, first.charge_count, first.repeat_count) == (CHARGE_STATUS_CHARGED, 1, 0)
-    again = ledger.charge(asked(), decline=True)
+    again = ledger.charge(charge_request(), decline=True)
     assert (again.status, again.payment_id, again.charge_count, again.repeat_count) == (
         CHARGE_STATUS_CHARGED,
         first.payment_id,
@@ -46,42 +46,42 @@ def test_a_repeat_under_the_same_key_takes_nothing_more(path: Path) -> None:
 
 def test_a_payment_has_one_key(path: Path) -> None:
     ledger = Ledger(path)
-    ledger.charge(asked(), decline=False)
+    ledger.charge(charge_request(), decline=False)
     with pytest.raises(NotChargeable, match="another key"):
-        ledger.charge(asked("k2"), decline=False)
+        ledger.charge(charge_request("k2"), decline=False)
 
 
-def test_what_was_declined_stays_declined_and_has_nothing_to_give_back(path: Path) -> None:
+def test_a_declined_payment_stays_declined_and_is_not_refunded(path: Path) -> None:
     ledger = Ledger(path)
-    ledger.charge(asked(), decline=True)
-    assert ledger.charge(asked(), decline=False).status == CHARGE_STATUS_DECLINED
+    ledger.charge(charge_request(), decline=True)
+    assert ledger.charge(charge_request(), decline=False).status == CHARGE_STATUS_DECLINED
     assert (ledger.void(voided()).status, ledger.void(voided()).refund_count) == (CHARGE_STATUS_DECLINED, 0)
 
 
-def test_what_was_taken_is_given_back_once(path: Path) -> None:
+def test_a_payment_is_refunded_once(path: Path) -> None:
     ledger = Ledger(path)
-    ledger.charge(asked(), decline=False)
+    ledger.charge(charge_request(), decline=False)
     for key in ("v1", "v1", "v2"):
         charge = ledger.void(voided(key))
         assert (charge.status, charge.refund_count) == (CHARGE_STATUS_REFUNDED, 1)
 
 
-def test_what_is_voided_before_it_is_charged_never_is(path: Path) -> None:
+def test_a_payment_voided_before_its_charge_is_never_taken(path: Path) -> None:
     ledger = Ledger(path)
     assert ledger.void(voided()).status == CHARGE_STATUS_BARRED
     with pytest.raises(NotChargeable, match="voided before"):
-        ledger.charge(asked(), decline=False)
+        ledger.charge(charge_request(), decline=False)
 
 
 def test_a_ledger_is_the_same_after_a_crash_in_the_middle_of_a_line(path: Path) -> None:
     ledger = Ledger(path)
-    ledger.charge(asked(), decline=False)
-    ledger.charge(asked("k2", "o2"), decline=True)
+    ledger.charge(charge_request(), decline=False)
+    ledger.charge(charge_request("k2", "o2"), decline=True)
     ledger.void(voided())
     before = [charge.SerializeToString(deterministic=True) for charge in ledger.charges]
     with path.open("ab") as file:
         file.write(b'{"reference": "o3", "sta')
     again = Ledger(path)
     assert [charge.SerializeToString(deterministic=True) for charge in again.charges] == before
-    again.charge(asked("k4", "o4"), decline=False)
+    again.charge(charge_request("k4", "o4"), decline=False)
     assert [charge.reference for charge in Ledger(path).charges] == ["o1", "o2", "o4"]

@@ -171,7 +171,7 @@ def test_an_order_is_placed_once() -> None:
         given(order, before).when(an_order(("tea", 1)), also=[ada, tea]).refused(OrderExists(order_id="o1"))
 
 
-def test_what_it_names_must_be_there() -> None:
+def test_named_users_and_products_must_exist() -> None:
     given(order).when(an_order(("tea", 1)), also=[tea]).refused(UnknownUser(user_id="ada"))
     given(order).when(an_order(("tea", 1), ("mug", 1)), also=[ada, tea]).refused(UnknownProduct(product_id="mug"))
 
@@ -243,7 +243,7 @@ def test_an_imported_order_is_cancelled_as_of_its_own_time() -> None:
 
 
 @pytest.mark.parametrize("status", [ORDER_STATUS_SHIPPED, ORDER_STATUS_DELIVERED], ids=OrderStatus.Name)
-def test_what_is_on_its_way_cannot_be_cancelled(status: OrderStatus) -> None:
+def test_a_shipped_or_delivered_order_cannot_be_cancelled(status: OrderStatus) -> None:
     for one in orders_in(status):
         one.when(CancelOrderRequest(order_id="o1")).refused(
             OrderNotCancellable(order_id="o1", current_status=OrderStatus.Name(status))
@@ -279,5 +279,5 @@ def test_nothing_is_there_to_be_moved(command: Message) -> None:
         (CancelOrderRequest(), ["order_id"]),
     ],
 )
-def test_what_breaks_the_rules_is_not_decided(command: Message, paths: list[str]) -> None:
+def test_an_invalid_command_is_not_decided(command: Message, paths: list[str]) -> None:
     given(order).when(command).invalid(*paths)

@@ -20,7 +20,7 @@ PRICE = Money(currency_code="GBP", units=2, nanos=550_000_000)
 created = ProductCreated(product_id="tea", name="Tea", category="Drinks", brand="Assam", price=PRICE, stock=10)
 
 
-def test_a_product_is_created_with_what_is_given() -> None:
+def test_a_product_is_created_with_the_given_fields() -> None:
     given(product).when(
         CreateProductRequest(product_id="tea", name="Tea", category="Drinks", brand="Assam", price=PRICE, stock=10)
     ).then(created)
@@ -48,7 +48,7 @@ def test_an_id_is_in_the_catalogue_once() -> None:
     )
 
 
-def test_an_update_tells_what_changed_and_what_was_before() -> None:
+def test_an_update_records_changed_and_previous_values() -> None:
     given(product, created).when(UpdateProductRequest(product_id="tea", name="Green tea", category="Drinks")).then(
         ProductUpdated(
             product_id="tea", changed_fields=FieldMask(paths=["name"]), name="Green tea", previous_name="Tea"
@@ -56,7 +56,7 @@ def test_an_update_tells_what_changed_and_what_was_before() -> None:
     )
 
 
-def test_what_the_mask_names_is_cleared_where_it_is_empty() -> None:
+def test_an_empty_field_in_the_mask_is_cleared() -> None:
     given(product, created).when(
         UpdateProductRequest(product_id="tea", name="ignored", update_mask=FieldMask(paths=["brand", "category"]))
     ).then(
@@ -85,7 +85,7 @@ def test_a_price_can_change_its_currency() -> None:
     ],
     ids=lambda command: f"{command.DESCRIPTOR.name}",
 )
-def test_what_is_so_already_adds_nothing(command: Message) -> None:
+def test_an_equal_value_records_nothing(command: Message) -> None:
     given(product, created).when(command).then_nothing()
 
 

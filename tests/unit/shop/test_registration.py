@@ -45,7 +45,7 @@ from shop.v1.users_pb2 import USER_ROLE_CUSTOMER, USER_ROLE_SELLER
 
 CREATE_USER, SEND_EMAIL, CREATE_PROFILE, ASSIGN_ROLE = STEPS
 
-asked = StartRegistrationRequest(
+start = StartRegistrationRequest(
     registration_id="r1",
     user_id="ada",
     email="ada@example.com",
@@ -128,10 +128,10 @@ turned_at_role = (*at_profile, done(CREATE_PROFILE), wrong(ASSIGN_ROLE, "USER_NO
 
 
 def test_it_begins_by_creating_the_user() -> None:
-    given(registration).when(asked).then(started, Send(register))
+    given(registration).when(start).then(started, Send(register))
 
 
-def test_what_is_left_out_is_made_or_left_out() -> None:
+def test_missing_ids_are_created_and_other_missing_fields_stay_empty() -> None:
     command = StartRegistrationRequest(email="ada@example.com")
     given(registration).when(command, new_id="0190").then(
         RegistrationStarted(registration_id="0190", user_id="0190", email="ada@example.com", role=USER_ROLE_CUSTOMER),
@@ -140,7 +140,7 @@ def test_what_is_left_out_is_made_or_left_out() -> None:
 
 
 def test_an_id_is_used_once() -> None:
-    given(registration, started).when(asked).refused(RegistrationExists(registration_id="r1"))
+    given(registration, started).when(start).refused(RegistrationExists(registration_id="r1"))
 
 
 def test_each_step_leads_to_the_next() -> None:
@@ -186,7 +186,7 @@ def test_if_the_role_is_refused_all_three_steps_are_undone_the_last_one_first() 
     )
 
 
-def test_what_comes_out_of_turn_changes_nothing() -> None:
+def test_an_outcome_out_of_turn_changes_nothing() -> None:
     over = given(registration, *at_profile, done(CREATE_PROFILE), done(ASSIGN_ROLE), completed)
     over.accepted(register).then_nothing()
     over.answered(welcome, sent).then_nothing()
@@ -217,17 +217,17 @@ def email(request: SendEmailRequest, memory: str) -> list[Answer]:
 
 
 def explored(*given: Message, clients: tuple[Message, ...] = ()) -> Explored:
-    return explore(domain, registration, first=asked, given=given, clients=clients, effects={SendEmailRequest: email})
+    return explore(domain, registration, first=start, given=given, clients=clients, effects={SendEmailRequest: email})
 
 
-def ends(found: Explored) -> set[tuple[Any, ...]]:
-    """How it ended, whether there is a user, and which emails were sent."""
+def ends(explored_states: Explored) -> set[tuple[Any, ...]]:
+    """Return the final states, the existence of the user, and the emails."""
 
-    def told(end: World) -> tuple[Any, ...]:
+    def summary(end: World) -> tuple[Any, ...]:
         state = end.state(registration, "r1")
         return state.status, state.reason, end.state(user, "ada").exists, end.memory
 
-    return {told(end) for end in found.ends}
+    return {summary(end) for end in explored_states.ends}
 
 
 def test_it_ends_with_all_or_with_nothing() -> None:
@@ -237,7 +237,7 @@ def test_it_ends_with_all_or_with_nothing() -> None:
     }
 
 
-def test_somebody_who_takes_email_or_username_meanwhile_makes_it_fail_and_leaves_nothing() -> None:
+def test_it_fails_and_leaves_nothing_when_another_user_takes_email_or_username() -> None:
     rival = RegisterUserRequest(user_id="eve", email="ADA@example.com", username="COUNTESS")
     namesake = RegisterUserRequest(user_id="eve", email="eve@example.com", username="COUNTESS")
     assert ends(explored(clients=(rival,))) == {
@@ -252,10 +252,10 @@ def test_somebody_who_takes_email_or_username_meanwhile_makes_it_fail_and_leaves
     }
 
 
-def test_a_user_who_was_there_before_is_left_alone() -> None:
+def test_an_existing_user_is_not_changed() -> None:
     before = RegisterUserRequest(user_id="ada", email="first@example.com")
-    found = explored(before)
-    assert ends(found) == {(PROCESS_STATUS_FAILED, "USER_EXISTS", True, "")}
+    explored_states = explored(before)
+    assert ends(explored_states) == {(PROCESS_STATUS_FAILED, "USER_EXISTS", True, "")}
 
 
 # The view.

@@ -51,7 +51,7 @@ recorded_teas = OrderItem(
 TWO = Money(currency_code="GBP", units=2)
 
 
-def test_a_return_without_an_order_says_what_it_knows() -> None:
+def test_a_return_without_an_order_has_the_given_fields() -> None:
     given(goods_return).when(
         ImportReturnRequest(
             return_id="C1", customer_id="ada", return_time=THEN, country="France", items=[two_teas], reason="broken"
@@ -70,7 +70,7 @@ def test_a_return_without_an_order_says_what_it_knows() -> None:
     )
 
 
-def test_what_is_not_told_is_taken_from_the_order() -> None:
+def test_missing_fields_of_a_return_are_those_of_the_order() -> None:
     given(goods_return).when(
         ImportReturnRequest(return_id="C1", order_id="o1", return_time=THEN, items=[two_teas]), also=[of_ada, tea]
     ).then(
@@ -86,7 +86,7 @@ def test_what_is_not_told_is_taken_from_the_order() -> None:
     )
 
 
-def test_what_is_told_wins_over_the_order() -> None:
+def test_given_fields_of_a_return_win_over_the_order() -> None:
     (event,) = (
         given(goods_return)
         .when(
@@ -101,7 +101,7 @@ def test_what_is_told_wins_over_the_order() -> None:
     assert (event.customer_id, event.country) == ("grace", "France")
 
 
-def test_without_an_id_a_return_gets_one_and_nobody_need_be_known() -> None:
+def test_a_return_without_id_and_customer_gets_an_id() -> None:
     given(goods_return).when(ImportReturnRequest(return_time=THEN, items=[two_teas]), also=[tea], new_id="0190").then(
         ReturnImported(return_id="0190", return_time=THEN, items=[recorded_teas], total=TWO)
     )
@@ -114,7 +114,7 @@ def test_a_return_is_imported_once() -> None:
     ).refused(ReturnExists(return_id="C1"))
 
 
-def test_what_it_names_must_be_there() -> None:
+def test_named_users_and_products_must_exist() -> None:
     def when(command: ImportReturnRequest) -> ImportReturnRequest:
         command.return_id = "C1"
         command.return_time.CopyFrom(THEN)

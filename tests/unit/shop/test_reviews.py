@@ -45,7 +45,7 @@ def test_the_same_review_again_adds_nothing() -> None:
     given(review, good, id="tea/ada").when(of_tea(5, "Good."), also=[tea, ada]).then_nothing()
 
 
-def test_what_it_names_must_be_there() -> None:
+def test_named_users_and_products_must_exist() -> None:
     given(review).when(of_tea(5), also=[ada]).refused(UnknownProduct(product_id="tea"))
     given(review).when(of_tea(5), also=[tea]).refused(UnknownUser(user_id="ada"))
 
@@ -57,5 +57,5 @@ def test_a_deactivated_user_cannot_review_until_reactivated() -> None:
     assert given(review).when(of_tea(1), also=[tea, back]).refusal is None
 
 
-def test_what_breaks_the_rules_is_not_decided() -> None:
+def test_an_invalid_command_is_not_decided() -> None:
     given(review).when(ReviewProductRequest(rating=6)).invalid("product_id", "user_id", "rating")

@@ -501,13 +501,13 @@ def test_a_good_message_is_accepted(message: Message) -> None:
 
 
 @pytest.mark.parametrize(("message", "path"), BROKEN, ids=named)
-def test_a_broken_rule_is_told_with_its_field(message: Message, path: str) -> None:
+def test_a_violation_names_its_field(message: Message, path: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         check(message)
     assert {broken for broken, _ in refusal.value.rules} == {path}
 
 
-def test_all_violations_are_told_at_once() -> None:
+def test_all_violations_are_returned_together() -> None:
     with pytest.raises(InvalidRequest) as refusal:
         check(RegisterUserRequest(email="x", user_id="!", role=77))  # type: ignore[arg-type]
     assert sorted(path for path, _ in refusal.value.rules) == ["email", "role", "user_id"]

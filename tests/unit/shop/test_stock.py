@@ -86,7 +86,7 @@ def test_an_order_reserves_a_product_once() -> None:
     given(product, created, reserved("o1", 2, 5)).when(reserve("o1", 2)).then_nothing()
 
 
-def test_exactly_what_was_reserved_is_released_once() -> None:
+def test_a_reservation_is_released_once() -> None:
     history = (created, reserved("o2", 1, 5), reserved("o1", 3, 4))
     given(product, *history).when(release("o1")).then(released("o1", 3, 1))
     given(product, *history, released("o1", 3, 1)).when(release("o1")).then_nothing()
@@ -94,14 +94,14 @@ def test_exactly_what_was_reserved_is_released_once() -> None:
     given(product, *history, released("o1", 3, 1)).when(reserve("o1", 4)).then(reserved("o1", 4, 4))
 
 
-def test_what_is_shipped_cannot_be_released() -> None:
+def test_shipped_pieces_cannot_be_released() -> None:
     shipped = StockShipped(product_id="tea", order_id="o1", quantity=3, stock=2)
     given(product, created, reserved("o1", 3, 5)).when(ship("o1")).then(shipped)
     given(product, created, reserved("o1", 3, 5), shipped).when(ship("o1")).then_nothing()
     given(product, created, reserved("o1", 3, 5), shipped).when(release("o1")).then_nothing()
 
 
-def test_what_is_reserved_cannot_be_taken_out_by_hand() -> None:
+def test_reserved_pieces_cannot_be_removed_by_an_adjustment() -> None:
     given(product, created, reserved("o1", 3, 5)).when(AdjustStockRequest(product_id="tea", delta=-3)).refused(
         StockTooLow(product_id="tea", stock=2, requested=3)
     )
@@ -114,7 +114,7 @@ def test_a_product_that_is_not_there_has_no_stock(command: Message) -> None:
     given(product).when(command).refused(ProductNotFound(product_id="tea"))
 
 
-def test_reservations_are_known_whatever_the_order_of_their_ids() -> None:
+def test_reservations_are_found_in_any_order_of_their_ids() -> None:
     history: list[Message] = [ProductCreated(product_id="tea", price=GBP, stock=100)]
     history += [reserved(order_id, 1, 100 - place) for place, order_id in enumerate(("m", "b", "z", "a", "n"))]
     after = given(product, *history)
@@ -123,12 +123,12 @@ def test_reservations_are_known_whatever_the_order_of_their_ids() -> None:
         after.when(release(order_id)).then(released(order_id, 1, 95))
 
 
-def test_the_catalogue_shows_what_can_be_sold_and_what_is_set_aside() -> None:
+def test_the_catalogue_shows_stock_and_reserved_pieces() -> None:
     def row(*events: Message) -> Product:
         return fold(product_rows, created, *events)["tea"]
 
-    def stock(found: Product) -> tuple[int, int, bool, int]:
-        return found.stock, found.reserved, found.in_stock, found.version
+    def stock(product: Product) -> tuple[int, int, bool, int]:
+        return product.stock, product.reserved, product.in_stock, product.version
 
     assert stock(row(reserved("o1", 5, 5))) == (0, 5, False, 2)
     assert stock(row(reserved("o1", 5, 5), released("o1", 5, 0))) == (5, 0, True, 3)
@@ -182,7 +182,7 @@ def test_a_user_is_removed_once() -> None:
     given(user).when(command).then_nothing()
 
 
-def test_a_removed_user_is_nobody() -> None:
+def test_a_removed_user_does_not_exist() -> None:
     gone = given(user, registered, removed)
     for command in (DeactivateUserRequest(user_id="ada"), RecordLoginRequest(user_id="ada")):
         gone.when(command).refused(UserNotFound(user_id="ada"))

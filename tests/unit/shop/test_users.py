@@ -45,7 +45,7 @@ deactivated = Deactivated(user_id="ada", reason="left", role=USER_ROLE_CUSTOMER)
 reactivated = UserReactivated(user_id="ada", role=USER_ROLE_CUSTOMER)
 
 
-def test_a_user_is_registered_with_what_is_given() -> None:
+def test_a_user_is_registered_with_the_given_fields() -> None:
     given(user).when(
         RegisterUserRequest(
             user_id="grace",
@@ -160,7 +160,7 @@ def test_a_field_that_the_mask_names_is_cleared_where_it_is_empty() -> None:
     )
 
 
-def test_preferences_are_replaced_as_a_whole() -> None:
+def test_preferences_are_replaced_together() -> None:
     set_before = UserProfileUpdated(
         user_id="ada", changed_fields=FieldMask(paths=["preferences"]), preferences={"theme": "dark", "lang": "en"}
     )
@@ -187,7 +187,7 @@ def test_preferences_are_replaced_as_a_whole() -> None:
     ],
     ids=lambda command: f"{command.DESCRIPTOR.name}",
 )
-def test_what_is_so_already_adds_nothing(command: UpdateUserProfileRequest) -> None:
+def test_an_equal_value_records_nothing(command: UpdateUserProfileRequest) -> None:
     given(user, registered).when(command).then_nothing()
 
 
@@ -249,5 +249,5 @@ def test_a_deactivated_user_cannot_log_in() -> None:
     ],
     ids=lambda command: f"{command.DESCRIPTOR.name}",
 )
-def test_nobody_is_there_to_be_changed(command: UpdateUserProfileRequest) -> None:
+def test_a_missing_user_cannot_be_changed(command: UpdateUserProfileRequest) -> None:
     given(user).when(command).refused(UserNotFound(user_id="ada"))

@@ -87,7 +87,7 @@ bob = UserRegistered(user_id="bob", email="bob@example.com", username="bobby", r
 cyd = UserRegistered(user_id="cyd", email="cyd@shop.org", first_name="Cyd", last_name="Öz", role=USER_ROLE_CUSTOMER)
 
 
-def test_a_user_is_the_whole_document() -> None:
+def test_a_user_row_has_all_fields() -> None:
     assert fold(user_rows, ada) == {
         "ada": User(
             user_id="ada",
@@ -244,14 +244,14 @@ def test_users_are_listed(query: Message, expected: str) -> None:
     assert ids(ask(users, query, *HISTORY)) == expected
 
 
-def test_who_never_logged_in_is_listed_only_without_a_time() -> None:
+def test_a_user_without_login_is_listed_only_without_a_time() -> None:
     assert ids(ask(users, ListActiveUsersRequest(), ada)) == "ada"
     earliest = Timestamp(seconds=-2_208_988_800)
     assert ids(ask(users, ListActiveUsersRequest(active_since_time=earliest), ada)) == ""
     assert ids(ask(users, ListActiveUsersRequest(active_since_time=earliest), ada, login("ada", 1))) == "ada"
 
 
-def test_the_total_is_told_when_asked_for() -> None:
+def test_the_total_is_returned_on_request() -> None:
     assert not ask(users, ListUsersRequest(), *HISTORY).HasField("total_size")
     assert ask(users, ListUsersRequest(include_total=True, email="nobody"), *HISTORY).total_size == 0
     assert ask(users, ListUsersRequest(include_total=True), *HISTORY).total_size == 3
