@@ -6,13 +6,12 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
-from google.protobuf.message import DecodeError
-
 from command_server.dispatch import Caller, Dispatcher, result_bytes
 from command_server.event_tail import EventTail
 from command_server.submission import Submission
 from command_server.writer import STOPPING, Writer
-from diptych.contract.reasons import LogUnavailable, MalformedMessage, Overloaded
+from diptych.contract.reasons import LogUnavailable, Overloaded
+from diptych.contract.validation import decode
 from diptych.contract.wire import delimited
 from diptych.domain.loading import LoadedDomain
 from diptych.domain.refusal import Refusal
@@ -86,10 +85,7 @@ class CommandStreamService:
         try:
             async for data in requests:
                 await messages.wait_for_room()
-                try:
-                    envelopes = ExecuteRequest.FromString(data).commands
-                except DecodeError:
-                    raise MalformedMessage(type=ExecuteRequest.DESCRIPTOR.full_name) from None
+                envelopes = decode(ExecuteRequest, data).commands
                 if len(envelopes) > COMMANDS_MAX:
                     raise Overloaded(what="commands to a message", limit=COMMANDS_MAX)
                 message = _Message(messages, len(envelopes))

@@ -10,12 +10,12 @@ import hashlib
 import re
 from typing import NamedTuple
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from command_server.submission import Accepted, Submission, engine_request_key
-from diptych.contract.reasons import CommandUnknown, InvalidRequest, MalformedMessage
+from diptych.contract.reasons import CommandUnknown, InvalidRequest
 from diptych.contract.token import LogIdentity
-from diptych.contract.validation import check
+from diptych.contract.validation import check, decode
 from diptych.contract.wire import delimited, integer
 from diptych.domain.aggregate import AggregateRef, DeciderBinding
 from diptych.domain.ids import new_id
@@ -57,10 +57,7 @@ class Dispatcher:
             MalformedMessage: the bytes are no message of its type.
         """
         kind: type[Message] = method.binding.command
-        try:
-            return kind.FromString(data)
-        except DecodeError:
-            raise MalformedMessage(type=kind.DESCRIPTOR.full_name) from None
+        return decode(kind, data)
 
     def parse_packed(self, type_url: str, data: bytes) -> tuple[CommandMethod, Message]:
         """Parse a command from an `Any`.

@@ -1,8 +1,8 @@
 """Frames: recorded events as the bytes that are stored and streamed.
 
-A frame is a `diptych.v1.RecordedEvent` as one element of field 1 of a list: tag, length, message. It is put
-together by hand, since making the nested messages costs more than all else in a commit; a test compares it with
-what protobuf makes.
+A frame is a `diptych.v1.RecordedEvent` as one element of field 1 of a list: tag, length, message. It is written by
+hand, because nested protobuf messages would cost more than the rest of a commit. A test compares it with protobuf's
+own bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _TYPE_URL_PREFIX = "type.googleapis.com/"
 
 
 class EventTemplate:
-    """What is the same in every event of one type by one aggregate type."""
+    """The fields that are the same in every event of one type by one aggregate type."""
 
     __slots__ = ("_aggregate_type", "_type_url")
 
@@ -31,7 +31,16 @@ class EventTemplate:
         event: bytes,
         metadata: bytes,
     ) -> bytes:
-        """A `RecordedEvent` without its position. `record_time` and `metadata` are whole fields, 5 and 7."""
+        """Return the bytes of a `RecordedEvent` without its position.
+
+        Args:
+            aggregate_id: Id of the aggregate.
+            version: Version of the aggregate after the event, from 1.
+            event_id: Id of the event.
+            record_time: The whole field 5.
+            event: Bytes of the event's message.
+            metadata: The whole field 7; empty without metadata.
+        """
         reference = self._aggregate_type + delimited(2, aggregate_id.encode())
         payload = self._type_url + delimited(2, event) if event else self._type_url
         return b"".join(
@@ -47,11 +56,11 @@ class EventTemplate:
 
 
 def frame(position: int, body: bytes) -> bytes:
-    """The frame of a recorded event."""
+    """Return the frame of a recorded event: its position, and its body from `EventTemplate.body`."""
     prefix = b"\x08" + varint(position)
     return b"\x0a" + varint(len(prefix) + len(body)) + prefix + body
 
 
 def recorded(one: bytes) -> RecordedEvent:
-    """The event in a frame."""
+    """Return the event in a frame."""
     return EventBatch.FromString(one).events[0]

@@ -1,8 +1,7 @@
-"""Well-formedness of times: what the protobuf wire takes and the types' definitions forbid.
+"""Times: every `Timestamp` and `Duration` of a message is checked against the range of its type.
 
-protovalidate normalises before it judges, so that a `Timestamp` with -1 nanos passes its rules, and later fails
-whoever converts it. Here every `Timestamp` and `Duration` of a message is held against its definition
-(google/protobuf/timestamp.proto, duration.proto).
+The wire format carries values that the types forbid (google/protobuf/timestamp.proto, duration.proto). protovalidate
+normalises a value before it checks it, so a `Timestamp` with -1 nanos passes its rules and fails at its conversion.
 """
 
 from __future__ import annotations
@@ -27,43 +26,43 @@ class _Field(NamedTuple):
 
 
 def malformed_times(message: Message) -> list[tuple[str, str]]:
-    """The (field path, sentence) of every time in a message that is out of its type's range."""
-    found: list[tuple[str, str]] = []
-    _look(message, "", found)
-    return found
+    """Return the (field path, sentence) of every time in a message that is out of its type's range."""
+    violations: list[tuple[str, str]] = []
+    _check_fields(message, "", violations)
+    return violations
 
 
-def _look(message: Message, path: str, found: list[tuple[str, str]]) -> None:
+def _check_fields(message: Message, path: str, violations: list[tuple[str, str]]) -> None:
     for name, type_name, repeated, is_time in _fields(message.DESCRIPTOR):
         if repeated:
             for index, item in enumerate(getattr(message, name)):
-                where = f"{path}{name}[{index}]"
+                item_path = f"{path}{name}[{index}]"
                 if is_time:
-                    _judge(item, type_name, where, found)
+                    _check_time(item, type_name, item_path, violations)
                 else:
-                    _look(item, f"{where}.", found)
+                    _check_fields(item, f"{item_path}.", violations)
         elif message.HasField(name):
             value = getattr(message, name)
             if is_time:
-                _judge(value, type_name, path + name, found)
+                _check_time(value, type_name, path + name, violations)
             else:
-                _look(value, f"{path}{name}.", found)
+                _check_fields(value, f"{path}{name}.", violations)
 
 
-def _judge(value: Any, type_name: str, where: str, found: list[tuple[str, str]]) -> None:
+def _check_time(value: Any, type_name: str, path: str, violations: list[tuple[str, str]]) -> None:
     seconds, nanos = value.seconds, value.nanos
     if type_name == _TIMES[0]:
         if not (_TIMESTAMP_SECONDS[0] <= seconds <= _TIMESTAMP_SECONDS[1] and 0 <= nanos < _NANOS):
-            found.append((where, "must be a time of the years 1 to 9999, with 0 to 999,999,999 nanos"))
+            violations.append((path, "must be a time of the years 1 to 9999, with 0 to 999,999,999 nanos"))
     elif abs(seconds) > _DURATION_SECONDS_MAX or abs(nanos) >= _NANOS or seconds * nanos < 0:
-        found.append(
-            (where, "must be a duration of at most 10,000 years, with nanos of the same sign below 1,000,000,000")
+        violations.append(
+            (path, "must be a duration of at most 10,000 years, with nanos of the same sign below 1,000,000,000")
         )
 
 
 @cache
 def _fields(kind: Descriptor) -> tuple[_Field, ...]:
-    """The fields of a type that are times, or messages that have times somewhere."""
+    """The fields of a type that are times, or messages that have times somepath_of_time."""
     return tuple(
         _Field(
             field.name,

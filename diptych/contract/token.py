@@ -1,8 +1,8 @@
-"""Tokens: strings that stand for "the log up to here".
+"""Tokens: strings that stand for the log up to a position.
 
 A token is the log's id (8 random bytes), an epoch (4 bytes) and a position (8 bytes), big-endian, in upper-case
-base32hex (RFC 4648, section 7): 32 characters, no padding. The encoding keeps order, so that of two tokens of one
-log the greater string is the later. A token for position P names the epoch in which P was *written*.
+base32hex (RFC 4648, section 7): 32 characters, no padding. The encoding keeps order: of two
+tokens of one log the greater string is the later one. A token for position P names the epoch in which P was *written*.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from diptych.contract.reasons import TokenMalformed, TokenOfAnotherLog, TokenOfO
 
 TOKEN_LENGTH = 32
 METADATA_KEY = "diptych-token"
-"""The request metadata, repeatable, and the trailer, in which a token travels."""
+"""Metadata key of the tokens in a request, which may repeat it, and key of the token in the trailers."""
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
 _PAIRS = [one + other for one in _DIGITS for other in _DIGITS]
-"""What each ten bits are written as. A token's last eight characters are the lower forty bits of its position."""
+"""Characters for each ten bits. A token's last eight characters are the lower forty bits of its position."""
 
 
 class Token(NamedTuple):
@@ -32,11 +32,15 @@ class Token(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Token:
-        """Parses a token; raises `TokenMalformed`."""
+        """Return the parsed token.
+
+        Raises:
+            TokenMalformed: The text is no token.
+        """
         try:
             if len(text) != TOKEN_LENGTH or not text.isascii() or not text.isalnum() or text.upper() != text:
                 raise ValueError
-            # Without padding the alphabet is that of the numbers of base 32, and `base64` takes ten times as long.
+            # The alphabet is that of Python's numbers of base 32; `base64` would take ten times as long.
             raw = int(text, 32).to_bytes(20, "big")
         except ValueError:
             raise TokenMalformed(token=text[:64]) from None
@@ -51,14 +55,17 @@ class Token(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """One life of a log: everything from `first_position` on was written in it, until the next epoch's first."""
+    """One epoch of a log: it covers the positions from `first_position` up to the next epoch's first position.
+
+    A restored log begins a new epoch, so that tokens for lost events are recognised.
+    """
 
     epoch: int
     first_position: int
 
 
 class LogIdentity:
-    """A log's id and the history of its epochs: what makes and judges tokens."""
+    """A log's id and the history of its epochs. It makes tokens and judges them."""
 
     __slots__ = ("_first_position", "_text", "epochs", "log_id")
 
@@ -70,7 +77,7 @@ class LogIdentity:
 
     @classmethod
     def new(cls) -> LogIdentity:
-        """The identity of a new log."""
+        """Return the identity of a new log."""
         return cls(os.urandom(8), (Epoch(1, 1),))
 
     def __eq__(self, other: object) -> bool:
@@ -84,18 +91,18 @@ class LogIdentity:
 
     @property
     def epoch(self) -> int:
-        """The current epoch."""
+        """Number of the current epoch."""
         return self.epochs[-1].epoch
 
     def epoch_of(self, position: int) -> int:
-        """The epoch in which a position was written; of position 0, the first."""
+        """Return the number of the epoch in which a position was written; for position 0 the first."""
         for epoch, first in reversed(self.epochs):
             if position >= first:
                 return epoch
         return self.epochs[0].epoch
 
     def token(self, position: int) -> str:
-        """The token for a position."""
+        """Return the token for a position."""
         if self._first_position <= position < 1 << 40:
             return (
                 f"{self._text}{_PAIRS[position >> 30]}{_PAIRS[position >> 20 & 1023]}"
@@ -104,10 +111,14 @@ class LogIdentity:
         return str(Token(self.log_id, self.epoch_of(position), position))
 
     def judge(self, token: Token) -> int:
-        """The position of a token of this log; raises `TokenOfAnotherLog` or `TokenOfOlderEpoch`.
+        """Return the position of a token of this log.
 
-        A token of an older epoch is good if its position lies before the next epoch's first. A token of a newer
-        epoch than any known comes from a log that knows more than we do; its position is returned as it is.
+        A token of an older epoch is valid if its position lies before the next epoch's first position. A token of a
+        newer epoch comes from a server that has read a newer history; its position is returned as it is.
+
+        Raises:
+            TokenOfAnotherLog: The token belongs to another log.
+            TokenOfOlderEpoch: The token stands for events that a restore has lost.
         """
         if token.log_id != self.log_id:
             raise TokenOfAnotherLog(token_log_id=token.log_id.hex(), log_id=self.log_id.hex())

@@ -1,4 +1,4 @@
-"""Validation: a request's bytes become a message that keeps the contract's rules, or a refusal with all violations."""
+"""Validation: the one place where bytes become a message of the contract, or a refusal with all violations."""
 
 from __future__ import annotations
 
@@ -18,13 +18,31 @@ _validator = Validator()
 
 
 def parse(kind: type[M], data: bytes) -> M:
-    """Parses a request and checks it against the contract's rules; raises `MalformedMessage`, `InvalidRequest`."""
-    try:
-        message = kind.FromString(data)
-    except DecodeError:
-        raise MalformedMessage(type=kind.DESCRIPTOR.full_name) from None
+    """Return the message in the bytes, checked against the contract's rules.
+
+    Args:
+        kind: Type of the message.
+        data: Its bytes.
+
+    Raises:
+        MalformedMessage: The bytes are no message of this type.
+        InvalidRequest: The message breaks rules.
+    """
+    message = decode(kind, data)
     check(message)
     return message
+
+
+def decode(kind: type[M], data: bytes) -> M:
+    """Return the message in the bytes, not checked against the contract's rules.
+
+    Raises:
+        MalformedMessage: The bytes are no message of this type.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise MalformedMessage(type=kind.DESCRIPTOR.full_name) from None
 
 
 def check(message: Message) -> None:
@@ -35,7 +53,7 @@ def check(message: Message) -> None:
     """
     rules = excess_elements(message)
     rules += malformed_times(message)
-    told = {path for path, _ in rules}
+    reported = {path for path, _ in rules}
     try:
         violations = _validator.collect_violations(message)
     except EvaluationError as error:
@@ -44,14 +62,14 @@ def check(message: Message) -> None:
     else:
         for violation in violations:
             path = _path(violation)
-            if path not in told:
+            if path not in reported:
                 rules.append((path, violation.proto.message))
     if rules:
         raise InvalidRequest.of(*rules)
 
 
 def _path(violation: Violation) -> str:
-    """The full path of the field that a violation speaks of, such as `items[0].quantity`."""
+    """Return the full path of the field with the violation, such as `items[0].quantity`."""
     path = ""
     field = violation.proto.field
     for element in field.elements if field is not None else ():

@@ -1,6 +1,6 @@
-"""The protobuf wire format, as far as we write it by hand: on hot paths, where bytes pass through unparsed.
+"""Fields of the protobuf wire format, written by hand on hot paths, where bytes pass through unparsed.
 
-Source: https://protobuf.dev/programming-guides/encoding/. Concatenated fields of a message are that message.
+Source: https://protobuf.dev/programming-guides/encoding/. The concatenated fields of a message are that message.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ _ONE_BYTE = [bytes((value,)) for value in range(128)]
 
 
 def varint(value: int) -> bytes:
-    """A varint of a non-negative value."""
+    """Return the varint of a non-negative value."""
     if value < 128:
         return _ONE_BYTE[value]
     if value < 16_384:
@@ -23,7 +23,7 @@ def varint(value: int) -> bytes:
 
 
 def delimited(number: int, data: bytes) -> bytes:
-    """A field of a message, string or bytes."""
+    """Return a field that is a message, string or bytes."""
     size = len(data)
     if number < 16 and size < 128:
         return _ONE_BYTE[number << 3 | 2] + _ONE_BYTE[size] + data
@@ -31,5 +31,5 @@ def delimited(number: int, data: bytes) -> bytes:
 
 
 def integer(number: int, value: int) -> bytes:
-    """A field of a non-negative integer, enum or bool; nothing for 0, as proto3 has it."""
+    """Return a field that is a non-negative integer, enum or bool. Empty for 0, as in proto3."""
     return varint(number << 3) + varint(value) if value else b""

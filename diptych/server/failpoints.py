@@ -1,8 +1,8 @@
-"""Failpoints: named steps at which a test makes a server kill itself, stand still, pause or fail.
+"""Failpoints: named steps at which a test makes a server kill itself, stop, pause or fail.
 
-The environment arms them, as `DIPTYCH_FAILPOINTS="commit.recorded=kill@3;fold.committed=pause(200)@2"`: at the third
-recorded commit the process is killed, and after the second committed fold it waits for 200 ms. A server that is not
-told so runs past them, which costs a call that does nothing, once a batch or frame.
+The environment arms them: with `DIPTYCH_FAILPOINTS="commit.recorded=kill@3;fold.committed=pause(200)@2"` the process
+is killed at the third recorded commit and pauses for 200 ms after the second committed fold. An unarmed failpoint
+costs one function call for each batch or frame.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ NAMES = {
     "commit.taken": "a batch of commands is taken from the queue, and nothing is read for it",
     "commit.decided": "a batch is decided, and nothing of it is written",
     "commit.recorded": "events, request ids, unique values and snapshots are written, and not committed",
-    "commit.committed": "a batch is on the disk, and this process does not know it yet",
-    "publish.kept": "events are in memory for subscribers, and nobody is woken",
+    "commit.committed": "a batch is on the disk, and this process has not read the result yet",
+    "publish.kept": "events are in memory for subscribers, and no subscriber is woken",
     "publish.done": "subscribers are woken, and no command of the batch is answered",
     "publish.followed": "a page of the log is read for a projector, and not sent",
     "commit.answered": "the commands of a batch are answered, and the answers are not sent",
     "fold.taken": "a batch of events is taken, and nothing is read for it",
     "fold.folded": "rows are folded, and not written",
     "fold.written": "rows and checkpoint are written, and not committed",
-    "fold.committed": "rows and checkpoint are on the disk, and nobody knows it yet",
-    "fold.told": "the feed has the changed rows, and no query server was sent them",
-    "switch.written": "another generation is made to answer, and that is not committed",
-    "switch.committed": "another generation answers, and nobody knows it yet",
-    "feed.taken": "what one query server is to be told is taken off its list, and not sent",
+    "fold.committed": "rows and checkpoint are on the disk, and nothing is published",
+    "fold.told": "the feed has the changed rows, and they are sent to no query server",
+    "switch.written": "the switch to another generation is written, and not committed",
+    "switch.committed": "the switch to another generation is on the disk, and nothing is published",
+    "feed.taken": "pending changes of one query server are taken, and not sent",
     "checkpoint.written": "a checkpoint without rows is written, and not committed",
-    "feed.heard": "a query server has heard of changes, and done nothing about it",
-    "watch.taken": "what a watch is to be told is taken off its list, and not sent",
+    "feed.heard": "a query server has received a feed frame, and not applied it",
+    "watch.taken": "pending changes of a watch are taken, and not sent",
 }
-"""Every failpoint, and how things stand there."""
+"""State at each failpoint, by the name of the failpoint."""
 
 _POINT = re.compile(r"([a-z.]+)=(kill|stop|raise|pause\((\d+)\))(?:@(\d+))?\Z")
 
@@ -46,17 +46,17 @@ _log = structlog.get_logger(__name__)
 
 
 class FailpointError(Exception):
-    """What a failpoint raises when it is told to."""
+    """A failpoint that is armed with `raise` was hit. The message is its name."""
 
 
 class _Point:
-    """What happens at a failpoint, and at which hit of it."""
+    """Action of one armed failpoint."""
 
-    def __init__(self, action: str, milliseconds: int, at: int) -> None:
+    def __init__(self, action: str, milliseconds: int, hit_number: int) -> None:
         self._action = action
         self._milliseconds = milliseconds
-        self._left = at
-        self._lock = threading.Lock()  # A step may be taken on any thread.
+        self._left = hit_number
+        self._lock = threading.Lock()  # Steps run on any thread.
 
     def hit(self, name: str) -> None:
         with self._lock:
@@ -77,7 +77,14 @@ _armed: dict[str, _Point] = {}
 
 
 def arm(points: str) -> None:
-    """Arms exactly these failpoints, `name=action[@hit]` with `;` between them; raises `ValueError`."""
+    """Arm exactly these failpoints.
+
+    Args:
+        points: `name=action[@hit]`, separated by `;`.
+
+    Raises:
+        ValueError: A name or an action does not exist.
+    """
     armed: dict[str, _Point] = {}
     for text in filter(None, (part.strip() for part in points.split(";"))):
         match = _POINT.match(text)
@@ -86,16 +93,16 @@ def arm(points: str) -> None:
                 f"{text!r} is no failpoint: say NAME=kill, stop, raise or pause(MILLISECONDS), and @HIT if it is not "
                 f"the first; the names are {', '.join(NAMES)}"
             )
-        name, action, milliseconds, at = match.groups()
-        armed[name] = _Point(action, int(milliseconds or 0), int(at or 1))
+        name, action, milliseconds, hit_number = match.groups()
+        armed[name] = _Point(action, int(milliseconds or 0), int(hit_number or 1))
     _armed.clear()
     _armed.update(armed)
     if armed:
-        _log.warning("failpoints are armed", points=points)
+        _log.warning("failpoints armed", points=points)
 
 
 def hit(name: str) -> None:
-    """Passes a failpoint; does what it is armed with, if it is."""
+    """Pass a failpoint, and take its action if it is armed."""
     if _armed:
         point = _armed.get(name)
         if point is not None:

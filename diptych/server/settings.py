@@ -1,7 +1,7 @@
-"""Settings: read once at start from flags, environment (`DIPTYCH_*`) or a file, checked, and then fixed.
+"""Settings: read once at start from flags, environment (`DIPTYCH_*`) or a file, checked, and immutable from then on.
 
-The command line makes a flag of every field: `batch_max` is `--batch-max` and `DIPTYCH_BATCH_MAX`. Units stand in
-the names.
+The command line makes a flag of every field: `batch_max` is `--batch-max` and `DIPTYCH_BATCH_MAX`. Names end with
+their units.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Dsn = Annotated[str, AfterValidator(_dsn)]
 
 
 def sqlite_path(dsn: str) -> Path:
-    """The file that an SQLite DSN names."""
+    """Return the path of the file that an SQLite DSN names."""
     database = make_url(dsn).database
     assert database, "checked when the settings were read"
     return Path(database)
@@ -51,7 +51,7 @@ def without_password(dsn: str) -> str:
 
 
 class ServerSettings(BaseSettings):
-    """What every server is told."""
+    """Settings of every server."""
 
     model_config = SettingsConfigDict(env_prefix="DIPTYCH_", env_ignore_empty=True, frozen=True, extra="ignore")
 
@@ -59,39 +59,41 @@ class ServerSettings(BaseSettings):
     address: Address = Field(description="HOST:PORT to listen on; port 0 takes a free one.")
     insecure: bool = Field(False, description="Allow an address beyond loopback without TLS and authentication.")
     metrics_address: Address | None = Field(None, description="HOST:PORT for Prometheus metrics; unset: none.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
-    log_format: Literal["console", "json"] = Field("console", description="How log lines look, on stderr.")
-    message_bytes_max: int = Field(4 << 20, ge=1024, description="Largest message taken, in bytes.")
-    calls_max: int = Field(20_000, ge=1, description="Calls under way at once, streams included; more are refused.")
-    stop_seconds: float = Field(10.0, ge=0, description="How long calls under way may take when stopping.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level to log.")
+    log_format: Literal["console", "json"] = Field("console", description="Format of the log lines on stderr.")
+    message_bytes_max: int = Field(4 << 20, ge=1024, description="Largest request accepted, in bytes.")
+    calls_max: int = Field(20_000, ge=1, description="Open calls at once, streams included; further ones are refused.")
+    stop_seconds: float = Field(10.0, ge=0, description="Time for open calls to end when stopping, in seconds.")
 
 
 class CommandServerSettings(ServerSettings):
-    """What the command server is told."""
+    """Settings of the command server."""
 
     address: Address = Field("127.0.0.1:50051", description="HOST:PORT to listen on; port 0 takes a free one.")
     log: Dsn = Field("sqlite:///data/log.db", description="DSN of the log.")
-    batch_commands_max: int = Field(1000, ge=1, le=10_000, description="Commands to a commit.")
-    queue_commands_max: int = Field(10_000, ge=1, description="Commands waiting for a commit; more are refused.")
-    stream_messages_max: int = Field(64, ge=1, description="Messages of one command stream under way at once.")
-    state_cache_entries: int = Field(10_000, ge=0, description="Aggregates kept in memory.")
+    batch_commands_max: int = Field(1000, ge=1, le=10_000, description="Commands in one commit.")
+    queue_commands_max: int = Field(
+        10_000, ge=1, description="Commands waiting for a commit; further ones are refused."
+    )
+    stream_messages_max: int = Field(64, ge=1, description="Open messages of one command stream at once.")
+    state_cache_entries: int = Field(10_000, ge=0, description="Aggregate states in memory.")
     snapshot_events: int = Field(500, ge=10, description="Events of a stream between two snapshots.")
-    tail_events_max: int = Field(50_000, ge=1, description="Latest events kept in memory for subscribers.")
-    tail_bytes_max: int = Field(32 << 20, ge=1024, description="Bytes of events kept in memory for subscribers.")
+    tail_events_max: int = Field(50_000, ge=1, description="Newest events in memory for subscribers.")
+    tail_bytes_max: int = Field(32 << 20, ge=1024, description="Bytes of events in memory for subscribers.")
     subscriptions_max: int = Field(1000, ge=1, description="Subscriptions at once.")
     waits_max: int = Field(10_000, ge=1, description="Calls that wait for an aggregate's version at once.")
 
 
 class ProjectorSettings(ServerSettings):
-    """What the projector is told."""
+    """Settings of the projector."""
 
     address: Address = Field("127.0.0.1:50053", description="HOST:PORT to listen on; port 0 takes a free one.")
     commands: Address = Field("127.0.0.1:50051", description="HOST:PORT of the command server.")
     read_store: Dsn = Field("sqlite:///data/read.db", description="DSN of the read store.")
     batch_events_max: int = Field(2000, ge=1, le=10_000, description="Events folded in one commit.")
-    feeds_max: int = Field(1000, ge=1, description="Query servers fed at once.")
+    feeds_max: int = Field(1000, ge=1, description="Query servers on the feed at once.")
     tombstone_hours: float = Field(
-        24.0, gt=0, description="How long deleted rows stay known, so that watches can be resumed, in hours."
+        24.0, gt=0, description="Time for which a watch can resume across deleted rows, in hours."
     )
     park_attempts: int = Field(4, ge=1, le=20, description="Attempts to fold an event before its stream is parked.")
     park_pause_seconds: float = Field(0.1, gt=0, description="Pause after the first attempt; it doubles.")
@@ -99,18 +101,18 @@ class ProjectorSettings(ServerSettings):
 
 
 class QueryServerSettings(ServerSettings):
-    """What a query server is told."""
+    """Settings of a query server."""
 
     address: Address = Field("127.0.0.1:50052", description="HOST:PORT to listen on; port 0 takes a free one.")
     commands: Address = Field("127.0.0.1:50051", description="HOST:PORT of the command server.")
     projector: Address = Field("127.0.0.1:50053", description="HOST:PORT of the projector.")
     read_store: Dsn = Field("sqlite:///data/read.db", description="DSN of the read store.")
     waits_max: int = Field(10_000, ge=1, description="Waits at once, those of queries included.")
-    wait_seconds: float = Field(30.0, gt=0, description="How long a call without a deadline waits.")
-    readers: int = Field(2, ge=1, le=64, description="Connections that read the read store.")
-    cache_bytes_max: int = Field(64 << 20, ge=0, description="Bytes of rows and answers kept in memory; 0: none.")
+    wait_seconds: float = Field(30.0, gt=0, description="Limit of a wait without a deadline, in seconds.")
+    readers: int = Field(2, ge=1, le=64, description="Connections to the read store.")
+    cache_bytes_max: int = Field(64 << 20, ge=0, description="Bytes of rows and answers in the cache; 0: no cache.")
     combined_rows_max: int = Field(200_000, ge=1, description="Rows that one combined query may read.")
     watches_max: int = Field(2000, ge=1, description="Watches at once.")
     watched_keys_max: int = Field(2_000_000, ge=1, description="Keys watched at once, by all watches together.")
-    watch_buffer_rows_max: int = Field(1000, ge=2, description="Rows kept for a slow watch before it begins anew.")
-    watch_buffer_bytes_max: int = Field(4 << 20, ge=1024, description="The same, in bytes.")
+    watch_buffer_rows_max: int = Field(1000, ge=2, description="Buffered rows of a slow watch before it starts over.")
+    watch_buffer_bytes_max: int = Field(4 << 20, ge=1024, description="Buffered bytes of a slow watch, likewise.")

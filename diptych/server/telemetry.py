@@ -13,7 +13,7 @@ from prometheus_client import start_http_server
 
 
 class _Stderr:
-    """Standard error, where a line that cannot be written, as the disk is full, is lost and harms nobody."""
+    """Standard error that drops a line it cannot write, as on a full disk, and raises nothing."""
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -25,11 +25,17 @@ class _Stderr:
 
 
 def configure_logging(program: str, level: str, form: str) -> None:
-    """Sends log lines of at least `level` to stderr, as text for people or as JSON."""
+    """Send log lines to stderr.
+
+    Args:
+        program: Name of the server, a field of every line.
+        level: Lowest level to log, such as `info`.
+        form: `console` for text, `json` for JSON.
+    """
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        # Plain traces: the rich ones show local variables, which hold what users told us.
+        # Plain traces: the rich ones show local variables, which hold data of users.
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
@@ -50,7 +56,11 @@ def configure_logging(program: str, level: str, form: str) -> None:
 
 
 def serve_metrics(address: str | None) -> Callable[[], None]:
-    """Serves Prometheus metrics at `http://HOST:PORT/metrics` if an address is given; returns what ends that."""
+    """Serve Prometheus metrics at `http://HOST:PORT/metrics`, and return the function that stops it.
+
+    Args:
+        address: `HOST:PORT`; None: no metrics are served.
+    """
     if address is None:
         return lambda: None
     host, _, port = address.rpartition(":")

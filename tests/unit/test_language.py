@@ -23,8 +23,6 @@ NAMES_AT = ("diptych/domain/", "diptych/testing/", "shop/", "tests/")
 
 NOT_DONE = frozenset(
     """
-    diptych/contract
-    diptych/server
     projector
     projector/feed
     projector/generation

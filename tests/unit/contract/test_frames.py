@@ -1,4 +1,4 @@
-"""Frames put together by hand are what protobuf makes of the same event."""
+"""Frames: events written by hand have the bytes of protobuf."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _METADATA = st.builds(
     seconds=st.integers(0, 1 << 33),
     metadata=_METADATA,
 )
-def test_a_frame_is_what_protobuf_makes(
+def test_frame_has_the_bytes_of_protobuf(
     position: int, version: int, id: str, name: str, seconds: int, metadata: EventMetadata
 ) -> None:
     event = UserRegistered(first_name=name)

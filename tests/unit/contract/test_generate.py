@@ -97,7 +97,7 @@ def _load(descriptors: bytes) -> descriptor_pool.DescriptorPool:
     return pool
 
 
-def test_the_validation_rules_lie_below_our_own_package() -> None:
+def test_validation_rules_are_generated_below_diptych() -> None:
     rules = importlib.import_module("diptych.buf.validate.validate_pb2")
     assert rules.DESCRIPTOR.name == contracts.RULES_FILE
     assert rules.FieldRules.__module__ == "diptych.buf.validate.validate_pb2"
@@ -110,7 +110,7 @@ def test_protovalidate_still_has_the_descriptor_of_its_rules() -> None:
     assert {"field", "message", "oneof"} <= {extension.name for extension in rules.extension}
 
 
-def test_a_domain_elsewhere_is_generated_and_its_rules_apply(protos: Path, modules: Path) -> None:
+def test_domain_in_another_repository_is_generated_and_its_rules_apply(protos: Path, modules: Path) -> None:
     written = contracts.generate(protos, modules)
     assert {path.relative_to(modules).as_posix() for path in written} == {
         "tinylibrary/v1/commands_pb2.py",
@@ -128,7 +128,7 @@ def test_a_domain_elsewhere_is_generated_and_its_rules_apply(protos: Path, modul
     assert broken == {"string.max_len", "required"}
 
 
-def test_generating_again_writes_nothing(protos: Path, tmp_path: Path) -> None:
+def test_second_generation_writes_nothing(protos: Path, tmp_path: Path) -> None:
     first = contracts.generate(protos, tmp_path / "out")
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in first}
     assert contracts.generate(protos, tmp_path / "out") == first
@@ -137,7 +137,7 @@ def test_generating_again_writes_nothing(protos: Path, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in elsewhere] == [path.read_bytes() for path in first]
 
 
-def test_two_generations_at_once_do_not_disturb_each_other(protos: Path, tmp_path: Path) -> None:
+def test_two_generations_run_at_once(protos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with ThreadPoolExecutor() as pool:
         first, *others = pool.map(lambda _: contracts.generate(protos, out), range(4))
@@ -180,7 +180,7 @@ def test_a_folder_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
         contracts.descriptor_set([tmp_path])
 
 
-def test_the_shipped_set_is_complete_and_commented() -> None:
+def test_shipped_set_is_complete_and_commented() -> None:
     _load(contracts.shipped("shop"))
     files = _parse(contracts.shipped("shop"))
     assert not [name for name in _parse(contracts.shipped()) if name.startswith("shop/")]
@@ -191,7 +191,7 @@ def test_the_shipped_set_is_complete_and_commented() -> None:
         assert bool(_comments(file)) == name.startswith(("diptych/", "shop/")), name
 
 
-def test_another_domains_set_brings_the_engine_and_not_the_shop(protos: Path) -> None:
+def test_set_of_another_domain_has_the_engine_and_not_the_shop(protos: Path) -> None:
     descriptors = contracts.descriptor_set([protos])
     _load(descriptors)
     files = _parse(descriptors)
@@ -205,7 +205,7 @@ def test_another_domains_set_brings_the_engine_and_not_the_shop(protos: Path) ->
     assert contracts.descriptor_set([protos]) == descriptors
 
 
-def test_a_plain_set_is_the_same_without_the_rules(protos: Path) -> None:
+def test_plain_set_is_the_same_without_the_rules(protos: Path) -> None:
     full = contracts.descriptor_set([protos])
     plain = without_rules(full)
     for name in (b"buf.validate", b"buf/validate"):
@@ -223,7 +223,7 @@ def test_a_plain_set_is_the_same_without_the_rules(protos: Path) -> None:
     assert not request.field[2].HasField("options")
 
 
-def test_a_message_made_of_rules_cannot_be_plain(protos: Path) -> None:
+def test_message_with_a_field_of_rules_cannot_be_plain(protos: Path) -> None:
     file = protos / "tinylibrary/v1/commands.proto"
     file.write_text(file.read_text() + "message Uses { buf.validate.Violations violations = 1; }\n")
     with pytest.raises(contracts.ContractError, match=r"tinylibrary/v1/commands\.proto cannot do without"):
@@ -237,7 +237,7 @@ def compiled(protos: Path, *, plain: bool) -> bytes:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_protoc_takes_the_set_in_place_of_sources(protos: Path, tmp_path: Path, plain: bool) -> None:
+def test_protoc_reads_the_set_in_place_of_sources(protos: Path, tmp_path: Path, plain: bool) -> None:
     descriptors = tmp_path / "contracts.binpb"
     descriptors.write_bytes(compiled(protos, plain=plain))
     command = [sys.executable, "-m", "grpc_tools.protoc", f"--descriptor_set_in={descriptors}"]
@@ -262,7 +262,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_what_would_break_readers_of_the_last_release_is_refused(tmp_path: Path, what: str) -> None:
+def test_change_that_breaks_readers_of_the_last_release_is_refused(tmp_path: Path, what: str) -> None:
     """By `make contracts`, in a repository of its own that has a release."""
     root, programs = Path(__file__).resolve().parents[3], Path(sys.executable).parent
     if not (programs / "buf").exists() or shutil.which("make") is None:
@@ -290,7 +290,7 @@ def test_what_would_break_readers_of_the_last_release_is_refused(tmp_path: Path,
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_buf_takes_the_set_as_an_image(protos: Path, tmp_path: Path, plain: bool) -> None:
+def test_buf_reads_the_set_as_an_image(protos: Path, tmp_path: Path, plain: bool) -> None:
     buf = Path(sys.executable).with_name("buf")
     if not buf.exists():
         pytest.skip("buf is not installed beside this Python.")

@@ -1,4 +1,4 @@
-"""Times that the wire takes and their types forbid are found wherever they stand."""
+"""Times: every one that its type forbids is reported, at any depth of a message."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ Tree = _tree()
         Timestamp(seconds=-62_135_596_801),
     ],
 )
-def test_a_timestamp_out_of_range_is_malformed(time: Timestamp) -> None:
+def test_timestamp_out_of_range_is_malformed(time: Timestamp) -> None:
     assert [path for path, _ in malformed_times(Tree(time=time))] == ["time"]
 
 
@@ -70,11 +70,11 @@ def test_a_timestamp_out_of_range_is_malformed(time: Timestamp) -> None:
         Duration(seconds=-315_576_000_001),
     ],
 )
-def test_a_duration_out_of_range_is_malformed(span: Duration) -> None:
+def test_duration_out_of_range_is_malformed(span: Duration) -> None:
     assert [path for path, _ in malformed_times(Tree(span=span))] == ["span"]
 
 
-def test_times_in_range_are_well_formed() -> None:
+def test_times_in_range_are_accepted() -> None:
     tree = Tree(
         time=Timestamp(seconds=253_402_300_799, nanos=999_999_999),
         times=[Timestamp(seconds=-62_135_596_800), Timestamp()],
@@ -83,7 +83,7 @@ def test_times_in_range_are_well_formed() -> None:
     assert malformed_times(tree) == []
 
 
-def test_every_malformed_time_is_told_with_its_full_path() -> None:
+def test_every_malformed_time_is_reported_with_its_full_path() -> None:
     bad = Timestamp(nanos=-1)
     tree = Tree(
         times=[Timestamp(), bad],
@@ -98,14 +98,14 @@ def test_every_malformed_time_is_told_with_its_full_path() -> None:
     ]
 
 
-def test_maps_are_left_alone() -> None:
+def test_times_in_maps_are_not_checked() -> None:
     tree = Tree()
     tree.by_name["x"].nanos = -1
     assert malformed_times(tree) == []
     assert malformed_times(UpdateUserProfileRequest(preferences={"a": "b"})) == []
 
 
-def test_a_message_without_times_has_none_that_are_malformed() -> None:
+def test_message_without_times_has_no_malformed_ones() -> None:
     assert malformed_times(RegisterUserRequest()) == []
     context = CommandContext(issue_time=Timestamp(nanos=-1))
     assert [path for path, _ in malformed_times(RegisterUserRequest(context=context))] == ["context.issue_time"]

@@ -23,24 +23,24 @@ def paths(refused: pytest.ExceptionInfo[InvalidRequest]) -> list[str]:
     return [path for path, _ in refused.value.rules]
 
 
-def test_a_valid_message_passes() -> None:
+def test_valid_message_passes() -> None:
     check(order(TEA))
 
 
-def test_the_path_leads_into_lists() -> None:
+def test_path_leads_into_lists() -> None:
     bad = ImportedItem(product_id="tea", quantity=0, unit_price=TEA.unit_price)
     with pytest.raises(InvalidRequest) as refused:
         check(order(bad, TEA, bad))
     assert paths(refused) == ["items[0].quantity", "items[2].quantity"]
 
 
-def test_the_path_leads_into_maps() -> None:
+def test_path_leads_into_maps() -> None:
     with pytest.raises(InvalidRequest) as refused:
         check(UpdateUserProfileRequest(user_id="ada", preferences={'the "best"': "x" * 201}))
     assert paths(refused) == ['preferences["the \\"best\\""]']
 
 
-def test_all_violations_are_told() -> None:
+def test_all_violations_are_reported() -> None:
     with pytest.raises(InvalidRequest) as refused:
         check(RegisterUserRequest(user_id="a b", email="nobody", first_name="x" * 201))
     assert sorted(paths(refused)) == ["email", "first_name", "user_id"]
@@ -48,7 +48,7 @@ def test_all_violations_are_told() -> None:
     assert all(sentence for _, sentence in refused.value.rules)
 
 
-def test_a_malformed_time_hides_no_other_violation() -> None:
+def test_malformed_time_hides_no_other_violation() -> None:
     command = order(
         ImportedItem(product_id="tea", unit_price=TEA.unit_price),
         context=CommandContext(issue_time=Timestamp(nanos=-1), expected_version=-1),
@@ -58,7 +58,7 @@ def test_a_malformed_time_hides_no_other_violation() -> None:
     assert sorted(paths(refused)) == ["context.expected_version", "context.issue_time", "items[0].quantity"]
 
 
-def test_a_malformed_time_is_told_once_where_a_rule_speaks_of_it_too() -> None:
+def test_malformed_time_is_reported_once_if_a_rule_covers_it_too() -> None:
     command = order(TEA)
     command.order_time.seconds = 1 << 60
     with pytest.raises(InvalidRequest) as refused:
@@ -66,7 +66,7 @@ def test_a_malformed_time_is_told_once_where_a_rule_speaks_of_it_too() -> None:
     assert paths(refused) == ["order_time"]
 
 
-def test_a_rule_of_the_message_has_no_field() -> None:
+def test_rule_of_the_message_has_no_field() -> None:
     command = UpdateUserProfileRequest(user_id="ada")
     command.update_mask.paths.append("email")
     with pytest.raises(InvalidRequest) as refused:

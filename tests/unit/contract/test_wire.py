@@ -1,4 +1,4 @@
-"""The wire format written by hand is what protobuf writes."""
+"""Wire format: fields written by hand have the bytes of protobuf."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from diptych.v1.events_pb2 import Progress
 
 
 @given(st.integers(0, (1 << 63) - 1))
-def test_integers_are_as_protobuf_writes_them(value: int) -> None:
+def test_integers_have_the_bytes_of_protobuf(value: int) -> None:
     assert integer(2, value) == Progress(position=value).SerializeToString()
 
 
 @given(st.text(min_size=1, max_size=300))
-def test_strings_are_as_protobuf_writes_them(value: str) -> None:
+def test_strings_have_the_bytes_of_protobuf(value: str) -> None:
     assert delimited(2, value.encode()) == AggregateRef(id=value).SerializeToString()
 
 
 @given(st.booleans())
-def test_flags_are_as_protobuf_writes_them(value: bool) -> None:
+def test_bools_have_the_bytes_of_protobuf(value: bool) -> None:
     assert integer(4, value) == CommandResult(duplicate=value).SerializeToString()
 
 
-def test_a_varint_grows_by_a_byte_every_seven_bits() -> None:
+def test_varint_has_one_byte_for_seven_bits() -> None:
     lengths = [len(varint(1 << bits)) for bits in (0, 6, 7, 13, 14, 62)]
     assert lengths == [1, 1, 2, 2, 3, 9]
 
 
-def test_an_empty_string_is_told_and_reads_as_empty() -> None:
+def test_empty_string_is_written_and_reads_as_empty() -> None:
     assert AggregateRef.FromString(delimited(2, b"")) == AggregateRef()

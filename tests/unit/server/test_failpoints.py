@@ -1,4 +1,4 @@
-"""Failpoints: what arms them, what they do, and that every one of them is a step of some server."""
+"""Failpoints: their arming, their actions, and one step of a server for each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def disarmed() -> Iterator[None]:
     failpoints.arm("")
 
 
-def test_every_failpoint_is_one_step() -> None:
+def test_every_failpoint_is_hit_at_one_step() -> None:
     hits = Counter(
         name
         for package in ("command_server", "projector", "query_server", "diptych")
@@ -34,13 +34,13 @@ def test_every_failpoint_is_one_step() -> None:
     assert hits == Counter(list(failpoints.NAMES))
 
 
-def test_every_failpoint_is_one_that_a_server_is_killed_at() -> None:
+def test_history_kills_a_server_at_every_failpoint() -> None:
     assert sorted(name for program in set(PROGRAMS.values()) for name in failpoints_of(program)) == sorted(
         failpoints.NAMES
     )
 
 
-def test_a_failpoint_acts_at_its_hit_alone() -> None:
+def test_failpoint_acts_at_its_hit_alone() -> None:
     failpoints.arm("fold.taken=raise@2; commit.taken=pause(1)")
     failpoints.hit("fold.taken")
     failpoints.hit("fold.told")
@@ -50,19 +50,19 @@ def test_a_failpoint_acts_at_its_hit_alone() -> None:
     failpoints.hit("fold.taken")
 
 
-def test_nothing_happens_at_a_failpoint_that_is_not_armed() -> None:
+def test_unarmed_failpoint_does_nothing() -> None:
     for name in failpoints.NAMES:
         failpoints.hit(name)
 
 
 @pytest.mark.parametrize("points", ["fold.taken", "fold.taken=die", "no.such=kill", "fold.taken=kill@x", "=kill"])
-def test_what_is_no_failpoint_is_refused(points: str) -> None:
+def test_malformed_failpoint_is_refused(points: str) -> None:
     with pytest.raises(ValueError, match="is no failpoint"):
         failpoints.arm(points)
 
 
 @pytest.mark.parametrize(("action", "number"), [("kill", signal.SIGKILL), ("stop", signal.SIGSTOP)])
-def test_a_process_kills_or_stops_itself(action: str, number: signal.Signals) -> None:
+def test_process_kills_or_stops_itself(action: str, number: signal.Signals) -> None:
     hits = f"f.arm('fold.taken={action}@2'); [f.hit('fold.taken') for _ in '12']"
     code = f"from diptych.server import failpoints as f; {hits}"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
