@@ -16,7 +16,7 @@ from diptych.contract.token import Token
 from diptych.domain.loading import load
 from tests.history.clients import RecordingClient, whole_log
 from tests.history.judge import Case, judge
-from tests.history.records import History, Known, Write
+from tests.history.records import History, Write, WriteStatus
 from tests.history.shop import ShopEffects
 from tests.history.shopping import Board, Shopper, open_shop
 from tests.history.stage import Stage
@@ -79,7 +79,7 @@ async def test_a_restored_log_goes_on_where_the_backup_ends(tmp_path: Path) -> N
         await enough(second, WRITES)
         board.over = True
         client = await working
-        accepted = [write for write in first.writes if write.known is Known.ACKNOWLEDGED and not write.duplicate]
+        accepted = [write for write in first.writes if write.status is WriteStatus.ACKNOWLEDGED and not write.duplicate]
         # Of those that recorded nothing, the token does not tell on which side of the backup they were.
         remembered = {event.metadata.request_id for event in restored}
         before = [write for write in accepted if write.request_id in remembered]
@@ -90,7 +90,7 @@ async def test_a_restored_log_goes_on_where_the_backup_ends(tmp_path: Path) -> N
         for write in rng.sample(after, REPEATS):
             again = await _repeated(client, write)
             # It may be refused, by what is there now; it is no repeat, and belongs to the new epoch.
-            if again.known is Known.ACKNOWLEDGED:
+            if again.status is WriteStatus.ACKNOWLEDGED:
                 assert not again.duplicate
                 assert Token.parse(again.token).epoch == 2 or Token.parse(again.token).position <= kept
         second.log = await whole_log(stage.commands)

@@ -17,7 +17,18 @@ from diptych.client import CallRefused, method_of, open_channel, with_context
 from diptych.contract.token import METADATA_KEY, Token
 from diptych.v1 import events_pb2, read_model_pb2
 from diptych.v1.commands_pb2 import CommandResult
-from tests.history.records import Followed, History, Known, Read, Refused, Told, Wait, Watched, WatchFrame, Write
+from tests.history.records import (
+    Followed,
+    FrameKind,
+    History,
+    Read,
+    Refused,
+    Wait,
+    Watched,
+    WatchFrame,
+    Write,
+    WriteStatus,
+)
 
 _UNKNOWN_REASONS = frozenset({"OUTCOME_UNKNOWN"})
 _SUBSCRIBE = "/diptych.v1.EventService/Subscribe"
@@ -89,13 +100,17 @@ class RecordingClient:
         repeated: bool = False,
     ) -> Write:
         """Records what became of a command that was sent at `began`."""
-        told: dict[str, Any]
+        fields: dict[str, Any]
         if isinstance(outcome, CallRefused):
-            known = Known.REFUSED if outcome.reason and outcome.reason not in _UNKNOWN_REASONS else Known.UNKNOWN
-            told = {"known": known, "code": outcome.code.name, "reason": outcome.reason}
+            status = (
+                WriteStatus.REFUSED
+                if outcome.reason and outcome.reason not in _UNKNOWN_REASONS
+                else WriteStatus.UNKNOWN
+            )
+            fields = {"status": status, "code": outcome.code.name, "reason": outcome.reason}
         else:
-            told = {
-                "known": Known.ACKNOWLEDGED,
+            fields = {
+                "status": WriteStatus.ACKNOWLEDGED,
                 "version": outcome.version,
                 "token": outcome.token,
                 "duplicate": outcome.duplicate,
@@ -110,7 +125,7 @@ class RecordingClient:
             ended=time.monotonic(),
             expected_version=expected_version,
             repeated=repeated,
-            **told,
+            **fields,
         )
         self._history.writes.append(write)
         self.token = max(self.token, write.token)
@@ -195,12 +210,12 @@ class RecordingClient:
             request_serializer=_serialize,
             response_deserializer=read_model_pb2.WaitForVersionResponse.FromString,
         )
-        told: dict[str, Any]
+        fields: dict[str, Any]
         began = time.monotonic()
         calling = call(request, timeout=timeout)
         try:
             answer = await calling
-            told = {
+            fields = {
                 "outcome": answer.outcome,
                 "applied": answer.progress.applied_position,
                 "head": answer.progress.head_position,
@@ -210,7 +225,7 @@ class RecordingClient:
         except grpc.aio.AioRpcError as failed:
             error = CallRefused.of(failed)
             refused = Refused(code=error.code.name, reason=error.reason, metadata=error.metadata)
-            told = {"refused": refused, "trailer": error.token}
+            fields = {"refused": refused, "trailer": error.token}
         wait = Wait(
             client=self.name,
             server=server,
@@ -221,7 +236,7 @@ class RecordingClient:
             token=token,
             stream=stream,
             version=version,
-            **told,
+            **fields,
         )
         self._history.waits.append(wait)
         return wait
@@ -249,7 +264,7 @@ class RecordingClient:
                 await asyncio.sleep(0.05)
         finally:
             self._history.followed.append(
-                Followed(client=self.name, after=0, seen=tuple(seen), types=frozenset(event_types))
+                Followed(client=self.name, after=0, events=tuple(seen), types=frozenset(event_types))
             )
 
     async def watch(self, view: str, keys: frozenset[str] | None, rng: random.Random) -> None:
@@ -273,7 +288,7 @@ class RecordingClient:
             _WATCH, request_serializer=_serialize, response_deserializer=read_model_pb2.WatchResponse.FromString
         )
         frames.append(
-            WatchFrame(at=time.monotonic(), told=Told.OPENED, resume_token=request.resume_token, server=server)
+            WatchFrame(at=time.monotonic(), kind=FrameKind.OPENED, resume_token=request.resume_token, server=server)
         )
         try:
             async for answer in call(request):
@@ -285,7 +300,7 @@ class RecordingClient:
         except grpc.aio.AioRpcError as failed:
             error = CallRefused.of(failed)
             if error.reason:
-                frames.append(WatchFrame(at=time.monotonic(), told=Told.REFUSED, reason=error.reason))
+                frames.append(WatchFrame(at=time.monotonic(), kind=FrameKind.REFUSED, reason=error.reason))
 
 
 def _watch_frame(answer: read_model_pb2.WatchResponse) -> WatchFrame:
@@ -293,20 +308,20 @@ def _watch_frame(answer: read_model_pb2.WatchResponse) -> WatchFrame:
     reason = ""
     match answer.WhichOneof("frame"):
         case "rows":
-            told = Told.ROWS
+            kind = FrameKind.ROWS
             rows = tuple(
                 (row.key, row.position, row.row.value if row.HasField("row") else None) for row in answer.rows.rows
             )
         case "caught_up":
-            told = Told.CAUGHT_UP
+            kind = FrameKind.CAUGHT_UP
         case "progress":
-            told = Told.PROGRESS
+            kind = FrameKind.PROGRESS
         case _:
-            told = Told.RESET
+            kind = FrameKind.RESET
             reason = read_model_pb2.ResetReason.Name(answer.reset.reason)
     return WatchFrame(
         at=time.monotonic(),
-        told=told,
+        kind=kind,
         rows=rows,
         resume_token=answer.resume_token,
         position=answer.progress.position,

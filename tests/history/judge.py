@@ -18,7 +18,7 @@ from diptych.domain.domain import Domain
 from diptych.v1.events_pb2 import RecordedEvent
 from diptych.v1.read_model_pb2 import WaitOutcome
 from tests.history.model import FOREVER, Truth, overlap, position_of, stream_of
-from tests.history.records import History, Known, Read, Refused, Stored, Told, Wait, Write
+from tests.history.records import FrameKind, History, Read, Refused, Stored, Wait, Write, WriteStatus
 from tests.history.watching import Replay
 
 REACHED = WaitOutcome.WAIT_OUTCOME_REACHED
@@ -143,7 +143,7 @@ def subscribers_saw_the_log(case: Case) -> Iterator[str]:
     names = [event.event.type_url.rpartition("/")[2] for event in case.history.log]
     for one in case.history.followed:
         last = one.after
-        for position, event_id in one.seen:
+        for position, event_id in one.events:
             if position <= last:
                 yield f"{one.client} was sent position {position} after {last}"
             missed = [
@@ -163,7 +163,7 @@ def acknowledged_is_durable(case: Case) -> Iterator[str]:
     """Every acknowledged command is in the log as it was acknowledged."""
     by_request, log = case.truth.by_request, case.history.log
     for write in case.history.writes:
-        if write.known is not Known.ACKNOWLEDGED:
+        if write.status is not WriteStatus.ACKNOWLEDGED:
             continue
         place, name = position_of(write.token), f"{type(write.command).__name__} {write.request_id}"
         if place > len(log) or place < 1:
@@ -180,7 +180,7 @@ def acknowledged_is_durable(case: Case) -> Iterator[str]:
                     f"{stream_of(last)} version {last.version} at {last.position}"
                 )
         else:
-            # It found its aggregate as it wanted it, and its token is that of the event that made it so.
+            # Its aggregate was in the demanded state already; the token is that of the event that caused the state.
             there = log[place - 1]
             if (there.version, stream_of(there)) != (write.version, write.stream):
                 yield (
@@ -199,10 +199,10 @@ def effects_are_taken_once(case: Case) -> Iterator[str]:
         elif problem := case.effects.wrong(attempts[0].command, events):
             yield f"request {request_id} of {len(attempts)} sendings: {problem}"
     for request_id, attempts in case.attempts.items():
-        answers = {(one.version, one.token) for one in attempts if one.known is Known.ACKNOWLEDGED}
+        answers = {(one.version, one.token) for one in attempts if one.status is WriteStatus.ACKNOWLEDGED}
         if len(answers) > 1:
             yield f"request {request_id} was acknowledged differently: {sorted(answers)}"
-        firsts = [one for one in attempts if one.known is Known.ACKNOWLEDGED and not one.duplicate]
+        firsts = [one for one in attempts if one.status is WriteStatus.ACKNOWLEDGED and not one.duplicate]
         if len(firsts) > 1:
             yield f"request {request_id} was acknowledged {len(firsts)} times as no duplicate"
         if len(attempts) == 1 and attempts[0].duplicate and not attempts[0].repeated:
@@ -214,7 +214,7 @@ def refused_takes_no_effect(case: Case) -> Iterator[str]:
     """A command that was refused whenever it was sent is not in the log."""
     for request_id, attempts in case.attempts.items():
         events = case.truth.by_request.get(request_id)
-        if events and all(one.known is Known.REFUSED for one in attempts):
+        if events and all(one.status is WriteStatus.REFUSED for one in attempts):
             yield (
                 f"request {request_id} was refused ({attempts[-1].code} {attempts[-1].reason}), and is in the log at "
                 f"{[event.position for event in events]}"
@@ -236,7 +236,7 @@ def order_follows_time(case: Case) -> Iterator[str]:
     acknowledged = sorted(
         (write.ended, position_of(write.token), write.request_id)
         for write in case.history.writes
-        if write.known is Known.ACKNOWLEDGED
+        if write.status is WriteStatus.ACKNOWLEDGED
     )
     greatest: list[tuple[int, str]] = []
     for _, position, request_id in acknowledged:
@@ -277,7 +277,7 @@ def reads_are_cuts(case: Case) -> Iterator[str]:
     for read in case.history.reads:
         if read.refused is not None:
             continue
-        wanted = max(position_of(read.presented), position_of(read.trailer))
+        required = max(position_of(read.presented), position_of(read.trailer))
         head = case.possible_head(read.ended)
         spans = [(0, FOREVER)]
         rows = dict(read.rows)
@@ -287,13 +287,13 @@ def reads_are_cuts(case: Case) -> Iterator[str]:
             its = case.truth.spans(read.view, key, content)
             if not its:
                 yield f"{_describe(read)}: row {key} was never like that"
-            elif its[-1][1] < wanted:
-                yield f"{_describe(read)} as of {wanted}: row {key} is stale, it was like that until {its[-1][1]}"
+            elif its[-1][1] < required:
+                yield f"{_describe(read)} as of {required}: row {key} is stale, it was like that until {its[-1][1]}"
             elif its[0][0] > head:
                 yield f"{_describe(read)}: row {key} is as of {its[0][0]}, and at most {head} were recorded then"
             spans = overlap(spans, its)
-        if not overlap(spans, [(wanted, head)]) and wanted <= head:
-            yield f"{_describe(read)}: the rows are of no one position from {wanted} to {head}"
+        if not overlap(spans, [(required, head)]) and required <= head:
+            yield f"{_describe(read)}: the rows are of no one position from {required} to {head}"
 
 
 @_check
@@ -308,7 +308,7 @@ def tokens_tell_the_truth(case: Case) -> Iterator[str]:
                 yield f"{call.client} on {call.server} was told token {position_of(token)}, and the head was {head}"
         if call.refused is not None and not call.refused.reason:
             continue  # gRPC itself answered.
-        # A refusal of ours says where it was decided, which can be before what was wanted only if it says so.
+        # A refusal names the position of its decision. Only some reasons allow one before the required position.
         if call.trailer < presented:
             yield (
                 f"{call.client} on {call.server} presented {position_of(presented)} and was answered with "
@@ -321,7 +321,7 @@ def writes_are_read(case: Case) -> Iterator[str]:
     """Who reads with the token of a write sees it, at its version or a later one; by the clients' records alone."""
     written: dict[str, list[Write]] = defaultdict(list)
     for write in case.history.writes:
-        if write.known is Known.ACKNOWLEDGED:
+        if write.status is WriteStatus.ACKNOWLEDGED:
             written[write.stream].append(write)
     streams = _streams_of_rows(case)
     for read in case.history.reads:
@@ -366,15 +366,15 @@ def reached_is_readable(case: Case) -> Iterator[str]:
         if read.refused is not None:
             continue
         projection = case.truth.projection_of[read.view]
-        wanted = 0
+        required = 0
         for wait in reached[read.server]:
             same = not wait.view or case.truth.projection_of[wait.view] == projection
             if same and wait.ended < read.began:
-                wanted = max(wanted, _wanted(case, wait))
+                required = max(required, _required(case, wait))
         for key, content in read.rows.items():
             its = case.truth.spans(read.view, key, content)
-            if its and its[-1][1] < wanted:
-                yield f"{_describe(read)}: row {key} is as of {its[-1][1]} at most, after REACHED for {wanted}"
+            if its and its[-1][1] < required:
+                yield f"{_describe(read)}: row {key} is as of {its[-1][1]} at most, after REACHED for {required}"
 
 
 # Verdicts.
@@ -385,23 +385,23 @@ def waits_do_not_lie(case: Case) -> Iterator[str]:
     """REACHED means applied, TIMED_OUT comes when it was time, and what was there is not waited for in vain."""
     for wait in case.history.waits:
         name = f"{wait.client} waited on {wait.server} for {wait.view or 'all'} at {wait.began:.3f}"
-        took, wanted = wait.ended - wait.began, _wanted(case, wait)
+        took, required = wait.ended - wait.began, _required(case, wait)
         if wait.refused is not None:
             yield from (f"{name}: {problem}" for problem in _refused_wrongly(case, wait.refused, frozenset()))
         elif wait.outcome == REACHED:
-            if wait.applied < wanted:
-                yield f"{name}: REACHED {wanted} at {wait.applied}"
+            if wait.applied < required:
+                yield f"{name}: REACHED {required} at {wait.applied}"
             if position_of(wait.progress_token) != wait.applied or wait.head < wait.applied:
                 yield f"{name}: {wait.applied} applied, {wait.head} the head, token {position_of(wait.progress_token)}"
-            if wait.stream and not wanted:
+            if wait.stream and not required:
                 yield f"{name}: REACHED {wait.stream} version {wait.version}, which is not in the log"
         elif wait.outcome == TIMED_OUT:
             if took < _least(wait.timeout):
                 yield f"{name}: TIMED_OUT after {took:.3f} s of {wait.timeout} s"
-            if wait.token and wait.applied >= wanted:
-                yield f"{name}: TIMED_OUT for {wanted} with {wait.applied} applied"
-            if shown := _shown_before(case, wait.server, _projections(case, wait), wanted, wait.began, wait.ended):
-                yield f"{name}: TIMED_OUT for {wanted}, which {shown}"
+            if wait.token and wait.applied >= required:
+                yield f"{name}: TIMED_OUT for {required} with {wait.applied} applied"
+            if shown := _shown_before(case, wait.server, _projections(case, wait), required, wait.began, wait.ended):
+                yield f"{name}: TIMED_OUT for {required}, which {shown}"
         elif wait.outcome not in case.outcomes:
             yield f"{name}: {WaitOutcome.Name(wait.outcome)}, for which there was no cause"
 
@@ -417,23 +417,23 @@ def refusals_do_not_lie(case: Case) -> Iterator[str]:
         for problem in _refused_wrongly(case, refused, _HONEST_READ):
             yield f"{name}: {problem}"
         if refused.reason == "READ_MODEL_BEHIND":
-            applied, wanted = int(refused.metadata["applied_position"]), int(refused.metadata["wanted_position"])
-            if applied >= wanted:
-                yield f"{name}: READ_MODEL_BEHIND at {applied}, which includes {wanted}"
-            if read.presented and wanted != position_of(read.presented):
-                yield f"{name}: READ_MODEL_BEHIND {wanted}, and {position_of(read.presented)} was presented"
+            applied, required = int(refused.metadata["applied_position"]), int(refused.metadata["wanted_position"])
+            if applied >= required:
+                yield f"{name}: READ_MODEL_BEHIND at {applied}, which includes {required}"
+            if read.presented and required != position_of(read.presented):
+                yield f"{name}: READ_MODEL_BEHIND {required}, and {position_of(read.presented)} was presented"
             if read.timeout and read.ended - read.began < _least(read.timeout):
                 yield f"{name}: READ_MODEL_BEHIND after {read.ended - read.began:.3f} s of {read.timeout} s"
             projection = case.truth.projection_of[read.view]
-            if shown := _shown_before(case, read.server, [projection], wanted, read.began, read.ended):
-                yield f"{name}: READ_MODEL_BEHIND {wanted}, which {shown}"
+            if shown := _shown_before(case, read.server, [projection], required, read.began, read.ended):
+                yield f"{name}: READ_MODEL_BEHIND {required}, which {shown}"
 
 
 @_check
 def writes_are_refused_in_our_words(case: Case) -> Iterator[str]:
     """A refusal of a command is ours and has a reason; UNKNOWN and INTERNAL are none."""
     for write in case.history.writes:
-        if write.known is Known.REFUSED and not write.reason:
+        if write.status is WriteStatus.REFUSED and not write.reason:
             yield f"{write.request_id} was refused with {write.code} and no reason"
         if write.reason == "INTERNAL":
             yield f"{write.request_id} ({type(write.command).__name__}) was refused with INTERNAL"
@@ -445,9 +445,11 @@ def _refused_wrongly(case: Case, refused: Refused, honest: frozenset[str]) -> It
         yield f"refused with {refused.code} {reason}, for which there was no cause"
 
 
-def _shown_before(case: Case, server: str, projections: Sequence[str], wanted: int, began: float, ended: float) -> str:
+def _shown_before(
+    case: Case, server: str, projections: Sequence[str], required: int, began: float, ended: float
+) -> str:
     """How the server had shown before `began` that it includes a position, if nothing was done to anything since."""
-    if len(projections) != 1 or not wanted:
+    if len(projections) != 1 or not required:
         return ""
     for read in case.history.reads:
         if (
@@ -455,7 +457,7 @@ def _shown_before(case: Case, server: str, projections: Sequence[str], wanted: i
             and read.refused is None
             and case.truth.projection_of[read.view] == projections[0]
             and read.ended < began
-            and position_of(read.trailer) >= wanted
+            and position_of(read.trailer) >= required
             and not any(fault.began <= ended and fault.ended >= read.began for fault in case.history.faults)
         ):
             return f"{server} had answered at {position_of(read.trailer)} at {read.ended:.3f}"
@@ -468,7 +470,7 @@ def _projections(case: Case, wait: Wait) -> list[str]:
     return sorted(set(case.truth.projection_of.values()))
 
 
-def _wanted(case: Case, wait: Wait) -> int:
+def _required(case: Case, wait: Wait) -> int:
     if wait.token:
         return position_of(wait.token)
     events = case.truth.by_stream.get(wait.stream, [])
@@ -498,7 +500,7 @@ def watches_tell_once(case: Case) -> Iterator[str]:
     for watched in case.history.watched:
         replay = Replay(case.truth, watched)
         for frame in watched.frames:
-            seen = set(replay.told)
+            seen = set(replay.row_changes)
             for key, position, _ in frame.rows:
                 if (key, position) in seen:
                     yield f"{watched.client} watching {watched.view} was told row {key} at {position} twice"
@@ -551,15 +553,15 @@ def watches_begin_anew_for_a_cause(case: Case) -> Iterator[str]:
         caught_up = False
         for frame in watched.frames:
             name = f"{watched.client} watching {watched.view} at {frame.at:.3f}"
-            if frame.told is Told.RESET and frame.reason not in case.resets:
+            if frame.kind is FrameKind.RESET and frame.reason not in case.resets:
                 yield f"{name}: {frame.reason}, for which there was no cause"
-            elif frame.told is Told.REFUSED and frame.reason not in case.refusals | _HONEST_READ:
+            elif frame.kind is FrameKind.REFUSED and frame.reason not in case.refusals | _HONEST_READ:
                 yield f"{name}: refused with {frame.reason}, for which there was no cause"
-            elif frame.told is Told.CAUGHT_UP and caught_up:
+            elif frame.kind is FrameKind.CAUGHT_UP and caught_up:
                 yield f"{name}: caught up once more"
-            if frame.told is Told.CAUGHT_UP:
+            if frame.kind is FrameKind.CAUGHT_UP:
                 caught_up = True
-            elif frame.told in (Told.RESET, Told.OPENED):
+            elif frame.kind in (FrameKind.RESET, FrameKind.OPENED):
                 caught_up = False
 
 

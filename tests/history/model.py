@@ -55,7 +55,7 @@ class Truth:
     def change(self, view: str, key: str, position: int) -> ChangedRow | None:
         """A row as it stands at a position, a tombstone too; None: there was none yet."""
         changes = self._changes[view].get(key, [])
-        index = bisect_right(changes, position, key=_place)
+        index = bisect_right(changes, position, key=_changed_at)
         return changes[index - 1] if index else None
 
     def row(self, view: str, key: str, position: int) -> bytes | None:
@@ -70,10 +70,13 @@ class Truth:
     def _spans(self, view: str, key: str, content: bytes | None) -> Iterator[Span]:
         changes = self._changes[view].get(key, [])
         if content is None:
-            yield 0, (_place(changes[0]) - 1 if changes else FOREVER)
+            yield 0, (_changed_at(changes[0]) - 1 if changes else FOREVER)
         for index, change in enumerate(changes):
             if change[2] == content:
-                yield _place(change), (_place(changes[index + 1]) - 1 if index + 1 < len(changes) else FOREVER)
+                yield (
+                    _changed_at(change),
+                    (_changed_at(changes[index + 1]) - 1 if index + 1 < len(changes) else FOREVER),
+                )
 
     @cached_property
     def by_request(self) -> dict[str, list[RecordedEvent]]:
@@ -105,6 +108,6 @@ def overlap(one: Sequence[Span], other: Sequence[Span]) -> list[Span]:
     return common
 
 
-def _place(change: ChangedRow) -> int:
+def _changed_at(change: ChangedRow) -> int:
     position: int = change[1]
     return position

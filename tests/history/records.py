@@ -17,7 +17,7 @@ from diptych.v1.events_pb2 import RecordedEvent
 from diptych.v1.read_model_pb2 import WaitOutcome
 
 
-class Known(Enum):
+class WriteStatus(Enum):
     """What a client knows of a command that it sent."""
 
     ACKNOWLEDGED = "acknowledged"
@@ -38,7 +38,7 @@ class Write:
     """The aggregate that it addresses, as `type/id`."""
     began: float
     ended: float
-    known: Known
+    status: WriteStatus
     version: int = 0
     token: str = ""
     duplicate: bool = False
@@ -110,12 +110,12 @@ class Followed:
 
     client: str
     after: int
-    seen: tuple[tuple[int, str], ...]
+    events: tuple[tuple[int, str], ...]
     types: frozenset[str] = frozenset()
     """The event types asked for; empty: all."""
 
 
-class Told(Enum):
+class FrameKind(Enum):
     """What a frame of a watch is."""
 
     OPENED = "opened"
@@ -133,7 +133,7 @@ class WatchFrame:
     """One frame of a watch."""
 
     at: float
-    told: Told
+    kind: FrameKind
     rows: tuple[tuple[str, int, bytes | None], ...] = ()
     """Keys, positions, contents; None: deleted."""
     resume_token: str = ""
@@ -205,5 +205,5 @@ class History:
     def has(self, reads: int, writes: int) -> bool:
         """Return True if at least that many reads were answered and commands acknowledged."""
         answered = sum(read.refused is None for read in self.reads)
-        acknowledged = sum(write.known is Known.ACKNOWLEDGED for write in self.writes)
+        acknowledged = sum(write.status is WriteStatus.ACKNOWLEDGED for write in self.writes)
         return answered >= reads and acknowledged >= writes

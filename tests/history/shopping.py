@@ -35,7 +35,7 @@ from shop.v1.user_queries_pb2 import (
 )
 from shop.v1.users_pb2 import UserRole
 from tests.history.clients import RecordingClient
-from tests.history.records import Known, Write
+from tests.history.records import Write, WriteStatus
 
 PRODUCTS = ("tea", "mug")
 
@@ -53,7 +53,7 @@ class Board:
 
     def post(self, write: Write) -> None:
         """Tells of a write."""
-        if write.known is Known.ACKNOWLEDGED:
+        if write.status is WriteStatus.ACKNOWLEDGED:
             self.token = max(self.token, write.token)
             self.versions[write.stream] = max(write.version, self.versions.get(write.stream, 0))
 
@@ -101,16 +101,16 @@ class Shopper:
         """Repeats what has no answer until it has one."""
         until = time.monotonic() + seconds
         while self.open and time.monotonic() < until:
-            if await self._send_again() is Known.UNKNOWN:
+            if await self._send_again() is WriteStatus.UNKNOWN:
                 await asyncio.sleep(0.1)
 
-    async def _send_again(self) -> Known:
+    async def _send_again(self) -> WriteStatus:
         command, stream, request_id, expected = self.open[-1]
         write = await self.client.write(command, stream, request_id, expected_version=expected)
         self.board.post(write)
-        if write.known is not Known.UNKNOWN:
+        if write.status is not WriteStatus.UNKNOWN:
             self.open.pop()
-        return write.known
+        return write.status
 
     async def _write(self, command: Message, stream: str, *, expected: int | None = None) -> Write:
         """Sends a command, and again under its request id while its outcome is not known, unless it is given up."""
@@ -120,10 +120,10 @@ class Shopper:
         while True:
             write = await self.client.write(command, stream, request_id, expected_version=expected)
             self.board.post(write)
-            if write.known is Known.ACKNOWLEDGED:
+            if write.status is WriteStatus.ACKNOWLEDGED:
                 self._done.append(sending)
                 return write
-            lost = write.known is Known.UNKNOWN
+            lost = write.status is WriteStatus.UNKNOWN
             if not lost and write.reason not in ("LOG_UNAVAILABLE", "OVERLOADED"):
                 return write
             if self.rng.random() < 0.3 or time.monotonic() >= self._until:
@@ -144,7 +144,7 @@ class Shopper:
         # Some want an email that another may have.
         name = user_id if self.rng.random() < 0.7 else f"shared-{self.rng.randrange(20)}"
         command = RegisterUserRequest(user_id=user_id, email=f"{name}@example.com")
-        if (await self._write(command, f"user/{user_id}")).known is Known.ACKNOWLEDGED:
+        if (await self._write(command, f"user/{user_id}")).status is WriteStatus.ACKNOWLEDGED:
             self.board.users.append(user_id)
 
     def _user(self) -> str:
@@ -156,7 +156,7 @@ class Shopper:
         stream = f"user/{user_id}"
         expected = self.board.versions.get(stream) if self.rng.random() < 0.3 else None
         write = await self._write(RecordLoginRequest(user_id=user_id), stream, expected=expected)
-        if write.known is Known.ACKNOWLEDGED:
+        if write.status is WriteStatus.ACKNOWLEDGED:
             await self.get_user(user_id, token=write.token)
 
     async def _update(self) -> None:
@@ -184,7 +184,7 @@ class Shopper:
         product_id = self.rng.choice(PRODUCTS)
         command = AdjustStockRequest(product_id=product_id, delta=self.rng.choice((-3, -2, -1, 1, 2, 3)))
         write = await self._write(command, f"product/{product_id}")
-        if write.known is Known.ACKNOWLEDGED:
+        if write.status is WriteStatus.ACKNOWLEDGED:
             await self._get_product(product_id, token=write.token)
 
     async def _reprice(self) -> None:
@@ -208,10 +208,10 @@ class Shopper:
                 for product_id in PRODUCTS
             ],
         )
-        if (await self._write(command, f"order/{order_id}")).known is Known.ACKNOWLEDGED:
+        if (await self._write(command, f"order/{order_id}")).status is WriteStatus.ACKNOWLEDGED:
             self.board.orders.append(order_id)
 
-    def _asked(self) -> dict[str, Any]:
+    def _read_options(self) -> dict[str, Any]:
         """Where a read goes, how fresh it must be, and for how long it may take."""
         return {
             "server": self.rng.choice(self.client.servers),
@@ -222,14 +222,14 @@ class Shopper:
 
     async def get_user(self, user_id: str, **more: Any) -> None:
         """Reads a user."""
-        asked = {**self._asked(), **more}
+        options = {**self._read_options(), **more}
         query = GetUserRequest(user_id=user_id)
-        await self.client.read(query, "users", lambda row: {user_id: _bytes(row)}, missing=user_id, **asked)
+        await self.client.read(query, "users", lambda row: {user_id: _bytes(row)}, missing=user_id, **options)
 
     async def _get_product(self, product_id: str, **more: Any) -> None:
-        asked = {**self._asked(), **more}
+        options = {**self._read_options(), **more}
         query = GetProductRequest(product_id=product_id)
-        await self.client.read(query, "products", lambda row: {product_id: _bytes(row)}, missing=product_id, **asked)
+        await self.client.read(query, "products", lambda row: {product_id: _bytes(row)}, missing=product_id, **options)
 
     async def _read_user(self) -> None:
         await self.get_user(self._user())
@@ -242,14 +242,14 @@ class Shopper:
             order_id = self.rng.choice(self.board.orders[-6:])
             query = GetOrderRequest(order_id=order_id)
             await self.client.read(
-                query, "orders", lambda row: {order_id: _bytes(row)}, missing=order_id, **self._asked()
+                query, "orders", lambda row: {order_id: _bytes(row)}, missing=order_id, **self._read_options()
             )
 
     async def _read_statistics(self) -> None:
         user_id = self._user()
         query = GetUserStatisticsRequest(user_id=user_id)
         await self.client.read(
-            query, "user_statistics", lambda row: {user_id: _bytes(row)}, missing=user_id, **self._asked()
+            query, "user_statistics", lambda row: {user_id: _bytes(row)}, missing=user_id, **self._read_options()
         )
 
     async def _read_roles(self) -> None:
@@ -258,7 +258,7 @@ class Shopper:
             "role_statistics",
             lambda answer: {UserRole.Name(row.role): _bytes(row) for row in answer.roles},
             whole=True,
-            **self._asked(),
+            **self._read_options(),
         )
 
     async def _list_users(self) -> None:
@@ -267,7 +267,7 @@ class Shopper:
             "user_summaries",
             lambda answer: {row.user_id: _bytes(row) for row in answer.users},
             whole=True,
-            **self._asked(),
+            **self._read_options(),
         )
 
     async def _wait_for_token(self) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tests.history.model import FOREVER, Truth, overlap
-from tests.history.records import Told, Watched, WatchFrame
+from tests.history.records import FrameKind, Watched, WatchFrame
 
 
 class _Held(NamedTuple):
     """What a watcher holds at a cut."""
 
     rows: dict[str, bytes]
-    told: frozenset[tuple[str, int]]
+    row_changes: frozenset[tuple[str, int]]
     position: int
 
 
@@ -25,7 +25,7 @@ class Replay:
         self._view = watched.view
         self._keys = watched.keys
         self.rows: dict[str, bytes] = {}
-        self.told: set[tuple[str, int]] = set()
+        self.row_changes: set[tuple[str, int]] = set()
         """Keys and positions, since the last snapshot began."""
         self.server = ""
         self._cut = 0
@@ -37,14 +37,14 @@ class Replay:
 
     def take(self, frame: WatchFrame) -> None:
         """Does what a client does with a frame."""
-        if frame.told is Told.OPENED:
+        if frame.kind is FrameKind.OPENED:
             self.server = frame.server
             held = self._bookmarks.get(frame.resume_token)
             self._begin(held)
-        elif frame.told is Told.RESET:
+        elif frame.kind is FrameKind.RESET:
             self._begin(None)
         for key, position, content in frame.rows:
-            self.told.add((key, position))
+            self.row_changes.add((key, position))
             self._last = max(self._last, position)
             if not self._caught_up:
                 self._snapshot.append((key, position))
@@ -52,13 +52,13 @@ class Replay:
                 self.rows.pop(key, None)
             else:
                 self.rows[key] = content
-        if frame.told is Told.CAUGHT_UP:
+        if frame.kind is FrameKind.CAUGHT_UP:
             self._caught_up = True
-        if frame.resume_token and frame.told is not Told.OPENED:
+        if frame.resume_token and frame.kind is not FrameKind.OPENED:
             least = max(self._cut, self._last, frame.position)
             spans = overlap(self._spans(), [(least, FOREVER)])
             self._cut = spans[0][0] if spans else least
-            self._bookmarks[frame.resume_token] = _Held(dict(self.rows), frozenset(self.told), self._cut)
+            self._bookmarks[frame.resume_token] = _Held(dict(self.rows), frozenset(self.row_changes), self._cut)
 
     def misordered(self, frame: WatchFrame) -> Iterator[str]:
         """What is wrong with the order of the rows of the next frame."""
@@ -80,7 +80,7 @@ class Replay:
 
     def no_cut(self, frame: WatchFrame, head: int) -> str:
         """Why what is held after a frame is no cut; empty: it is one, or need not be."""
-        if not frame.resume_token or frame.told is Told.OPENED:
+        if not frame.resume_token or frame.kind is FrameKind.OPENED:
             return ""
         least = max(self._cut, self._last, frame.position)
         most = frame.position or head
@@ -100,7 +100,7 @@ class Replay:
     def _begin(self, held: _Held | None) -> None:
         """Begins with what was held at a bookmark, or with nothing."""
         self.rows = {} if held is None else dict(held.rows)
-        self.told = set() if held is None else set(held.told)
+        self.row_changes = set() if held is None else set(held.row_changes)
         self._cut = 0 if held is None else held.position
         self._last = self._cut
         self._caught_up = held is not None

@@ -23,17 +23,17 @@ from tests.history.model import Truth, overlap
 from tests.history.records import (
     Fault,
     Followed,
+    FrameKind,
     History,
-    Known,
     Read,
     Refused,
     Stored,
     StoredRow,
-    Told,
     Wait,
     Watched,
     WatchFrame,
     Write,
+    WriteStatus,
 )
 from tests.history.shop import ShopEffects
 
@@ -140,26 +140,26 @@ def lying(position: int, projection: str = "users") -> Stored:
     )
 
 
-def frame(at: float, told: Told, *rows: tuple[str, int], **more: Any) -> WatchFrame:
+def frame(at: float, kind: FrameKind, *rows: tuple[str, int], **more: Any) -> WatchFrame:
     """A frame with rows as they became at positions."""
     return WatchFrame(
-        at=at, told=told, rows=tuple((key, position, row("users", key, position)) for key, position in rows), **more
+        at=at, kind=kind, rows=tuple((key, position, row("users", key, position)) for key, position in rows), **more
     )
 
 
 def watching() -> Watched:
     """A watch that is told everything: a snapshot, changes, and on another connection those since the last cut."""
     frames = (
-        frame(4.0, Told.OPENED, server="query-1"),
-        frame(4.1, Told.ROWS, ("ada", 3)),
-        frame(4.2, Told.CAUGHT_UP, resume_token="at-4"),
-        frame(5.2, Told.ROWS, ("ada", 5), resume_token="at-5"),
-        frame(6.2, Told.ROWS, ("bob", 6)),
-        frame(6.3, Told.OPENED, resume_token="at-5", server="query-2"),
-        frame(6.4, Told.ROWS, ("bob", 6), resume_token="at-6"),
-        frame(7.5, Told.PROGRESS, position=7, resume_token="at-7"),
-        frame(8.2, Told.ROWS, ("ada", 8), resume_token="at-8"),
-        frame(8.5, Told.PROGRESS, position=8, resume_token="at-8"),
+        frame(4.0, FrameKind.OPENED, server="query-1"),
+        frame(4.1, FrameKind.ROWS, ("ada", 3)),
+        frame(4.2, FrameKind.CAUGHT_UP, resume_token="at-4"),
+        frame(5.2, FrameKind.ROWS, ("ada", 5), resume_token="at-5"),
+        frame(6.2, FrameKind.ROWS, ("bob", 6)),
+        frame(6.3, FrameKind.OPENED, resume_token="at-5", server="query-2"),
+        frame(6.4, FrameKind.ROWS, ("bob", 6), resume_token="at-6"),
+        frame(7.5, FrameKind.PROGRESS, position=7, resume_token="at-7"),
+        frame(8.2, FrameKind.ROWS, ("ada", 8), resume_token="at-8"),
+        frame(8.5, FrameKind.PROGRESS, position=8, resume_token="at-8"),
     )
     return Watched(client="w", view="users", keys=None, frames=frames)
 
@@ -174,16 +174,18 @@ def history() -> History:
             stream=f"{event.aggregate.type}/{event.aggregate.id}",
             began=float(position),
             ended=position + 0.5,
-            known=Known.ACKNOWLEDGED,
+            status=WriteStatus.ACKNOWLEDGED,
             version=event.version,
             token=token(position),
         )
         for position, (command, event) in enumerate(zip(COMMANDS, LOG, strict=True), 1)
     ]
     # The second's first answer was lost; it was repeated when it had been recorded.
-    writes[1] = replace(writes[1], known=Known.UNKNOWN, version=0, token="", code="UNAVAILABLE")
+    writes[1] = replace(writes[1], status=WriteStatus.UNKNOWN, version=0, token="", code="UNAVAILABLE")
     writes.append(
-        replace(writes[1], began=2.6, ended=2.9, known=Known.ACKNOWLEDGED, version=1, token=token(2), duplicate=True)
+        replace(
+            writes[1], began=2.6, ended=2.9, status=WriteStatus.ACKNOWLEDGED, version=1, token=token(2), duplicate=True
+        )
     )
     writes.append(
         Write(
@@ -193,7 +195,7 @@ def history() -> History:
             stream="product/tea",
             began=9.0,
             ended=9.1,
-            known=Known.REFUSED,
+            status=WriteStatus.REFUSED,
             code="FAILED_PRECONDITION",
             reason="STOCK_TOO_LOW",
         )
@@ -222,9 +224,12 @@ def history() -> History:
             waiting(6.0, 6, WaitOutcome.WAIT_OUTCOME_TIMED_OUT, 0.29, 5),
         ],
         followed=[
-            Followed(client="f", after=0, seen=tuple((event.position, event.event_id) for event in LOG)),
+            Followed(client="f", after=0, events=tuple((event.position, event.event_id) for event in LOG)),
             Followed(
-                client="g", after=0, seen=((1, "event-1"), (6, "event-6")), types=frozenset({"shop.v1.UserRegistered"})
+                client="g",
+                after=0,
+                events=((1, "event-1"), (6, "event-6")),
+                types=frozenset({"shop.v1.UserRegistered"}),
             ),
         ],
         watched=[watching()],
@@ -293,23 +298,23 @@ def an_event_id_comes_twice(h: History) -> None:
 
 @plant("subscribers_saw_the_log")
 def a_subscriber_misses_an_event(h: History) -> None:
-    change(h.followed, 0, seen=tuple(one for one in h.followed[0].seen if one[0] != 4))
+    change(h.followed, 0, events=tuple(one for one in h.followed[0].events if one[0] != 4))
 
 
 @plant("subscribers_saw_the_log")
 def a_filtered_subscriber_misses_an_event(h: History) -> None:
-    change(h.followed, 1, seen=((6, "event-6"),))
+    change(h.followed, 1, events=((6, "event-6"),))
 
 
 @plant("subscribers_saw_the_log")
 def a_subscriber_gets_an_event_twice(h: History) -> None:
-    seen = h.followed[0].seen
-    change(h.followed, 0, seen=(*seen[:4], *seen[3:]))
+    seen = h.followed[0].events
+    change(h.followed, 0, events=(*seen[:4], *seen[3:]))
 
 
 @plant("subscribers_saw_the_log")
 def a_subscriber_saw_what_is_lost(h: History) -> None:
-    change(h.followed, 0, seen=(*h.followed[0].seen, (9, "event-9")))
+    change(h.followed, 0, events=(*h.followed[0].events, (9, "event-9")))
 
 
 @plant("acknowledged_is_durable")
@@ -365,7 +370,7 @@ def an_event_comes_from_nobody(h: History) -> None:
 
 @plant("refused_takes_no_effect")
 def a_refused_command_takes_effect(h: History) -> None:
-    change(h.writes, 7, known=Known.REFUSED, reason="STOCK_TOO_LOW", token="", version=0)
+    change(h.writes, 7, status=WriteStatus.REFUSED, reason="STOCK_TOO_LOW", token="", version=0)
 
 
 @plant("expected_versions_are_kept")
@@ -549,7 +554,7 @@ def tell(h: History, index: int, *frames: WatchFrame) -> None:
 
 @plant("watches_come_to_the_end")
 def a_watcher_misses_a_row(h: History) -> None:
-    tell(h, 6, frame(6.4, Told.PROGRESS, position=6))
+    tell(h, 6, frame(6.4, FrameKind.PROGRESS, position=6))
 
 
 @plant("watches_are_cuts")
@@ -564,13 +569,13 @@ def a_watcher_misses_the_last_state(h: History) -> None:
 
 @plant("watches_are_cuts")
 def a_progress_mark_is_too_high(h: History) -> None:
-    tell(h, 7, frame(7.5, Told.PROGRESS, position=8, resume_token="at-7"))
+    tell(h, 7, frame(7.5, FrameKind.PROGRESS, position=8, resume_token="at-7"))
 
 
 @plant("watches_are_cuts")
 def a_cut_ends_within_a_snapshot(h: History) -> None:
-    tell(h, 1, frame(8.0, Told.ROWS, ("ada", 5)), frame(8.1, Told.CAUGHT_UP, resume_token="at-4"))
-    tell(h, 2, frame(8.1, Told.ROWS, ("bob", 6)), frame(8.2, Told.ROWS, ("ada", 3), resume_token="at-4"))
+    tell(h, 1, frame(8.0, FrameKind.ROWS, ("ada", 5)), frame(8.1, FrameKind.CAUGHT_UP, resume_token="at-4"))
+    tell(h, 2, frame(8.1, FrameKind.ROWS, ("bob", 6)), frame(8.2, FrameKind.ROWS, ("ada", 3), resume_token="at-4"))
 
 
 @plant("watches_tell_once")
@@ -580,31 +585,31 @@ def a_row_is_told_twice(h: History) -> None:
 
 @plant("watches_tell_once")
 def a_row_of_before_the_resume_token_is_told_again(h: History) -> None:
-    tell(h, 6, frame(6.4, Told.ROWS, ("ada", 5), ("bob", 6), resume_token="at-6"))
+    tell(h, 6, frame(6.4, FrameKind.ROWS, ("ada", 5), ("bob", 6), resume_token="at-6"))
 
 
 @plant("watches_are_ordered")
 def changes_are_told_in_the_wrong_order(h: History) -> None:
     told = h.watched[0].frames
-    wrong = frame(6.4, Told.ROWS, ("bob", 6), ("ada", 5), resume_token="at-6")
+    wrong = frame(6.4, FrameKind.ROWS, ("bob", 6), ("ada", 5), resume_token="at-6")
     change(h.watched, 0, frames=(*told[:3], wrong, *told[7:]))
 
 
 @plant("watches_are_ordered")
 def a_change_comes_after_its_cut(h: History) -> None:
-    tell(h, 8, h.watched[0].frames[9], frame(8.6, Told.ROWS, ("ada", 8), resume_token="at-8"))
+    tell(h, 8, h.watched[0].frames[9], frame(8.6, FrameKind.ROWS, ("ada", 8), resume_token="at-8"))
 
 
 @plant("watches_tell_the_truth")
 def a_row_is_told_under_another_position(h: History) -> None:
     rows = (("ada", 7, row("users", "ada", 8)),)
-    tell(h, 8, WatchFrame(at=8.2, told=Told.ROWS, rows=rows, resume_token="at-8"))
+    tell(h, 8, WatchFrame(at=8.2, kind=FrameKind.ROWS, rows=rows, resume_token="at-8"))
 
 
 @plant("watches_tell_the_truth")
 def a_row_is_told_as_it_was_before(h: History) -> None:
     rows = (("ada", 8, row("users", "ada", 5)),)
-    tell(h, 8, WatchFrame(at=8.2, told=Told.ROWS, rows=rows, resume_token="at-8"))
+    tell(h, 8, WatchFrame(at=8.2, kind=FrameKind.ROWS, rows=rows, resume_token="at-8"))
 
 
 @plant("watches_tell_the_truth")
@@ -614,20 +619,20 @@ def a_row_is_told_that_nobody_asked_for(h: History) -> None:
 
 @plant("watches_begin_anew_for_a_cause")
 def a_watch_is_reset_without_a_cause(h: History) -> None:
-    reset = frame(8.6, Told.RESET, reason="RESET_REASON_OVERFLOW")
-    again = frame(8.7, Told.ROWS, ("ada", 8), ("bob", 6))
-    tell(h, 9, reset, again, frame(8.8, Told.CAUGHT_UP, resume_token="at-8"))
+    reset = frame(8.6, FrameKind.RESET, reason="RESET_REASON_OVERFLOW")
+    again = frame(8.7, FrameKind.ROWS, ("ada", 8), ("bob", 6))
+    tell(h, 9, reset, again, frame(8.8, FrameKind.CAUGHT_UP, resume_token="at-8"))
 
 
 @plant("watches_begin_anew_for_a_cause")
 def a_watch_catches_up_twice(h: History) -> None:
-    caught_up = frame(8.5, Told.CAUGHT_UP, resume_token="at-8")
+    caught_up = frame(8.5, FrameKind.CAUGHT_UP, resume_token="at-8")
     tell(h, 9, caught_up, caught_up)
 
 
 @plant("watches_begin_anew_for_a_cause")
 def a_resume_token_is_refused_without_a_cause(h: History) -> None:
-    tell(h, 9, frame(8.5, Told.REFUSED, reason="RESUME_TOKEN_EXPIRED"))
+    tell(h, 9, frame(8.5, FrameKind.REFUSED, reason="RESUME_TOKEN_EXPIRED"))
 
 
 # What is stored.
