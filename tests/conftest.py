@@ -1,4 +1,4 @@
-"""What all tests need: the contracts of the tests' own domain, as generated code, and no race against the clock."""
+"""Set-up of all tests: generated code of the tests' own domain, and Hypothesis without deadlines."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "shop-processes.md"
 
 
 def registration_phase(state: RegistrationState) -> str:
-    """The status, and the step that is being done or undone."""
+    """Return the status, or the step that is being done or undone."""
     status = ProcessStatus.Name(state.status).removeprefix("PROCESS_STATUS_")
     step = RegistrationStep.Name(state.step).removeprefix("REGISTRATION_STEP_")
     if state.status == PROCESS_STATUS_RUNNING:
@@ -51,7 +51,7 @@ def registration_phase(state: RegistrationState) -> str:
 
 
 def fulfilment_phase(state: FulfilmentState) -> str:
-    """What is waited for."""
+    """Return the awaited step."""
     if state.status == PROCESS_STATUS_RUNNING:
         return {PAYMENT_STATUS_CHARGING: "CHARGING", PAYMENT_STATUS_CHARGED: "CONFIRMING"}.get(
             state.payment, "RESERVING"
@@ -62,7 +62,7 @@ def fulfilment_phase(state: FulfilmentState) -> str:
 
 
 def registration_steps() -> list[Transition]:
-    """All steps of a registration that others may get in the way of."""
+    """Return all steps of a registration that other clients may obstruct."""
 
     def send(request: SendEmailRequest, memory: str) -> Iterator[Answer]:
         yield Answer(SendEmailResponse(), "sent")
@@ -78,7 +78,7 @@ def registration_steps() -> list[Transition]:
 
 
 def fulfilment_steps() -> list[Transition]:
-    """All steps of the fulfilment of an order that may be cancelled or shipped by hand."""
+    """Return all steps of the fulfilment of an order that may be cancelled or shipped by hand."""
 
     def charge(request: ChargePaymentRequest, memory: str) -> Iterator[Answer]:
         yield Answer(ChargePaymentResponse(), memory)
@@ -108,7 +108,7 @@ def fulfilment_steps() -> list[Transition]:
 
 
 def drawn(text: str) -> str:
-    """The document with its diagrams as they are drawn from the code now."""
+    """Return the document with diagrams drawn from the current code."""
     diagrams = {
         "registration": diagram(registration_steps(), registration_phase),
         "fulfilment": diagram(fulfilment_steps(), fulfilment_phase),

@@ -1,6 +1,6 @@
-"""How long the tests of this folder run: short by themselves, and as long as the environment says (`make faults`).
+"""Length of the tests of this folder: short by default, longer by environment variables (`make faults`).
 
-`DIPTYCH_FAULTS_SEED` makes another run, and the same one again; every test says which seed it had.
+`DIPTYCH_FAULTS_SEED` selects a run and repeats it; every test prints its seed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ SEED = int(os.environ.get("DIPTYCH_FAULTS_SEED", "1"))
 KILLS = int(os.environ.get("DIPTYCH_FAULTS_KILLS", "8"))
 REQUESTS = int(os.environ.get("DIPTYCH_FAULTS_REQUESTS", "3000"))
 EXAMPLES = int(os.environ.get("DIPTYCH_FAULTS_EXAMPLES", "0"))
-"""Of the stateful models; 0: as many as each says itself."""
+"""Examples of the stateful models; 0: the number of each model."""
 
 
 def memory_folder() -> Path:
-    """A new folder, in memory where there is such a thing: models write and read, and ask nothing of a disk."""
+    """Return a new folder, in memory if possible: the models need no disk."""
     memory = Path("/dev/shm")
     return Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))

@@ -1,6 +1,6 @@
-"""Requests at random, made from descriptors: right ones, ones with wrong fields, and bytes that are no message at all.
+"""Random requests, made from descriptors: valid ones, ones with wrong fields, and bytes that are no message.
 
-Everything is drawn from one `random.Random`, so that the same seed makes the same requests.
+One `random.Random` draws everything, so the same seed makes the same requests.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _PLAUSIBLE: dict[str, Sequence[str]] = {
     "reason": ("because", ""),
     "token": (),
 }
-"""What fields might hold in earnest, by their name or the last word of it."""
+"""Plausible values of fields, by the field's name or its last word."""
 
 METADATA_KEYS = (
     "diptych-token",
@@ -68,15 +68,15 @@ class Maker:
 
     def __init__(self, packed: Sequence[Descriptor], tokens: Sequence[str]) -> None:
         self._packed = packed
-        """What an `Any` is filled with."""
+        """Message types for fields of type `Any`."""
         self._words = (*_WORDS, *tokens, *(token[:-1] for token in tokens), *_PAGE_TOKENS)
         self._tokens = tokens
         self._plausible = {**_PLAUSIBLE, "token": tokens, "at_least_as_fresh": tokens}
         self._careful = 0.0
-        """How many of the fields of this request hold what they might in earnest."""
+        """Share of the current request's fields with plausible values."""
 
     def request(self, rng: random.Random, kind: Descriptor) -> bytes:
-        """A request of a type: as likely a right one as one that is not."""
+        """Return a request of a type, valid or invalid with equal chance."""
         self._careful = rng.choice((0.0, 0.7, 1.0, 1.0))
         data = self.message(rng, kind).SerializeToString()
         wrong: Callable[[random.Random, bytes], bytes] | None = rng.choices(
@@ -85,7 +85,7 @@ class Maker:
         return data if wrong is None else wrong(rng, data)
 
     def metadata(self, rng: random.Random) -> list[tuple[str, Any]]:
-        """Metadata of a request, mostly none."""
+        """Return metadata of a request, mostly empty."""
         found: list[tuple[str, Any]] = []
         while rng.random() < 0.3:
             key = rng.choice(METADATA_KEYS)
@@ -100,7 +100,7 @@ class Maker:
         return found
 
     def message(self, rng: random.Random, kind: Descriptor, depth: int = 0) -> Any:
-        """A message, of which every field may hold anything that its type allows."""
+        """Return a message with any values that its field types allow."""
         made: Any = kind_of(kind)()
         if kind.full_name == "google.protobuf.Any":
             self._pack(rng, made, depth)
@@ -172,13 +172,13 @@ class Maker:
 
 
 def kind_of(kind: Descriptor) -> type[Message]:
-    """The message class of a descriptor."""
+    """Return the message class of a descriptor."""
     found: type[Message] = GetMessageClass(kind)
     return found
 
 
 def mutated(rng: random.Random, data: bytes) -> bytes:
-    """The same bytes but for a few."""
+    """Return the bytes with a few of them changed."""
     changed = bytearray(data or b"\x0a\x01a")
     for _ in range(rng.choice((1, 1, 2, 5))):
         at = rng.randrange(len(changed) + 1)
@@ -195,15 +195,15 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
 
 
 def truncated(rng: random.Random, data: bytes) -> bytes:
-    """The beginning of it."""
+    """Return the beginning of the bytes."""
     return data[: rng.randrange(len(data) + 1)]
 
 
 def garbage(rng: random.Random, _: bytes) -> bytes:
-    """Any bytes."""
+    """Return random bytes."""
     return rng.randbytes(rng.choice((0, 1, 2, 10, 100, 5000)))
 
 
 def method_path(method: MethodDescriptor) -> str:
-    """A method as gRPC names it."""
+    """Return a method's path as gRPC names it."""
     return f"/{method.containing_service.full_name}/{method.name}"

@@ -1,7 +1,7 @@
-"""The wall clock is set while servers run, forth and back: it may harm nothing.
+"""Steps of the wall clock, forth and back, while servers run: they must cause no harm.
 
-Lag, deadlines, waits and leases go by the monotonic clock; who reads the other one is counted here. `test_kills.py`
-sets it all the time in real servers.
+Lag, deadlines, waits and leases use the monotonic clock. This file lists all readers of the wall clock.
+`test_kills.py` sets the clock all the time in real servers.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ READERS = {
     "projector/store/tombstones.py": "where its own steady clock begins",
     "query_server/queries/cached_list.py": "the time that a query's finder is given",
 }
-"""Who may read the wall clock, modules or whole packages, and what for. Nothing else may, or a step of it can harm
-what nobody thought of."""
+"""Modules or whole packages that may read the wall clock, with their purpose. A step of the clock could harm any other
+reader.
+"""
 
 
 def test_nobody_else_reads_the_wall_clock() -> None:
@@ -58,7 +59,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 async def test_bug_a_wall_clock_set_forth_made_tombstones_old_at_once(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever would have resumed a watch was told RESUME_TOKEN_EXPIRED, though the row had been deleted just then."""
+    """A resumed watch was refused with RESUME_TOKEN_EXPIRED, although the row had been deleted just before."""
     tombstones = Tombstones(stage.writer.store, keep_seconds=3600)
     await stage.put(Noted(key="a", text="x"), Erased(key="a"))
     await tombstones.purge()

@@ -1,4 +1,4 @@
-"""A disk that fails when it is told to keep what was written: nobody is told something that may turn out false."""
+"""Disk that fails to sync: no server may send an answer that can turn out false."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def register(user_id: str) -> RegisterUserRequest:
 
 
 class Failing:
-    """A connection whose next COMMIT fails with an error, as it does when the disk has one."""
+    """A connection whose next COMMIT fails with a disk error."""
 
     def __init__(self, connection: sqlite3.Connection, error: str) -> None:
         self._connection = connection
@@ -85,7 +85,7 @@ async def test_what_is_told_is_what_is_known(tmp_path: Path, error: str, refusal
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that makes the disk of servers fail as long as it exists."""
+    """Path of a file. While it exists, the servers' disk fails."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler to make a failing disk with")
@@ -99,7 +99,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_bug_a_commit_that_was_not_synced_was_said_to_be_none_and_was_there_after_a_crash(
     tmp_path: Path, disk: Path
 ) -> None:
-    """It was refused with LOG_UNAVAILABLE, which says that nothing was recorded."""
+    """The command was refused with LOG_UNAVAILABLE, which means that nothing was recorded."""
     with command_server(tmp_path / "data") as server:
         async with connected(server) as client:
             await client.command(register("ada"))
@@ -126,6 +126,6 @@ async def test_a_commit_that_was_not_synced_is_none_once_another_took_its_place(
 
 
 async def retried(client: Client, *, duplicate: bool) -> None:
-    """A retry under the same request id tells what became of it."""
+    """A retry under the same request id returns the command's outcome."""
     answer = await client.command(register("bob"))
     assert (answer.result.version, answer.result.duplicate) == (1, duplicate)

@@ -1,6 +1,6 @@
 """Servers killed at every named step of commit, publish, fold and feed, while clients write, read and watch.
 
-What the clients saw, the log and the read store are judged when everything has come back.
+The judge checks clients' records, log and read store after all servers are back.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tests.history.run import Plan, run
 from tests.history.stage import PROGRAMS, Stage, failpoints_of
 
 SECONDS = 30.0
-"""Within this a failpoint is come to, while clients are at work."""
+"""Limit in seconds on reaching a failpoint while clients work."""
 
 
 async def unsettle(stage: Stage) -> None:
-    """Drives clients from the second query server, now and then."""
+    """Cut the clients' connections to the second query server every second."""
     while True:
         await stage.cut("clients>query-2", 0.3)
         await asyncio.sleep(1.0)

@@ -1,9 +1,8 @@
-"""Requests of all kinds to every rpc of every server, right and wrong: none may harm more than itself.
+"""Valid and invalid requests to every rpc of every server: none may harm more than itself.
 
-The rpcs are found by asking the servers (gRPC reflection), so that new ones are covered by themselves. No request may
-be answered with UNKNOWN, INTERNAL or words of Python; nothing may crash or be logged as unforeseen; memory stays flat.
-`make faults REQUESTS=100000 SEED=7` sends so many. The number of a request that was answered wrongly is told: the same
-seed makes the same one.
+gRPC reflection lists the rpcs, so new ones are covered. No answer may be UNKNOWN or INTERNAL or have Python's texts;
+nothing may crash or be logged as unexpected; memory stays flat. `make faults REQUESTS=100000 SEED=7` sends that many.
+A failure names the number of its request: the same seed makes the same one.
 """
 
 from __future__ import annotations
@@ -38,22 +37,22 @@ from tests.support.programs import Server
 
 CALLERS = 16
 GROWTH_MB = 96
-"""What a server may take more at the end than after the first half: fragments and caches, and not what it was sent."""
+"""Limit in MB on a server's growth after the first half: caches and fragmentation, without the requests."""
 SETTINGS: dict[str, dict[str, object]] = {
     # Small caches, which are full soon: what grows then is a leak.
     "command-server": {"state_cache_entries": 200, "tail_events_max": 1000},
     "query-server": {"cache_bytes_max": 1 << 20},
 }
 CORE = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED)
-"""What gRPC answers by itself, for deadlines and its own limits."""
+"""Answers of gRPC itself, for deadlines and its own limits."""
 NEVER = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS)
 CLIENTS_OWN = "Internal error from Core"
-"""What gRPC for Python says, with INTERNAL, to whoever writes to a stream that the server has ended."""
+"""INTERNAL error of gRPC for Python when a client writes to a stream that the server has ended."""
 PYTHON = re.compile(r"Traceback|Exception|[a-z]Error\b|object at 0x|NoneType|<class|File \"|\.py\b")
 
 
 class Target:
-    """One server and what can be called there."""
+    """One server and its rpcs."""
 
     def __init__(self, server: Server, tokens: list[str]) -> None:
         self.server = server
@@ -75,7 +74,7 @@ class Target:
 
     @property
     def megabytes(self) -> float:
-        """What the process takes of memory."""
+        """Memory of the process in MB."""
         status = Path(f"/proc/{self.server.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
@@ -83,7 +82,7 @@ class Target:
 
 
 class Caller:
-    """Sends requests and judges the answers."""
+    """Sends requests and checks the answers."""
 
     def __init__(self, targets: list[Target], channels: list[grpc.aio.Channel]) -> None:
         self._calls = [
@@ -96,7 +95,7 @@ class Caller:
         self.wrong: list[str] = []
 
     async def send(self, number: int) -> None:
-        """Sends one request."""
+        """Send one request."""
         rng = random.Random(f"{SEED}/{number}")
         # Every rpc in turn, so that all of them are called.
         target, channel, method = self._calls[number % len(self._calls)]
@@ -161,7 +160,7 @@ class Caller:
 
 
 def _judge(code: grpc.StatusCode, message: str, trailers: Any, path: str) -> str:
-    """What is wrong with an error."""
+    """Return what is wrong with an error; empty if nothing is."""
     if code in NEVER:
         return f"{code.name}: {message}"
     if PYTHON.search(message):
@@ -223,7 +222,7 @@ async def test_no_request_harms_more_than_itself(small_pair: Pair) -> None:
 
 
 async def resume_all(pair: Pair) -> None:
-    """Resumes what requests have paused."""
+    """Resume the projections that requests have paused."""
     async with grpc.aio.insecure_channel(pair.projector.address) as channel:
         stub = projections_pb2_grpc.ProjectionServiceStub(channel)
         for projection in (await stub.ListProjections(ListProjectionsRequest(), timeout=30)).projections:

@@ -1,9 +1,9 @@
-"""Everything at once: servers killed, stopped and starved of disk, projections paused, rebuilt and switched back, ways
-cut, held and slowed, clocks set, feed messages lost, doubled and late, and clients that read nothing. Nothing
-acknowledged may be lost, and nothing read may be wrong.
+"""All faults at once: killed and frozen servers, full disks, paused, rebuilt and switched projections, cut, held and
+slow links, set clocks, lost, doubled and late feed frames, and clients that read nothing. No acknowledged command may
+be lost, and no read may be wrong.
 
-`make faults KILLS=1000 SEED=7` runs it until so many processes were killed, in parts of half a minute, each of them
-judged by itself. The same seed wishes for the same faults; what they meet is up to the machine.
+`make faults KILLS=1000 SEED=7` runs until that many processes were killed, in parts of half a minute, which are judged
+one by one. The same seed draws the same faults; their effect depends on timing.
 """
 
 from __future__ import annotations

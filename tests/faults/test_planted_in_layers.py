@@ -1,7 +1,7 @@
-"""Bugs planted in the store, the batch and the stream: the stateful models see each of them.
+"""Bugs planted in the store, the batch and the stream: the stateful models find each of them.
 
-That the models find nothing says something only if they find these. Bugs planted in real servers are in
-`tests/integration/test_planted_bugs.py`, those of the cache in `tests/unit/test_cache.py`.
+Only this makes a model without findings meaningful. Bugs in real servers are planted in
+`tests/integration/test_planted_bugs.py`, those of the cache in its unit test.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PLANTS: dict[str, tuple[type[RuleBasedStateMachine], Any, str, Callable[[Origina
 
 
 def plant(machine: type[RuleBasedStateMachine], owner: Any, name: str) -> Callable[[Any], Any]:
-    """Registers what is put in the place of a function, and the model that must see it."""
+    """Register a replacement of a function, and the model that must find it."""
 
     def register(around: Callable[[Original], Original]) -> Callable[[Original], Original]:
         PLANTS[around.__name__] = (machine, owner, name, around)

@@ -1,7 +1,7 @@
-"""A log that is backed up while clients write, restored, and written on: both lives are judged, and their seam.
+"""A log that is backed up under load, restored, and written on: the judge checks both epochs and their boundary.
 
-What the backup has is there as it was acknowledged, at the same positions; a repeat of it gets its first answer, with
-the same token. What came after it is gone as a whole, and can be sent again under its request id.
+Commands of the backup stay at their positions, and a repeat gets its first answer with the same token. Later commands
+are lost as a whole, and can be sent again under their request ids.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tests.support.polling import eventually
 SEED = 5
 WRITES = 80
 SECONDS = 120.0
-"""It is over long before, when there are enough writes."""
+"""Limit in seconds; the test ends much earlier, after enough writes."""
 REPEATS = 12
 
 
 async def shopping(stage: Stage, board: Board, name: str) -> RecordingClient:
-    """Clients write and read until it is over, and everything has an answer; returns one of them, still open."""
+    """Run clients until the board is over and no outcome is unknown; return one of them, still open."""
     clients = [RecordingClient(f"{name}{number}", stage.history, stage.commands, stage.queries) for number in range(3)]
     if not board.users:
         await open_shop(clients[0], board)

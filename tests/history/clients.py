@@ -1,4 +1,4 @@
-"""Clients that record what they do and what they are told."""
+"""Clients that record their calls and the answers."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ _WATCH = "/diptych.v1.ReadModelService/Watch"
 _WAIT = "/diptych.v1.ReadModelService/WaitForVersion"
 
 RowsOf = Callable[[Any], Mapping[str, bytes | None]]
-"""What an answer says of which keys."""
+"""Function from an answer to the rows that it has, by key; None: no such row."""
 
 
 class RecordingClient:
-    """One client, with channels of its own, that carries its greatest token.
+    """A client with channels of its own that carries its greatest token.
 
-    Any number of these write to one history. It knows `queries` by the name of the server behind the address.
+    Any number of them write to one history. `queries` has the addresses of query servers by name.
     """
 
     def __init__(self, name: str, history: History, commands: str, queries: Mapping[str, str]) -> None:
         self.name = name
         self.token = ""
-        """The greatest token that any answer carried."""
+        """Greatest token of all answers."""
         self.watched_to = 0
-        """The latest position that a watch of its said it had come to."""
+        """Greatest position of a progress frame of its watches."""
         self._history = history
         self._commands = open_channel(commands)
         self._queries = {server: open_channel(address) for server, address in queries.items()}
 
     @property
     def servers(self) -> list[str]:
-        """The query servers it knows."""
+        """Names of the query servers."""
         return list(self._queries)
 
     async def close(self) -> None:
-        """Closes the channels."""
+        """Close the channels."""
         for channel in (self._commands, *self._queries.values()):
             await channel.close()
 
@@ -74,7 +74,7 @@ class RecordingClient:
         expected_version: int | None = None,
         timeout: float = 2.0,
     ) -> Write:
-        """Sends a command once."""
+        """Send a command once and record its status."""
         method = method_of(type(command))
         call: Any = self._commands.unary_unary(
             method.path, request_serializer=_serialize, response_deserializer=method.response.FromString
@@ -99,7 +99,7 @@ class RecordingClient:
         expected_version: int | None = None,
         repeated: bool = False,
     ) -> Write:
-        """Records what became of a command that was sent at `began`."""
+        """Record the status of a command that was sent at `began`."""
         fields: dict[str, Any]
         if isinstance(outcome, CallRefused):
             status = (
@@ -144,7 +144,7 @@ class RecordingClient:
         missing: str = "",
         timeout: float = 5.0,
     ) -> Read:
-        """Asks a query once. `missing` is the key that an answer NOT_FOUND says has no row."""
+        """Send a query once. `missing` is the key that has no row if the answer is NOT_FOUND."""
         method = method_of(type(query))
         call: Any = self._queries[server].unary_unary(
             method.path, request_serializer=_serialize, response_deserializer=method.response.FromString
@@ -197,7 +197,7 @@ class RecordingClient:
         version: int = 0,
         timeout: float = 2.0,
     ) -> Wait:
-        """Waits for a token or an aggregate's version."""
+        """Wait for a token or an aggregate's version."""
         request = read_model_pb2.WaitForVersionRequest(view=view)
         if token:
             request.token = token
@@ -242,7 +242,7 @@ class RecordingClient:
         return wait
 
     async def follow(self, event_types: frozenset[str] = frozenset(), *, by_token: bool = True) -> None:
-        """Follows the log until cancelled, over as many connections as it takes, each from where the last one ended."""
+        """Follow the log until cancelled. Each new connection starts at the end of the last one."""
         call: Any = self._commands.unary_stream(
             _SUBSCRIBE,
             request_serializer=_serialize,
@@ -268,7 +268,7 @@ class RecordingClient:
             )
 
     async def watch(self, view: str, keys: frozenset[str] | None, rng: random.Random) -> None:
-        """Watches rows until cancelled, over as many connections as it takes, on any server, from the last cut."""
+        """Watch rows until cancelled. Each new connection starts at the last cut, on any query server."""
         request = read_model_pb2.WatchRequest(view=view)
         if keys is None:
             request.all.SetInParent()
@@ -330,7 +330,7 @@ def _watch_frame(answer: read_model_pb2.WatchResponse) -> WatchFrame:
 
 
 async def whole_log(address: str) -> list[events_pb2.RecordedEvent]:
-    """The log from its start to its head."""
+    """Return the log from its start to its head."""
     events: list[events_pb2.RecordedEvent] = []
     async with open_channel(address) as channel:
         call: Any = channel.unary_stream(
@@ -347,7 +347,7 @@ async def whole_log(address: str) -> list[events_pb2.RecordedEvent]:
 
 
 async def sleep(commands: str, queries: str) -> None:
-    """Opens a subscription and a watch, and reads nothing of either until cancelled; opens them anew when they end."""
+    """Open a subscription and a watch without reading them, until cancelled. Open them again when they end."""
     watch = read_model_pb2.WatchRequest(view="users")
     watch.all.SetInParent()
     asked = ((commands, _SUBSCRIBE, events_pb2.SubscribeRequest()), (queries, _WATCH, watch))

@@ -1,7 +1,7 @@
-"""The judge: says of a recorded history which promises were broken. Pure.
+"""Judge of a recorded history: finds the promises that were broken. It does no I/O.
 
-Each check is a function of a `Case` that yields findings; none trusts what another has checked. `judge` runs them
-all. What is promised stands in the design (section 5) and in the contract under "Rules".
+Each check is a function of a `Case` that yields findings. No check relies on another one. `judge` runs all of them. The
+promises are in the design (section 5) and in the contract under "Rules".
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ REACHED = WaitOutcome.WAIT_OUTCOME_REACHED
 TIMED_OUT = WaitOutcome.WAIT_OUTCOME_TIMED_OUT
 
 _SLACK_SECONDS = 0.02
-"""How much earlier than by the contract a time-out may come, as clocks and timers are not exact."""
+"""Seconds by which a time-out may come before the contract allows it, as clocks and timers are not exact."""
 
 _HONEST_READ = frozenset({"READ_MODEL_BEHIND", "READ_MODEL_NOT_READY", "OVERLOADED"})
-"""Reasons that a read may be refused for at any time. gRPC itself refuses without a reason."""
+"""Reasons for which any read may be refused. gRPC itself refuses without a reason."""
 
 
 class Finding(NamedTuple):
-    """A promise that was broken."""
+    """A broken promise."""
 
     check: str
     text: str
@@ -42,22 +42,21 @@ class Finding(NamedTuple):
 
 
 class Effects(Protocol):
-    """What a domain's commands do, as far as a client can tell by looking at the log."""
+    """Effects of a domain's commands, as far as a client can see them in the log."""
 
     def wrong(self, command: Message, events: Sequence[RecordedEvent]) -> str:
-        """Why these events cannot be what an accepted command recorded; empty: they can."""
+        """Return the reason why an accepted command cannot have recorded these events; empty if it can."""
         ...
 
     def broken_rules(self, log: Sequence[RecordedEvent]) -> Iterable[str]:
-        """Rules of the domain that a log breaks, such as one that no decision made on true states could break."""
+        """Yield the domain's rules that a log breaks, and that no decision on true states could break."""
         ...
 
 
 class Case:
-    """A history with what it is judged by.
+    """A history and the domain to judge it by.
 
-    `refusals` are reasons that the faults of the run explain, such as READ_MODEL_PAUSED where something was paused;
-    `outcomes` the same for waits, and `resets` for watches.
+    `refusals`, `outcomes` and `resets` are allowed by the faults of the run, such as READ_MODEL_PAUSED after a pause.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Case:
 
     @cached_property
     def _begun(self) -> list[float]:
-        """For each position, when the first command was sent that can have recorded it or one before; ascending."""
+        """For each position, the time of the first command that can have recorded it or an earlier one; ascending."""
         begun: list[float] = []
         latest = float("-inf")
         for event in self.history.log:
@@ -93,7 +92,7 @@ class Case:
         return begun
 
     def possible_head(self, at: float) -> int:
-        """The greatest position that can have been recorded at a time, as its command had been sent."""
+        """Return the greatest position that can have been recorded at a time."""
         return bisect_left(self._begun, at)
 
 
@@ -107,12 +106,12 @@ def _check(check: Check) -> Check:
 
 
 def judge(case: Case) -> list[Finding]:
-    """Every broken promise, by check."""
+    """Return every broken promise."""
     return [Finding(name, text) for name, check in _checks.items() for text in check(case)]
 
 
 def check_names() -> list[str]:
-    """The names of all checks."""
+    """Return the names of all checks."""
     return list(_checks)
 
 
@@ -121,7 +120,7 @@ def check_names() -> list[str]:
 
 @_check
 def gap_free_order(case: Case) -> Iterator[str]:
-    """Positions are 1..N, versions 1..n in every stream, and no event id comes twice."""
+    """Check that positions are 1..N, versions 1..n in every stream, and event ids unique."""
     versions: dict[str, int] = {}
     ids: dict[str, int] = {}
     for expected, event in enumerate(case.history.log, 1):
@@ -138,7 +137,7 @@ def gap_free_order(case: Case) -> Iterator[str]:
 
 @_check
 def subscribers_saw_the_log(case: Case) -> Iterator[str]:
-    """Whoever followed the log saw every event it asked for, once, in order, and none that is not there now."""
+    """Check that each subscriber received every matching event of the log once and in order, and no other event."""
     ids = [event.event_id for event in case.history.log]
     names = [event.event.type_url.rpartition("/")[2] for event in case.history.log]
     for one in case.history.followed:
@@ -160,7 +159,7 @@ def subscribers_saw_the_log(case: Case) -> Iterator[str]:
 
 @_check
 def acknowledged_is_durable(case: Case) -> Iterator[str]:
-    """Every acknowledged command is in the log as it was acknowledged."""
+    """Check that every acknowledged command is in the log with the acknowledged version and token."""
     by_request, log = case.truth.by_request, case.history.log
     for write in case.history.writes:
         if write.status is not WriteStatus.ACKNOWLEDGED:
@@ -191,7 +190,7 @@ def acknowledged_is_durable(case: Case) -> Iterator[str]:
 
 @_check
 def effects_are_taken_once(case: Case) -> Iterator[str]:
-    """Under one request id there is at most one effect, and all acknowledgements of it are the same."""
+    """Check that a request id has at most one effect, and that all its acknowledgements agree."""
     for request_id, events in case.truth.by_request.items():
         attempts = case.attempts.get(request_id)
         if attempts is None:
@@ -211,7 +210,7 @@ def effects_are_taken_once(case: Case) -> Iterator[str]:
 
 @_check
 def refused_takes_no_effect(case: Case) -> Iterator[str]:
-    """A command that was refused whenever it was sent is not in the log."""
+    """Check that a command that was refused each time is not in the log."""
     for request_id, attempts in case.attempts.items():
         events = case.truth.by_request.get(request_id)
         if events and all(one.status is WriteStatus.REFUSED for one in attempts):
@@ -223,7 +222,7 @@ def refused_takes_no_effect(case: Case) -> Iterator[str]:
 
 @_check
 def expected_versions_are_kept(case: Case) -> Iterator[str]:
-    """A command that expected a version was decided on that version."""
+    """Check that a command with an expected version was decided on that version."""
     for write in case.history.writes:
         events = case.truth.by_request.get(write.request_id)
         if write.expected_version is not None and events and events[0].version != write.expected_version + 1:
@@ -232,7 +231,7 @@ def expected_versions_are_kept(case: Case) -> Iterator[str]:
 
 @_check
 def order_follows_time(case: Case) -> Iterator[str]:
-    """A command that was sent after another was acknowledged comes after it in the log."""
+    """Check that a command sent after an acknowledgement follows the acknowledged one in the log."""
     acknowledged = sorted(
         (write.ended, position_of(write.token), write.request_id)
         for write in case.history.writes
@@ -254,7 +253,7 @@ def order_follows_time(case: Case) -> Iterator[str]:
 
 @_check
 def rules_of_the_domain(case: Case) -> Iterator[str]:
-    """No event contradicts those before it: every decision was made on the true state."""
+    """Check that no event contradicts earlier ones, so every decision was made on the true state."""
     yield from case.effects.broken_rules(case.history.log)
     yield from case.truth.unfolded
 
@@ -270,9 +269,9 @@ def _describe(read: Read) -> str:
 
 @_check
 def reads_are_cuts(case: Case) -> Iterator[str]:
-    """An answer is the view at one position, which lies not before the token presented, nor before that of the trailer.
+    """Check that an answer is the view at one position, not before the presented and the trailer's token.
 
-    So a read with the token of a write shows it, and none shows what had not been sent yet.
+    A read with the token of a write therefore includes it, and no answer includes a command that was sent later.
     """
     for read in case.history.reads:
         if read.refused is not None:
@@ -298,7 +297,7 @@ def reads_are_cuts(case: Case) -> Iterator[str]:
 
 @_check
 def tokens_tell_the_truth(case: Case) -> Iterator[str]:
-    """No token stands for more of the log than there can have been, and none is less than the one presented."""
+    """Check that no token is beyond the greatest possible head, or below the presented token."""
     reads: list[Read | Wait] = [*case.history.reads, *case.history.waits]
     for call in reads:
         presented = call.presented if isinstance(call, Read) else call.token
@@ -318,7 +317,7 @@ def tokens_tell_the_truth(case: Case) -> Iterator[str]:
 
 @_check
 def writes_are_read(case: Case) -> Iterator[str]:
-    """Who reads with the token of a write sees it, at its version or a later one; by the clients' records alone."""
+    """Check by clients' records alone that a read with the token of a write includes it or a later version."""
     written: dict[str, list[Write]] = defaultdict(list)
     for write in case.history.writes:
         if write.status is WriteStatus.ACKNOWLEDGED:
@@ -339,7 +338,7 @@ def writes_are_read(case: Case) -> Iterator[str]:
 
 @_check
 def reads_do_not_go_back(case: Case) -> Iterator[str]:
-    """A client that carries its token never sees an earlier version of a row than it has seen."""
+    """Check that a client that carries its token never reads an earlier version of a row than before."""
     streams = _streams_of_rows(case)
     seen: dict[tuple[str, str, str], list[tuple[str, int]]] = defaultdict(list)
     for read in sorted(case.history.reads, key=lambda read: read.began):
@@ -357,7 +356,7 @@ def reads_do_not_go_back(case: Case) -> Iterator[str]:
 
 @_check
 def reached_is_readable(case: Case) -> Iterator[str]:
-    """After REACHED a plain read on that server shows what was waited for."""
+    """Check that a plain read on the same server after REACHED includes the awaited version."""
     reached: dict[str, list[Wait]] = defaultdict(list)
     for wait in case.history.waits:
         if wait.outcome == REACHED:
@@ -382,7 +381,7 @@ def reached_is_readable(case: Case) -> Iterator[str]:
 
 @_check
 def waits_do_not_lie(case: Case) -> Iterator[str]:
-    """REACHED means applied, TIMED_OUT comes when it was time, and what was there is not waited for in vain."""
+    """Check that REACHED means applied, and that TIMED_OUT comes on time and not for an applied version."""
     for wait in case.history.waits:
         name = f"{wait.client} waited on {wait.server} for {wait.view or 'all'} at {wait.began:.3f}"
         took, required = wait.ended - wait.began, _required(case, wait)
@@ -408,7 +407,7 @@ def waits_do_not_lie(case: Case) -> Iterator[str]:
 
 @_check
 def refusals_do_not_lie(case: Case) -> Iterator[str]:
-    """A read is refused only for what is true, and as late as it was allowed to be."""
+    """Check that a read is refused for a true reason only, and not before its time."""
     for read in case.history.reads:
         refused = read.refused
         if refused is None:
@@ -431,7 +430,7 @@ def refusals_do_not_lie(case: Case) -> Iterator[str]:
 
 @_check
 def writes_are_refused_in_our_words(case: Case) -> Iterator[str]:
-    """A refusal of a command is ours and has a reason; UNKNOWN and INTERNAL are none."""
+    """Check that a refusal of a command has a reason of ours, and is not UNKNOWN or INTERNAL."""
     for write in case.history.writes:
         if write.status is WriteStatus.REFUSED and not write.reason:
             yield f"{write.request_id} was refused with {write.code} and no reason"
@@ -448,7 +447,7 @@ def _refused_wrongly(case: Case, refused: Refused, honest: frozenset[str]) -> It
 def _shown_before(
     case: Case, server: str, projections: Sequence[str], required: int, began: float, ended: float
 ) -> str:
-    """How the server had shown before `began` that it includes a position, if nothing was done to anything since."""
+    """Return the read or wait by which a server had shown a position before `began`, if no fault came since."""
     if len(projections) != 1 or not required:
         return ""
     for read in case.history.reads:
@@ -486,7 +485,7 @@ def _least(timeout: float) -> float:
 
 @_check
 def watches_are_ordered(case: Case) -> Iterator[str]:
-    """A snapshot comes by key, changes by position, and what follows a cut is later than the cut."""
+    """Check that a snapshot is ordered by key, changes by position, and rows after a cut are later than the cut."""
     for watched in case.history.watched:
         replay = Replay(case.truth, watched)
         for frame in watched.frames:
@@ -496,7 +495,7 @@ def watches_are_ordered(case: Case) -> Iterator[str]:
 
 @_check
 def watches_tell_once(case: Case) -> Iterator[str]:
-    """A row at a position is told once."""
+    """Check that a watch sends a row at a position once."""
     for watched in case.history.watched:
         replay = Replay(case.truth, watched)
         for frame in watched.frames:
@@ -510,7 +509,7 @@ def watches_tell_once(case: Case) -> Iterator[str]:
 
 @_check
 def watches_tell_the_truth(case: Case) -> Iterator[str]:
-    """A row is told as it became at its position, and only rows that were asked for."""
+    """Check that a watch sends the row of its position, and watched rows only."""
     for watched in case.history.watched:
         for frame in watched.frames:
             for key, position, content in frame.rows:
@@ -526,7 +525,7 @@ def watches_tell_the_truth(case: Case) -> Iterator[str]:
 
 @_check
 def watches_are_cuts(case: Case) -> Iterator[str]:
-    """What was told up to a resume token is the view at one position; that of a progress mark, at its position."""
+    """Check that all rows up to a resume token are the view at one position; for a progress frame, at its position."""
     for watched in case.history.watched:
         replay = Replay(case.truth, watched)
         for frame in watched.frames:
@@ -537,7 +536,7 @@ def watches_are_cuts(case: Case) -> Iterator[str]:
 
 @_check
 def watches_come_to_the_end(case: Case) -> Iterator[str]:
-    """With the faults over, a watcher knows the view as it is."""
+    """Check that a watcher has the view's final rows after the faults."""
     for watched in case.history.watched:
         replay = Replay(case.truth, watched)
         for frame in watched.frames:
@@ -548,7 +547,7 @@ def watches_come_to_the_end(case: Case) -> Iterator[str]:
 
 @_check
 def watches_begin_anew_for_a_cause(case: Case) -> Iterator[str]:
-    """No reset and no refusal comes without a cause, and `caught_up` comes once to a connection and to a reset."""
+    """Check that resets and refusals have a cause, and `caught_up` comes once after each connection and reset."""
     for watched in case.history.watched:
         caught_up = False
         for frame in watched.frames:
@@ -570,14 +569,14 @@ def watches_begin_anew_for_a_cause(case: Case) -> Iterator[str]:
 
 @_check
 def views_equal_the_fold(case: Case) -> Iterator[str]:
-    """What one transaction finds in the read store is the fold of the log up to the checkpoint found with it."""
+    """Check that rows and checkpoint of one transaction in the read store are the fold of the log."""
     for stored in case.history.stored:
         yield from _compare(case, stored)
 
 
 @_check
 def everything_is_applied_in_the_end(case: Case) -> Iterator[str]:
-    """With the faults over, every projection has come to the head of the log."""
+    """Check that every projection is at the head of the log after the faults."""
     for projection, position in case.history.final.items():
         if position != case.truth.head:
             yield f"{projection} is at {position}, and the log at {case.truth.head}"
@@ -585,7 +584,7 @@ def everything_is_applied_in_the_end(case: Case) -> Iterator[str]:
 
 @_check
 def checkpoints_go_forward(case: Case) -> Iterator[str]:
-    """The checkpoint of what answers in the read store never goes back, whichever generation that is."""
+    """Check that the checkpoint of the active generation never decreases, over all generations."""
     before: dict[str, Stored] = {}
     for stored in sorted(case.history.stored, key=lambda stored: stored.taken):
         last = before.get(stored.projection, stored)
@@ -626,7 +625,7 @@ def _shortly(row: tuple[object, ...] | None) -> str:
 
 
 def _streams_of_rows(case: Case) -> Mapping[str, str]:
-    """Views whose rows stand for one aggregate each, under its id, and carry its version: by view, the type."""
+    """Return the views whose rows are one aggregate each, with its id and version: the aggregate's type by view."""
     found: dict[str, str] = {}
     types = {event.aggregate.type for event in case.history.log}
     for name, view in case.truth.domain.views.items():

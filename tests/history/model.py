@@ -1,4 +1,4 @@
-"""The truth that a history is judged by: the log, and every view as the fold of the log, at every position."""
+"""Truth to judge a history by: the log, and every view as the fold of the log at every position."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Span = tuple[int, int]
 
 
 def stream_of(event: RecordedEvent) -> str:
-    """An event's stream, as `type/id`."""
+    """Return an event's stream, as `type/id`."""
     return f"{event.aggregate.type}/{event.aggregate.id}"
 
 
 def position_of(token: str) -> int:
-    """The position that a token stands for; of none, 0."""
+    """Return a token's position; 0 for an empty token."""
     return Token.parse(token).position if token else 0
 
 
 class Truth:
-    """What a log makes of a domain's views."""
+    """Rows of a domain's views at every position of a log."""
 
     def __init__(self, domain: Domain, log: Sequence[RecordedEvent]) -> None:
         self.domain = domain
@@ -49,22 +49,22 @@ class Truth:
                         self._changes[view.name].setdefault(key, []).append(change)
 
     def keys(self, view: str) -> set[str]:
-        """All keys that a view ever had."""
+        """Return all keys that a view ever had."""
         return set(self._changes[view])
 
     def change(self, view: str, key: str, position: int) -> ChangedRow | None:
-        """A row as it stands at a position, a tombstone too; None: there was none yet."""
+        """Return a row or tombstone at a position; None if the key did not exist yet."""
         changes = self._changes[view].get(key, [])
         index = bisect_right(changes, position, key=_changed_at)
         return changes[index - 1] if index else None
 
     def row(self, view: str, key: str, position: int) -> bytes | None:
-        """A row's content at a position."""
+        """Return a row's content at a position."""
         change = self.change(view, key, position)
         return None if change is None else change[2]
 
     def spans(self, view: str, key: str, content: bytes | None) -> list[Span]:
-        """Where in the log a row has this content."""
+        """Yield the spans of positions at which a row has this content."""
         return list(self._spans(view, key, content))
 
     def _spans(self, view: str, key: str, content: bytes | None) -> Iterator[Span]:
@@ -80,7 +80,7 @@ class Truth:
 
     @cached_property
     def by_request(self) -> dict[str, list[RecordedEvent]]:
-        """Events by the request id of their command."""
+        """Return events by the request id of their command."""
         found: dict[str, list[RecordedEvent]] = {}
         for event in self.log:
             if event.metadata.request_id:
@@ -89,7 +89,7 @@ class Truth:
 
     @cached_property
     def by_stream(self) -> dict[str, list[RecordedEvent]]:
-        """Events by stream."""
+        """Return events by stream."""
         found: dict[str, list[RecordedEvent]] = {}
         for event in self.log:
             found.setdefault(stream_of(event), []).append(event)
@@ -97,7 +97,7 @@ class Truth:
 
 
 def overlap(one: Sequence[Span], other: Sequence[Span]) -> list[Span]:
-    """The positions that are in both."""
+    """Return the positions that are in both."""
     common = []
     left, right = list(one), list(other)
     while left and right:

@@ -1,8 +1,8 @@
-"""The three servers with something planted in them: `python -m tests.history.programs PLANT[,PLANT...] SERVER ...`.
+"""The three servers with a planted change: `python -m tests.history.programs PLANT[,PLANT...] SERVER ...`.
 
-A plant is `name` or `name@number`. Bugs break a promise, so that it is seen that the judge catches them; troubles
-are what a server must live with, such as a clock that is set while it runs. Nothing of this is in the product: each
-plant wraps a part of it by name, and fails at once if that part is no longer there.
+A plant is `name` or `name@number`. Bugs break a promise, to show that the judge finds them. Troubles are conditions
+that a server must survive, such as steps of the wall clock. The product holds none of this: each plant wraps a part by
+name, and fails at once if that part does not exist any more.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _plants: dict[str, Callable[[int], None]] = {}
 
 
 def plant(function: Callable[[int], None]) -> Callable[[int], None]:
-    """Registers a plant under its name, with `-` for `_`."""
+    """Register a plant under its name, with `-` for `_`."""
     _plants[function.__name__.replace("_", "-")] = function
     return function
 
 
 def wrap(owner: Any, name: str, around: Callable[[Any], Any]) -> None:
-    """Replaces something of a class or module by something around it."""
+    """Replace an attribute of a class or module by a wrapper of it."""
     setattr(owner, name, around(getattr(owner, name)))
 
 
@@ -43,7 +43,7 @@ def _die() -> None:
 
 @plant
 def clock_steps(number: int) -> None:
-    """Every so many milliseconds the wall clock is set, up to two days forth or back; the monotonic one is not."""
+    """Set the wall clock every `number` milliseconds, by up to two days; the monotonic clock goes on."""
     from command_server import writer
     from diptych.domain import ids
     from projector.store import tombstones
@@ -53,14 +53,14 @@ def clock_steps(number: int) -> None:
     offsets = [0.0]
 
     class Stepping(datetime.datetime):
-        """A `datetime` whose `now` is by that clock."""
+        """A `datetime` whose `now` uses that clock."""
 
         @classmethod
         def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
             return datetime.datetime.fromtimestamp(clock.time(), tz)
 
     class Clock:
-        """The module `time`, with that clock. Only what is ours reads it: gRPC reads the C library's as well."""
+        """The module `time` with that clock. Only our code reads it, as gRPC reads the C library's clock."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(time, name)
@@ -84,7 +84,7 @@ def clock_steps(number: int) -> None:
 
 
 def _with_frames(change: Callable[[Sequence[bytes], int], Sequence[bytes]]) -> None:
-    """Changes what a subscriber of the feed is sent: each frame, with its number, becomes those that are returned."""
+    """Change the frames of a feed subscriber: `change` returns the frames to send for a frame and its number."""
     from projector.feed.feed import Feed
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,19 +102,19 @@ def _with_frames(change: Callable[[Sequence[bytes], int], Sequence[bytes]]) -> N
 
 @plant
 def feed_dropped(number: int) -> None:
-    """Every so many messages of the feed one is lost, but for the first."""
+    """Lose every `number`th frame of the feed, except the first one."""
     _with_frames(lambda frames, count: [] if count > 1 and count % number == 0 else frames)
 
 
 @plant
 def feed_doubled(number: int) -> None:
-    """Every so many messages of the feed one comes twice."""
+    """Send every `number`th frame of the feed twice."""
     _with_frames(lambda frames, count: [*frames, *frames] if count % number == 0 else frames)
 
 
 @plant
 def feed_late(number: int) -> None:
-    """Every so many messages of the feed one comes again after the next."""
+    """Send every `number`th frame of the feed again after the next one."""
     held: list[bytes] = []
 
     def change(frames: Sequence[bytes], count: int) -> Sequence[bytes]:
@@ -130,7 +130,7 @@ def feed_late(number: int) -> None:
 
 @plant
 def switch_too_early(number: int) -> None:
-    """A new generation takes over when it has so many events, and never gets those that came until then."""
+    """Switch to a new generation after `number` events, without the events that came until then."""
     from diptych.storage.read_store import Generation
     from projector.generation.follower import Follower
     from projector.projection_runner import Line
@@ -162,19 +162,19 @@ def _with_events(change: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
 
 @plant
 def skip_event(number: int) -> None:
-    """Every so many positions an event is not folded."""
+    """Fold no event at every `number`th position."""
     _with_events(lambda events: [event for event in events if event.position % number])
 
 
 @plant
 def fold_twice(number: int) -> None:
-    """Every so many positions an event is folded twice."""
+    """Fold the event at every `number`th position twice."""
     _with_events(lambda events: [e for event in events for e in [event] * (1 if event.position % number else 2)])
 
 
 @plant
 def checkpoint_before_rows(number: int) -> None:
-    """The checkpoint is committed so many milliseconds before the rows that it speaks of."""
+    """Commit the checkpoint `number` milliseconds before its rows."""
     from projector.store.sqlite_read_store import SqliteReadStore
 
     class Early:
@@ -216,7 +216,7 @@ def checkpoint_before_rows(number: int) -> None:
 
 @plant
 def fresh_by_one_less(_: int) -> None:
-    """A read is taken for fresh one event too early, and says that it is fresh."""
+    """Take a read as fresh one event too early, and answer so."""
     from query_server.freshness.fresh_read import FreshReads
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -231,7 +231,7 @@ def fresh_by_one_less(_: int) -> None:
 
 @plant
 def token_unheeded(_: int) -> None:
-    """Tokens are ignored."""
+    """Ignore tokens."""
     from query_server.queries import combined, find, get
 
     for module in (combined, find, get):
@@ -240,7 +240,7 @@ def token_unheeded(_: int) -> None:
 
 @plant
 def trailer_too_low(_: int) -> None:
-    """Answers carry a token one lower than they should."""
+    """Answer with a token whose position is too low by one."""
     from diptych.contract.token import Token
     from diptych.server import status as statuses
 
@@ -258,7 +258,7 @@ def trailer_too_low(_: int) -> None:
 
 @plant
 def row_goes_back(number: int) -> None:
-    """Every so many answers by key are of an old row, under the new position."""
+    """Answer every `number`th read by key with an old row at the new position."""
     from query_server.rows.row_reader import RowReader
 
     old: dict[tuple[str, str], bytes] = {}
@@ -282,7 +282,7 @@ def row_goes_back(number: int) -> None:
 
 @plant
 def reached_at_once(_: int) -> None:
-    """Waits answer REACHED at once, and say that all was applied."""
+    """Answer REACHED to every wait at once, as if all events were applied."""
     from query_server.freshness.version_wait import VersionWaits
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -297,7 +297,7 @@ def reached_at_once(_: int) -> None:
 
 @plant
 def timed_out_early(_: int) -> None:
-    """Waits time out after half of the time."""
+    """Let waits time out after half of their time."""
     from query_server.read_model_service import ReadModelService
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -316,7 +316,7 @@ def timed_out_early(_: int) -> None:
 
 @plant
 def lose_acknowledged(number: int) -> None:
-    """From a commit on they are acknowledged and not kept, and the server dies soon, as if the disk had lied."""
+    """Acknowledge commands from commit `number` on without storing them, and die soon, as after a lying disk."""
     from command_server.store import sqlite_commit
     from command_server.store.sqlite_store import SqliteEventStore
 
@@ -345,7 +345,7 @@ def lose_acknowledged(number: int) -> None:
 
 @plant
 def forget_requests(_: int) -> None:
-    """Request ids are not remembered."""
+    """Forget request ids."""
     from command_server.store.sqlite_commit import BatchRecorder
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -356,7 +356,7 @@ def forget_requests(_: int) -> None:
 
 @plant
 def token_too_high(_: int) -> None:
-    """Every token of the command server is one too high."""
+    """Send tokens whose position is too high by one."""
     from diptych.contract.token import LogIdentity
 
     wrap(LogIdentity, "token", lambda original: lambda self, position: original(self, position + 1))
@@ -364,7 +364,7 @@ def token_too_high(_: int) -> None:
 
 @plant
 def events_swapped(number: int) -> None:
-    """Subscribers get two events in the wrong order at every so many positions."""
+    """Swap two events of a subscriber at every `number`th position."""
     from command_server import event_service
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""A TCP proxy in the test's own process, which can cut connections, refuse them, hold them up and slow them down."""
+"""TCP proxy in the test's own process. It can cut, refuse, hold and slow down connections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHUNK = 65536
 
 
 class Proxy:
-    """Forwards connections to an address. It takes new ones however often the server behind it is restarted."""
+    """Forwards connections to an address, also after the server behind it was restarted."""
 
     def __init__(self, upstream: str) -> None:
         self._host, _, port = upstream.rpartition(":")
@@ -22,9 +22,9 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self.refusing = False
-        """Whether new connections are closed at once."""
+        """True while new connections are closed at once."""
         self.delay_seconds = 0.0
-        """For how long whatever is sent is kept back."""
+        """Seconds by which all data is delayed."""
         self.address = ""
 
     async def __aenter__(self) -> Self:
@@ -43,16 +43,16 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
-        """Breaks all connections; new ones are taken."""
+        """Break all connections; new ones are accepted."""
         for writer in self._writers:
             writer.transport.abort()
 
     def hold(self) -> None:
-        """Lets nothing through, and keeps the connections open, as a network that is down would."""
+        """Forward no data and keep the connections open, as a network failure would."""
         self._flowing.clear()
 
     def heal(self) -> None:
-        """Undoes all that was done, but for what was cut."""
+        """End refusing, holding and slowing. Broken connections stay broken."""
         self.refusing, self.delay_seconds = False, 0.0
         self._flowing.set()
 

@@ -1,4 +1,4 @@
-"""An operator who rebuilds projections at random, cancels, and goes back, whatever else goes on."""
+"""Operator who rebuilds projections at random, cancels rebuilds, and switches back, during all other faults."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _HONEST = frozenset(
         "PROJECTION_PAUSED",
     }
 )
-"""Reasons that an operator may be refused for at any time. gRPC itself refuses without a reason."""
+"""Reasons for which an operator may be refused at any time. gRPC itself refuses without a reason."""
 
 _PATIENCE_SECONDS = 5.0
 
 
 class Rebuilder:
-    """Asks the projector, and keeps what it should not have answered."""
+    """Calls the projector and records its wrong answers."""
 
     def __init__(self, address: str, projections: Sequence[str], rng: random.Random) -> None:
         self.wrong: list[str] = []
         self.switched = 0
-        """How often a generation took over."""
+        """Number of switches to another generation."""
         self._address = address
         self._projections = projections
         self._rng = rng
 
     async def work(self, seconds: float, over: Callable[[], bool]) -> None:
-        """Does something, and then something else, for a time, or until it is over."""
+        """Make random calls for a time, or until `over` is true."""
         until = asyncio.get_running_loop().time() + seconds
         async with open_channel(self._address) as channel:
             stub = projections_pb2_grpc.ProjectionServiceStub(channel)
@@ -63,7 +63,7 @@ class Rebuilder:
                 await asyncio.sleep(self._rng.uniform(0.0, 0.2))
 
     async def settle(self, seconds: float) -> None:
-        """Rebuilds everything once more, to the end, with all trouble over."""
+        """Rebuild every projection to the end, without faults."""
         async with open_channel(self._address) as channel:
             stub = projections_pb2_grpc.ProjectionServiceStub(channel)
             for name in self._projections:

@@ -1,7 +1,7 @@
-"""A history: everything that clients did and saw in a run, with times, and what was found when it was over.
+"""History of a run: calls and answers of all clients with times, and the state at the end.
 
-All times are those of one monotonic clock. `judge.py` says whether the promises were kept. Records say what was
-seen and nothing else, so that any client, against any server, can make them.
+All times are of one monotonic clock. Records hold observations only, so any client of any server can make them;
+`judge.py` judges them.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from diptych.v1.read_model_pb2 import WaitOutcome
 
 
 class WriteStatus(Enum):
-    """What a client knows of a command that it sent."""
+    """A client's knowledge of the effect of a command that it sent."""
 
     ACKNOWLEDGED = "acknowledged"
     REFUSED = "refused"
-    """It was told that it took no effect."""
+    """The answer said that the command has no effect."""
     UNKNOWN = "unknown"
-    """The answer was lost: it may have taken effect, or may do so yet."""
+    """The answer was lost: the command may have had an effect, or may still have one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
-    """One sending of a command; those with one request id are retries of each other."""
+    """One sending of a command. Sendings with the same request id are retries."""
 
     client: str
     request_id: str
     command: Message
     stream: str
-    """The aggregate that it addresses, as `type/id`."""
+    """Aggregate of the command, as `type/id`."""
     began: float
     ended: float
     status: WriteStatus
@@ -46,12 +46,12 @@ class Write:
     code: str = ""
     reason: str = ""
     repeated: bool = False
-    """Whether it may have been sent several times, and only the last answer was seen."""
+    """True if it may have been sent several times, and only the last answer is recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """How a call was refused."""
+    """Refusal of a call."""
 
     code: str
     reason: str
@@ -68,17 +68,17 @@ class Read:
     began: float
     ended: float
     presented: str = ""
-    """The token that the answer had to be as fresh as; empty: none."""
+    """Token that was sent with the query; empty if none was."""
     trailer: str = ""
-    """The token that came with the answer."""
+    """Token that came with the answer."""
     rows: Mapping[str, bytes | None] = field(default_factory=dict)
-    """What the answer says of these keys; None: there is no such row."""
+    """Rows of the answer by key; None: there is no such row."""
     whole: bool = False
-    """Whether it says as well that the view has no other rows."""
+    """True if the answer also says that the view has no other rows."""
     refused: Refused | None = None
-    """It is no answer: `rows` are empty."""
+    """Refusal, if there is no answer; `rows` are empty then."""
     timeout: float = 0.0
-    """How long the call was allowed to take; 0: no limit."""
+    """Time limit of the call in seconds; 0: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +88,12 @@ class Wait:
     client: str
     server: str
     view: str
-    """Empty: all."""
+    """View of the wait; empty: all."""
     began: float
     ended: float
     timeout: float
     token: str = ""
-    """What was waited for; or a stream and its version."""
+    """Awaited token; or else a stream and its version."""
     stream: str = ""
     version: int = 0
     outcome: WaitOutcome = WaitOutcome.WAIT_OUTCOME_UNSPECIFIED
@@ -106,26 +106,26 @@ class Wait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Followed:
-    """What one subscriber saw, over all the connections it needed: positions and event ids in the order they came."""
+    """Events of one subscriber over all its connections: positions and event ids in order of arrival."""
 
     client: str
     after: int
     events: tuple[tuple[int, str], ...]
     types: frozenset[str] = frozenset()
-    """The event types asked for; empty: all."""
+    """Subscribed event types; empty: all."""
 
 
 class FrameKind(Enum):
-    """What a frame of a watch is."""
+    """Kind of a watch's frame."""
 
     OPENED = "opened"
-    """Our own: a connection was opened, with `resume_token` if that is set. What came after that token is void."""
+    """Recorded by the client: a connection was opened, with `resume_token` if set. Frames after that token are void."""
     ROWS = "rows"
     CAUGHT_UP = "caught up"
     PROGRESS = "progress"
     RESET = "reset"
     REFUSED = "refused"
-    """Our own: the watch ended with an error of ours, whose name is `reason`."""
+    """Recorded by the client: the watch ended with an error of ours, whose name is `reason`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,25 +138,25 @@ class WatchFrame:
     """Keys, positions, contents; None: deleted."""
     resume_token: str = ""
     position: int = 0
-    """Of a progress mark."""
+    """Position of a progress frame."""
     reason: str = ""
     server: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """What one watcher was told, over all the connections it needed."""
+    """Frames of one watcher over all its connections."""
 
     client: str
     view: str
     keys: frozenset[str] | None
-    """None: all."""
+    """Watched keys; None: all."""
     frames: tuple[WatchFrame, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Something that was done to the servers."""
+    """A fault that was made."""
 
     kind: str
     target: str
@@ -166,7 +166,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRow:
-    """A row as it lies in the read store."""
+    """A row in the read store."""
 
     position: int
     content: bytes | None
@@ -175,7 +175,7 @@ class StoredRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One generation of a projection as one transaction found it in the read store."""
+    """One generation of a projection as one transaction read it from the read store."""
 
     taken: float
     projection: str
@@ -183,12 +183,12 @@ class Stored:
     position: int
     event_id: str
     rows: Mapping[str, Mapping[str, StoredRow]]
-    """By view and key, tombstones too."""
+    """Rows and tombstones by view and key."""
 
 
 @dataclass(slots=True)
 class History:
-    """A run."""
+    """All records of a run."""
 
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
@@ -198,9 +198,9 @@ class History:
     faults: list[Fault] = field(default_factory=list)
     stored: list[Stored] = field(default_factory=list)
     log: list[RecordedEvent] = field(default_factory=list)
-    """All of it, as it was read from the start when the run was over."""
+    """The whole log, read from its start at the end of the run."""
     final: dict[str, int] = field(default_factory=dict)
-    """The positions at which the projections were said to be when the run was over."""
+    """Positions of the projections at the end of the run."""
 
     def has(self, reads: int, writes: int) -> bool:
         """Return True if at least that many reads were answered and commands acknowledged."""

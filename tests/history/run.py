@@ -1,4 +1,4 @@
-"""One run: clients write and read while servers are killed and connections cut; then the judge has the word."""
+"""One run: clients write and read while servers are killed and connections cut; then the judge checks the history."""
 
 from __future__ import annotations
 
@@ -22,51 +22,51 @@ from tests.history.stage import TROUBLES, Stage, stored
 from tests.support.polling import eventually
 
 _ROUNDS_MAX = 8
-"""Rounds of a run, of `Plan.seconds` each, until it has as many reads and writes as it must have."""
+"""Rounds of a run, of `Plan.seconds` each, until it has its minimum of reads and writes."""
 
 _RESETS = frozenset({"RESET_REASON_GENERATION"})
-"""Why a watch may begin anew where projections are rebuilt."""
+"""Reasons for which a watch may be reset in runs with rebuilds."""
 
 _EXPLAINED = {
     # A read store that cannot grow stalls, and goes on by itself.
     "fill": ("READ_MODEL_STALLED", WaitOutcome.WAIT_OUTCOME_STALLED),
     "pause": ("READ_MODEL_PAUSED", WaitOutcome.WAIT_OUTCOME_PAUSED),
 }
-"""Reasons that reads are refused for, and outcomes of waits, by the trouble that explains them."""
+"""Reasons of refused reads and outcomes of waits that a trouble explains, by trouble."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run consists of. The same plan makes the same faults and wishes; the rest is up to the machine."""
+    """Contents of a run. The same plan makes the same faults and requests; their timing depends on the machine."""
 
     seed: int
     seconds: float = 6.0
     clients: int = 5
     faults: bool = True
     plants: Mapping[str, str] = field(default_factory=dict)
-    """By program, plants for it, as `programs.py` takes them."""
+    """Plants by program, as `programs.py` takes them."""
     troubles: Mapping[str, int] = field(default_factory=lambda: dict(TROUBLES))
-    """What befalls the servers, by how often it does."""
+    """Faults and their weights."""
     trouble: Callable[[Stage], Awaitable[None]] | None = None
-    """What befalls the servers instead; the run is over when it is, and not later than that."""
+    """Function that makes the faults instead. The run ends when it returns, and at the latest after `seconds`."""
     sleepers: int = 0
-    """Clients that open streams to every server and read nothing."""
+    """Number of clients that open streams to every server and read nothing."""
     settings: Mapping[str, list[str]] = field(default_factory=dict)
     watches: bool = True
     rebuilds: bool = False
-    """Whether projections are rebuilt, switched and switched back all the time."""
+    """True if projections are rebuilt, switched and switched back all the time."""
     reads_min: int = 0
     writes_min: int = 0
-    """Answered reads and acknowledged writes that a run must have: on a slow machine it goes on for more rounds."""
+    """Answered reads and acknowledged writes that a run must have. On a slow machine it takes more rounds."""
     end_seconds: float = 20.0
-    """How long everything may take to settle when the faults are over."""
+    """Limit in seconds on settling after the faults."""
     slow: Mapping[str, float] = field(default_factory=dict)
-    """By way, such as `projector>command-server`, for how many seconds all that takes it is kept back."""
+    """Delay in seconds of all data on a link, such as `projector>command-server`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a run."""
+    """Result of a run."""
 
     history: History
     findings: list[Finding]
@@ -75,11 +75,11 @@ class Outcome:
 
     @property
     def checks(self) -> set[str]:
-        """The checks that found something."""
+        """Names of the checks with findings."""
         return {finding.check for finding in self.findings}
 
     def summary(self) -> str:
-        """In one line, what the run was made of."""
+        """Return the run's contents in one line."""
         history = self.history
         answered = sum(read.refused is None for read in history.reads)
         return (
@@ -91,7 +91,7 @@ class Outcome:
         )
 
     def report(self) -> str:
-        """All findings, the most telling first few of each check."""
+        """Return the findings, the first five of each check."""
         lines = [self.summary()]
         for check in sorted(self.checks):
             texts = [finding.text for finding in self.findings if finding.check == check]
@@ -100,7 +100,7 @@ class Outcome:
 
 
 async def run(data: Path, plan: Plan) -> Outcome:
-    """Plays a plan and judges it."""
+    """Run a plan and judge its history."""
     history, board = History(), Board()
     rng = random.Random(plan.seed)
     domain = load("shop").domain
@@ -212,7 +212,7 @@ async def _play(
 
 
 async def _end(stage: Stage, board: Board, shoppers: list[Shopper], seconds: float) -> None:
-    """Waits until both query servers have everything, and reads everything once more from both."""
+    """Wait until both query servers have applied all events, and read everything once more from both."""
     board.token = max(shopper.client.token for shopper in shoppers)
     client = shoppers[0].client
     waits = [client.wait(server, "", token=board.token, timeout=seconds) for server in client.servers]
@@ -223,7 +223,7 @@ async def _end(stage: Stage, board: Board, shoppers: list[Shopper], seconds: flo
 
 
 async def _watched_to_the_end(stage: Stage, watchers: list[RecordingClient], seconds: float) -> None:
-    """Waits until watchers have been told everything, but not for ever: the judge sees what they know."""
+    """Wait until watchers have all changes, up to a limit. The judge checks their rows."""
     with suppress(AssertionError):
         await eventually(lambda: all(one.watched_to >= len(stage.history.log) for one in watchers), seconds=seconds)
 
@@ -243,5 +243,5 @@ async def _look(stage: Stage, seconds: float, board: Board, rng: random.Random) 
 
 
 def seeds(default: str) -> list[int]:
-    """The seeds to run: those of DIPTYCH_TEST_SEEDS (`1,2,3`), or the default ones."""
+    """Return the seeds of DIPTYCH_TEST_SEEDS (`1,2,3`), or the default ones."""
     return [int(seed) for seed in os.environ.get("DIPTYCH_TEST_SEEDS", default).split(",")]

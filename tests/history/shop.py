@@ -1,4 +1,4 @@
-"""The shop as the judge sees it: what its commands must record, and rules that no true decision breaks."""
+"""The shop for the judge: effects of its commands, and rules that no true decision breaks."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ _RECORDS: dict[type[Message], tuple[str, bool, _Says]] = {
 
 
 def payload(event: RecordedEvent) -> Any:
-    """A recorded event's own message."""
+    """Return a recorded event's own message."""
     return _EVENTS[event.event.type_url.rpartition("/")[2]].FromString(event.event.value)
 
 
 class ShopEffects:
-    """What the shop's commands do."""
+    """Effects of the shop's commands."""
 
     def wrong(self, command: Message, events: Sequence[RecordedEvent]) -> str:
-        """Why these events cannot be what an accepted command recorded."""
+        """Return the reason why an accepted command cannot have recorded these events; empty if it can."""
         expected, optional, says = _RECORDS[type(command)]
         names = [event.event.type_url.rpartition(".")[2] for event in events]
         if names != [expected] and not (optional and not names):
@@ -74,7 +74,7 @@ class ShopEffects:
         return ""
 
     def broken_rules(self, log: Sequence[RecordedEvent]) -> Iterable[str]:
-        """Stock and emails: each event names what was there before it, and no email has two users."""
+        """Yield broken rules: each event has the right previous stock and email, and an email has one user."""
         stock: dict[str, int] = {}
         reserved: dict[tuple[str, str], int] = {}
         emails: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What clients do in a run: writes of all kinds, retried under their request ids, and reads with tokens and without."""
+"""Behaviour of clients in a run: writes of all kinds, retried under their request ids, and reads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PRODUCTS = ("tea", "mug")
 
 
 class Board:
-    """What clients tell each other: ids that they can use, and the latest token."""
+    """Ids that clients share, and the latest token."""
 
     def __init__(self) -> None:
         self.users: list[str] = []
@@ -49,24 +49,24 @@ class Board:
         self.token = ""
         self.versions: dict[str, int] = {}
         self.over = False
-        """Whether everybody goes home, though there is time left."""
+        """True if all clients stop, even before their time."""
 
     def post(self, write: Write) -> None:
-        """Tells of a write."""
+        """Add a write."""
         if write.status is WriteStatus.ACKNOWLEDGED:
             self.token = max(self.token, write.token)
             self.versions[write.stream] = max(write.version, self.versions.get(write.stream, 0))
 
 
 class Shopper:
-    """One client's behaviour."""
+    """Behaviour of one client."""
 
     def __init__(self, client: RecordingClient, board: Board, rng: random.Random) -> None:
         self.client = client
         self.board = board
         self.rng = rng
         self.open: list[tuple[Message, str, str, int | None]] = []
-        """Commands whose outcome is not known."""
+        """Commands with an unknown outcome."""
         self._done: list[tuple[Message, str, str, int | None]] = []
         self._number = 0
         self._until = 0.0
@@ -91,14 +91,14 @@ class Shopper:
         ]
 
     async def shop(self, seconds: float) -> None:
-        """Writes and reads for a time."""
+        """Write and read for a time."""
         self._until = time.monotonic() + seconds
         weights, deeds = zip(*self._deeds, strict=True)
         while time.monotonic() < self._until and not self.board.over:
             await self.rng.choices(deeds, weights)[0]()
 
     async def settle(self, seconds: float) -> None:
-        """Repeats what has no answer until it has one."""
+        """Repeat commands with an unknown outcome until it is known."""
         until = time.monotonic() + seconds
         while self.open and time.monotonic() < until:
             if await self._send_again() is WriteStatus.UNKNOWN:
@@ -113,7 +113,7 @@ class Shopper:
         return write.status
 
     async def _write(self, command: Message, stream: str, *, expected: int | None = None) -> Write:
-        """Sends a command, and again under its request id while its outcome is not known, unless it is given up."""
+        """Send a command, and repeat it under its request id while its outcome is unknown, or abandon it."""
         self._number += 1
         request_id = f"{self.client.name}-{self._number}"
         sending = (command, stream, request_id, expected)
@@ -212,7 +212,7 @@ class Shopper:
             self.board.orders.append(order_id)
 
     def _read_options(self) -> dict[str, Any]:
-        """Where a read goes, how fresh it must be, and for how long it may take."""
+        """Return server, token and time limit of a read."""
         return {
             "server": self.rng.choice(self.client.servers),
             "token": self.rng.choices((self.client.token, self.board.token, ""), (6, 2, 2))[0],
@@ -221,7 +221,7 @@ class Shopper:
         }
 
     async def get_user(self, user_id: str, **more: Any) -> None:
-        """Reads a user."""
+        """Read a user."""
         options = {**self._read_options(), **more}
         query = GetUserRequest(user_id=user_id)
         await self.client.read(query, "users", lambda row: {user_id: _bytes(row)}, missing=user_id, **options)
@@ -293,7 +293,7 @@ class Shopper:
 
 
 class Importer:
-    """A client that sends many commands through a stream, which repeats by itself what was lost."""
+    """Client that sends many commands through a stream, which repeats lost ones by itself."""
 
     def __init__(self, client: RecordingClient, board: Board, rng: random.Random, address: str) -> None:
         self.client = client
@@ -303,7 +303,7 @@ class Importer:
         self._number = 0
 
     async def send(self, seconds: float) -> None:
-        """Sends batches for a time."""
+        """Send batches for a time."""
         until = time.monotonic() + seconds
         async with Connection(self._address) as connection, connection.command_stream(window=4) as stream:
             answers = []
@@ -339,7 +339,7 @@ class Importer:
 
 
 async def open_shop(client: RecordingClient, board: Board) -> None:
-    """Makes what the others need: a few users and products."""
+    """Create the users and products that all clients use."""
     for product_id in PRODUCTS:
         command = CreateProductRequest(
             product_id=product_id, name=product_id, price=Money(currency_code="GBP", units=1), stock=20

@@ -1,4 +1,4 @@
-"""The stage: a pair whose servers are in processes of their own and talk through proxies, and what befalls them."""
+"""Stage of a history run: servers in processes of their own that talk through proxies, and the faults."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROGRAMS = {
     "query-1": "query-server",
     "query-2": "query-server",
 }
-"""By the name of a server, what it is."""
+"""Program of each server, by the server's name."""
 
 _OWNERS = {
     "commit": "command-server",
@@ -47,16 +47,16 @@ _OWNERS = {
 }
 
 TROUBLES = {"kill": 3, "freeze": 2, "cut": 1, "hold": 1, "slow": 1}
-"""What befalls servers and ways, by how often it does."""
+"""Faults of servers and links, with their weights."""
 
 
 def failpoints_of(program: str) -> list[str]:
-    """The failpoints that a server passes."""
+    """Return the failpoints that a server passes."""
     return [name for name in NAMES if program == (_OWNERS.get(name) or _OWNERS[name.partition(".")[0]])]
 
 
 class Actor:
-    """A server under a name, which is started again whenever it has ended."""
+    """A named server, which is started again whenever it has ended."""
 
     def __init__(self, name: str, server: Server, plants: str, fate: float) -> None:
         self.name = name
@@ -67,27 +67,27 @@ class Actor:
         self.ends_by_itself = "lose" in plants
         self.up = asyncio.Event()
         self.fate = random.Random(fate)
-        """What becomes of its next processes; its own, so that it does not depend on when the others die."""
+        """Random numbers for its next processes. They do not depend on when other servers die."""
         self.killed = False
-        """Whether its last process was killed from outside."""
+        """True if its last process was killed from outside."""
         self.died_at: list[str] = []
-        """The failpoints that its processes died at."""
+        """Failpoints that its processes died at."""
         self.script: list[str] | None = None
-        """The failpoints of its next processes, and then none; None: as chance will have it."""
+        """Failpoints of its next processes, and none after them; None: random ones."""
         self.deaths = 0
 
     def arm(self, failpoints: str) -> None:
-        """Says at which failpoints its next process dies; empty: at none."""
+        """Set the failpoints at which its next process dies; empty: none."""
         self.server.env[VARIABLE] = failpoints
         self.killed = False
 
     @property
     def armed(self) -> str:
-        """The failpoints at which its process dies."""
+        """Failpoints at which its process dies."""
         return self.server.env.get(VARIABLE, "")
 
     def bury(self) -> bool:
-        """Takes note of a process that has ended; whether it had a cause to."""
+        """Record the end of a process; return True if it had a cause."""
         self.deaths += 1
         status = self.server.wait()
         if self.armed and status == -signal.SIGKILL and not self.killed:
@@ -97,7 +97,7 @@ class Actor:
 
 
 class Stage:
-    """Two query servers, one of each other server, and a proxy on every way that something takes."""
+    """Two query servers, one of each other server, and a proxy on every link."""
 
     def __init__(
         self,
@@ -115,11 +115,11 @@ class Stage:
         self.history = history
         self.rng = rng
         self.crashes = False
-        """Whether servers that are started again may die at a failpoint."""
+        """True while restarted servers may die at a failpoint."""
         self.rebuilds = False
-        """Whether projections are rebuilt, so that a projector can die of that, too."""
+        """True if projections are rebuilt, so that a projector can die at failpoints of a switch, too."""
         self.unexpected: list[str] = []
-        """Servers that ended by themselves, without a cause."""
+        """Servers that ended without a cause."""
         self._plants = plants or {}
         self._troubles = troubles
         self._settings = settings or {}
@@ -146,28 +146,28 @@ class Stage:
 
     @property
     def read_store(self) -> Path:
-        """The read store's file."""
+        """File of the read store."""
         return self.data / "read.db"
 
     @property
     def commands(self) -> str:
-        """Where clients find the command server."""
+        """Address of the command server for clients."""
         return self.links["clients>command-server"].address
 
     @property
     def queries(self) -> dict[str, str]:
-        """Where clients find the query servers."""
+        """Addresses of the query servers for clients, by name."""
         return {name: self.links[f"clients>{name}"].address for name in ("query-1", "query-2")}
 
     async def end(self) -> None:
-        """Starts nothing again from now on."""
+        """Stop restarting servers."""
         self._ending = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def calm(self) -> None:
-        """Ends all trouble: every server runs, and every way is free."""
+        """End all faults, and wait until every server runs and every link is free."""
         self.crashes = False
         for link in self.links.values():
             link.heal()
@@ -179,11 +179,11 @@ class Stage:
                 await actor.up.wait()
 
     async def kill(self, name: str) -> None:
-        """Kills a server and waits until it is there again."""
+        """Kill a server and wait until it is up again."""
         await self._befall("kill", name, lambda: self._kill(self.actors[name]))
 
     async def freeze(self, name: str, seconds: float) -> None:
-        """Makes a server stand still for a time."""
+        """Suspend a server for a time."""
 
         async def stand_still() -> None:
             server = self.actors[name].server
@@ -196,7 +196,7 @@ class Stage:
         await self._befall("freeze", name, stand_still)
 
     async def fill(self, name: str, seconds: float) -> None:
-        """Lets no file of a server grow for a time, as on a full disk."""
+        """Limit a server's file to its size for a time, as a full disk would."""
         file = self.data / ("log.db-wal" if name == "command-server" else "read.db-wal")
         pid = self.actors[name].server.pid
 
@@ -209,7 +209,7 @@ class Stage:
         await self._befall("fill", name, stay_full)
 
     async def pause(self, projection: str, seconds: float) -> None:
-        """Pauses a projection for a time."""
+        """Pause a projection for a time."""
 
         async def stand() -> None:
             if await self._operate(lambda stub: stub.Pause(PauseRequest(projection=projection), timeout=2)):
@@ -225,7 +225,7 @@ class Stage:
         await self._befall("pause", projection, stand)
 
     async def _operate(self, call: Callable[[ProjectionServiceStub], Awaitable[object]]) -> bool:
-        """Calls the projector as an operator does; whether it answered that it was done."""
+        """Call the projector as an operator does; return True if it answered."""
         async with grpc.aio.insecure_channel(self.actors["projector"].server.address) as channel:
             try:
                 await call(ProjectionServiceStub(channel))
@@ -234,7 +234,7 @@ class Stage:
         return True
 
     async def die_at(self, name: str, failpoints: Sequence[str], seconds: float) -> list[str]:
-        """Has a server die at one failpoint after the other; returns those that it did not come to in time."""
+        """Kill a server at one failpoint after the other; return those that it did not reach within the limit."""
         actor = self.actors[name]
         actor.script, missed = list(failpoints), []
         await self.kill(name)
@@ -252,7 +252,7 @@ class Stage:
         return missed
 
     async def cut(self, link: str, seconds: float = 0.0) -> None:
-        """Breaks the connections of a way, and allows no new ones for a time."""
+        """Break the connections of a link, and refuse new ones for a time."""
 
         async def break_it() -> None:
             proxy = self.links[link]
@@ -264,7 +264,7 @@ class Stage:
         await self._befall("cut", link, break_it)
 
     async def hold(self, link: str, seconds: float) -> None:
-        """Lets nothing through on a way for a time."""
+        """Hold all data of a link for a time."""
 
         async def keep() -> None:
             self.links[link].hold()
@@ -274,7 +274,7 @@ class Stage:
         await self._befall("hold", link, keep)
 
     async def slow(self, link: str, seconds: float, delay: float) -> None:
-        """Makes a way slow for a time."""
+        """Delay all data of a link for a time."""
 
         async def crawl() -> None:
             self.links[link].delay_seconds = delay
@@ -284,7 +284,7 @@ class Stage:
         await self._befall("slow", link, crawl)
 
     async def torment(self, seconds: float) -> None:
-        """Faults at random, one after the other, for a time; a server that is killed comes back while others follow."""
+        """Make random faults one after the other for a time. A killed server starts again during later faults."""
         until = time.monotonic() + seconds
         self.crashes = True
         under_way: set[asyncio.Task[None]] = set()
@@ -328,7 +328,7 @@ class Stage:
         return f"{actor.fate.choice(points)}=kill@{actor.fate.randint(2, 40)}"
 
     async def look(self) -> None:
-        """Records what lies in the read store, each projection as one transaction sees it."""
+        """Record the read store's contents, each projection in one transaction."""
         async with self._looking:  # Of two looks at once, the one that is done first may have begun last.
             self.history.stored += await asyncio.to_thread(stored, self.read_store, self.domain)
 
@@ -377,7 +377,7 @@ class Stage:
         await actor.up.wait()
 
     async def _mind(self, actor: Actor) -> None:
-        """Starts a server again whenever it has ended."""
+        """Start a server again whenever it has ended."""
         while True:
             if actor.server.running:
                 await asyncio.sleep(0.02)
@@ -403,7 +403,7 @@ class Stage:
 
 
 def stored(path: Path, domain: Domain) -> list[Stored]:
-    """Every active generation in a read store, each as one transaction finds it."""
+    """Return every active generation in a read store, each read in one transaction."""
     found = []
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
     connection.execute("PRAGMA busy_timeout = 5000")

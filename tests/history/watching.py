@@ -1,4 +1,4 @@
-"""A watch replayed: what its client holds after each frame."""
+"""Replay of a watch: the rows that its client has after each frame."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.history.records import FrameKind, Watched, WatchFrame
 
 
 class _Held(NamedTuple):
-    """What a watcher holds at a cut."""
+    """Rows of a watcher at a cut."""
 
     rows: dict[str, bytes]
     row_changes: frozenset[tuple[str, int]]
@@ -18,7 +18,7 @@ class _Held(NamedTuple):
 
 
 class Replay:
-    """Takes one frame after the other."""
+    """Applies one frame after the other."""
 
     def __init__(self, truth: Truth, watched: Watched) -> None:
         self._truth = truth
@@ -26,17 +26,17 @@ class Replay:
         self._keys = watched.keys
         self.rows: dict[str, bytes] = {}
         self.row_changes: set[tuple[str, int]] = set()
-        """Keys and positions, since the last snapshot began."""
+        """Keys and positions since the last snapshot began."""
         self.server = ""
         self._cut = 0
-        """The least position that the last cut can have been made at; 0: none yet."""
+        """Least possible position of the last cut; 0: none yet."""
         self._snapshot: list[tuple[str, int]] = []
         self._caught_up = False
         self._last = 0
         self._bookmarks: dict[str, _Held] = {}
 
     def take(self, frame: WatchFrame) -> None:
-        """Does what a client does with a frame."""
+        """Apply a frame, as a client does."""
         if frame.kind is FrameKind.OPENED:
             self.server = frame.server
             held = self._bookmarks.get(frame.resume_token)
@@ -61,7 +61,7 @@ class Replay:
             self._bookmarks[frame.resume_token] = _Held(dict(self.rows), frozenset(self.row_changes), self._cut)
 
     def misordered(self, frame: WatchFrame) -> Iterator[str]:
-        """What is wrong with the order of the rows of the next frame."""
+        """Yield the errors in the order of the next frame's rows."""
         if self._caught_up:
             last = max(self._last, self._cut)
             for key, position, _ in frame.rows:
@@ -79,7 +79,7 @@ class Replay:
                 yield f"row {key} at {after} after {before}, neither by key nor by position"
 
     def no_cut(self, frame: WatchFrame, head: int) -> str:
-        """Why what is held after a frame is no cut; empty: it is one, or need not be."""
+        """Return the reason why the rows after a frame are no cut; empty if they are one, or need not be."""
         if not frame.resume_token or frame.kind is FrameKind.OPENED:
             return ""
         least = max(self._cut, self._last, frame.position)
@@ -92,13 +92,13 @@ class Replay:
         return f"what is held is the view at no one position from {least} to {most}; at {least} wrong: {wrong[:5]}"
 
     def differing(self, position: int) -> list[str]:
-        """Keys whose rows are held otherwise than they are at a position."""
+        """Return the keys whose rows differ from those at a position."""
         return [
             key for key in sorted(self._watched()) if self._truth.row(self._view, key, position) != self.rows.get(key)
         ]
 
     def _begin(self, held: _Held | None) -> None:
-        """Begins with what was held at a bookmark, or with nothing."""
+        """Begin with the rows of a bookmark, or with none."""
         self.rows = {} if held is None else dict(held.rows)
         self.row_changes = set() if held is None else set(held.row_changes)
         self._cut = 0 if held is None else held.position

@@ -1,4 +1,4 @@
-"""What every program of first contact prints, whatever its language."""
+"""Output of the first-contact program, the same in every language."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ read: Linnea
 """
 
 
-def told(printed: str) -> None:
-    """Fails if that is not what was printed."""
+def check_printed(printed: str) -> None:
+    """Check the output of a first-contact program."""
     assert re.fullmatch(STORY.strip(), printed.strip()), printed

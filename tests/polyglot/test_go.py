@@ -1,4 +1,4 @@
-"""A Go program does the first screen, with code that it generates from `contracts.binpb`."""
+"""Go program of first contact, with code that it generates from `contracts.binpb`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.polyglot.story import told
+from tests.polyglot.story import check_printed
 from tests.polyglot.workshop import Workshop, commands_for, go_environment
 from tests.support.pair import Pair
 
@@ -16,6 +16,6 @@ pytestmark = pytest.mark.timeout(900)  # It may download and compile everything 
 def test_first_contact(tmp_path: Path, shared_pair: Pair) -> None:
     workshop = Workshop("go", tmp_path, go_environment(), shared_pair)
     printed = [workshop.run(command) for command in commands_for("Go")]
-    told(printed[-1])
+    check_printed(printed[-1])
     assert workshop.run("gofmt -l *.go") == ""
     assert workshop.run("go vet .") == ""

@@ -1,4 +1,4 @@
-"""The README's calls work by grpcurl as well, which learns the contracts by reflection."""
+"""The README's calls with grpcurl, which reads the contracts by reflection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEXT = "--- the next block ---\n"
 
 
 class Terminal:
-    """A shell in a folder of its own, where grpcurl is, for somebody who has a pair."""
+    """A shell in a folder of its own with grpcurl on its path, for a running pair."""
 
     def __init__(self, folder: Path, pair: Pair) -> None:
         self.folder = folder
@@ -31,7 +31,7 @@ class Terminal:
         self._env = {**env, **addresses(pair), "PATH": f"{installed(env)}:{env['PATH']}"}
 
     def run(self, script: str) -> str:
-        """What a script prints to stdout and stderr, in the order of printing."""
+        """Return a script's stdout and stderr, in the order of printing."""
         for port, server in self._ports.items():
             script = script.replace(f"127.0.0.1:{port}", server.address)
         status, out, err = run(f"exec 2>&1\n{script}", self.folder, self._env, 60)
@@ -40,7 +40,7 @@ class Terminal:
 
 
 def installed(env: Mapping[str, str]) -> Path:
-    """The folder where grpcurl is, once and for all runs. It is compiled by one test process while others wait."""
+    """Return the folder of grpcurl, which is shared by all runs. One process compiles it while others wait."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "diptych", f"grpcurl-{GRPCURL_VERSION}")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -54,7 +54,7 @@ def installed(env: Mapping[str, str]) -> Path:
 
 
 def by_grpcurl(script: str) -> str:
-    """A script of the README with grpcurl in buf's place, by the rule that `tests/polyglot/README.md` gives."""
+    """Return a script of the README with grpcurl in place of buf, by the rule in `tests/polyglot/README.md`."""
     script = script.replace("buf curl --protocol grpc --http2-prior-knowledge", "grpcurl -plaintext")
     script = re.sub(r"http://([\d.]+:\d+)/", r"\1 ", script)
     assert "buf" not in script
@@ -62,7 +62,7 @@ def by_grpcurl(script: str) -> str:
 
 
 def agrees(printed: str, expected: str) -> None:
-    """Fails if an answer is another one than the README shows. A refusal looks different, but says the same."""
+    """Check that an answer is the README's. A refusal is printed in another form, with the same contents."""
     if refusal := re.search(r'"code": "(\w+)",\s*"message": "(.*)"', expected):
         code = refusal[1].title().replace("_", "")
         sentence = re.sub(r"\d+", r"\\d+", re.escape(refusal[2])).replace(re.escape("..."), r"\d+")
@@ -75,8 +75,8 @@ def agrees(printed: str, expected: str) -> None:
 
 
 def named(printed: str) -> str:
-    """The same JSON with every field under its name in the contract: which of its two names comes is up to the tool."""
-    return re.sub(r'"(\w+)":', lambda found: re.sub("[A-Z]", lambda c: f"_{c[0].lower()}", found[0]), printed)
+    """Return the JSON with the contract's field names, as tools print one of two names."""
+    return re.sub(r'"(\w+)":', lambda parsed: re.sub("[A-Z]", lambda c: f"_{c[0].lower()}", parsed[0]), printed)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`contracts.binpb` generates Java code that compiles."""
+"""Java code that is generated from `contracts.binpb` compiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TypeScript program does the first screen, with code that it generates from `contracts.binpb`."""
+"""TypeScript program of first contact, with code that it generates from `contracts.binpb`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.polyglot.story import told
+from tests.polyglot.story import check_printed
 from tests.polyglot.workshop import HERE, Workshop, commands_for, environment
 from tests.support.pair import Pair
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(900)  # It may download everything that gRPC ne
 def test_first_contact(tmp_path: Path, shared_pair: Pair) -> None:
     workshop = Workshop("typescript", tmp_path, environment("node", "npm"), shared_pair)
     printed = [workshop.run(command) for command in commands_for("TypeScript")]
-    told(printed[-1])
+    check_printed(printed[-1])
 
 
 def test_the_lock_file_names_no_registry() -> None:

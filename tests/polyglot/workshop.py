@@ -1,13 +1,13 @@
-"""Toolchains of other languages: where a test finds them, and a copy of a program for it to build.
+"""Toolchains of other languages, and a copy of a program to build.
 
-A test runs the commands that `README.md` beside this file tells its readers, in their order::
+A test runs the commands of the README beside this file, in their order::
 
     def test_first_contact(tmp_path: Path, shared_pair: Pair) -> None:
         workshop = Workshop("go", tmp_path, go_environment(), shared_pair)
         for command in commands_for("Go"):
             printed = workshop.run(command)
 
-Whatever these tools download they keep where they always do, so a second run is quick.
+The tools keep downloads in their usual places, so a second run is quick.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MADE = shutil.ignore_patterns("contracts.binpb", "gen", "dist", "node_modules",
 
 
 class Workshop:
-    """A copy of a program's folder, and the environment in which its commands find their tools and the pair."""
+    """A copy of a program's folder, and an environment with tools and addresses."""
 
     def __init__(self, language: str, parent: Path, env: Mapping[str, str], pair: Pair | None = None) -> None:
         self.folder = parent / language
@@ -52,7 +52,7 @@ class Workshop:
         self._env = {**env, **(addresses(pair) if pair else {})}
 
     def run(self, command: str, seconds: float = COMMAND_SECONDS) -> str:
-        """Runs a command as a reader would, and returns what it printed to stdout; fails with all of its output."""
+        """Run a command as a reader would and return its stdout; fail with all of its output."""
         status, out, err = run(command, self.folder, self._env, seconds)
         if status != 0:
             said = f"`{command}` ended with status {status}:\n{out}\n{err}"
@@ -63,13 +63,13 @@ class Workshop:
 
 
 def commands_for(heading: str) -> list[str]:
-    """The commands below that heading of the README, but for the one that enters the folder."""
+    """Return the commands below a heading of the README, without the one that enters the folder."""
     (found,) = re.findall(rf"^## {heading}\n.*?^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     return [line for line in found.splitlines() if not line.startswith("cd ")]
 
 
 def addresses(pair: Pair) -> dict[str, str]:
-    """Where the servers are, as the command line and the programs are told."""
+    """Return the servers' addresses as environment variables."""
     return {
         "DIPTYCH_COMMANDS": pair.command.address,
         "DIPTYCH_QUERY": pair.query.address,
@@ -78,7 +78,7 @@ def addresses(pair: Pair) -> dict[str, str]:
 
 
 def environment(*tools: str) -> dict[str, str]:
-    """The environment for commands that need these tools, which must be there."""
+    """Return the environment for commands that need these tools, which must be installed."""
     for tool in tools:
         if shutil.which(tool, path=PATH) is None:
             missing(f"There is no {tool} on the PATH; `make toolchains` tells or does what brings it.")
@@ -87,15 +87,15 @@ def environment(*tools: str) -> dict[str, str]:
 
 
 def go_environment() -> dict[str, str]:
-    """The environment with a Go that is new enough: the machine's own, or one that its own has fetched."""
+    """Return the environment with a recent Go: the machine's own, or one that it has fetched."""
     env = {**environment("go"), "CGO_ENABLED": "0"}  # No C compiler is needed.
-    version, system, machine = _asked("go env GOVERSION GOOS GOARCH", env).split()
+    version, system, machine = _requested_go("go env GOVERSION GOOS GOARCH", env).split()
     if tuple(map(int, re.findall(r"\d+", version)[:2])) >= GO_OLDEST:
         return env
     # Since 1.21 Go fetches newer ones as this module, whose checksum is public. An older one can, too, but does not
     # know that some of its files are programs.
     module = f"golang.org/toolchain@v0.0.1-go{GO_FETCHED}.{system}-{machine}"
-    fetched = Path(json.loads(_asked(f"go mod download -json {module}", env))["Dir"])
+    fetched = Path(json.loads(_requested_go(f"go mod download -json {module}", env))["Dir"])
     for program in (*fetched.glob("bin/*"), *fetched.glob("pkg/tool/*/*")):
         program.chmod(0o755)
     env.pop("GOROOT", None)
@@ -103,14 +103,14 @@ def go_environment() -> dict[str, str]:
 
 
 def missing(reason: str) -> NoReturn:
-    """Skips the test, since something is missing that this machine could not get; with `CI=true` that is a failure."""
+    """Skip the test because this machine lacks a tool; with `CI=true` fail instead."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
 
 
 def run(command: str, folder: Path, env: Mapping[str, str], seconds: float) -> tuple[int, str, str]:
-    """Runs a shell command for at most that long; returns its exit status, stdout and stderr."""
+    """Run a shell command with a time limit; return its exit status, stdout and stderr."""
     with subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=folder,
@@ -130,7 +130,7 @@ def run(command: str, folder: Path, env: Mapping[str, str], seconds: float) -> t
     return process.returncode, out, err
 
 
-def _asked(command: str, env: Mapping[str, str]) -> str:
+def _requested_go(command: str, env: Mapping[str, str]) -> str:
     status, out, err = run(command, Path("/"), env, COMMAND_SECONDS)
     if status != 0:
         missing(f"`{command}` ended with status {status}:\n{out}\n{err}")

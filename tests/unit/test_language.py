@@ -32,12 +32,9 @@ NOT_DONE = frozenset(
     query_server/queries
     query_server/rows
     query_server/watch
-    tests
     tests/conformance
     tests/faults
-    tests/history
     tests/integration
-    tests/polyglot
     tests/unit/
     """.split()
 )
