@@ -27,10 +27,6 @@ NOT_DONE = frozenset(
     projector/feed
     projector/generation
     query_server
-    query_server/cache
-    query_server/freshness
-    query_server/queries
-    query_server/rows
     query_server/watch
     tests/conformance
     tests/faults
