@@ -1,9 +1,8 @@
-"""What every event store must do, whatever keeps its log. A backend is one more parameter of `store_factory`."""
+"""The conformance suite of event stores. A backend is one more parameter of the fixture `backend`."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +24,6 @@ from command_server.store.records import (
     Work,
     WorkKind,
 )
-from command_server.store.schema import TABLES_SINCE_2
 from command_server.store.sqlite_store import SqliteEventStore
 from diptych.contract.frames import frame, recorded
 from diptych.server.errors import StartError
@@ -35,7 +33,7 @@ SHAPE = b"shape-01"
 
 
 class Backend:
-    """One log, opened as often as a test wants."""
+    """One log, which a test opens several times."""
 
     def __init__(self, name: str, folder: Path) -> None:
         assert name == "sqlite"
@@ -76,8 +74,8 @@ def event(stream: str, version: int, kind: str = "test.Happened") -> NewEvent:
 
 
 def reads(*streams: str, requests: Sequence[str] = (), cached: Mapping[str, int] | None = None) -> Reads:
-    known = cached or {}
-    return Reads({name: known.get(name, -1) for name in streams}, {"test": SHAPE}, requests)
+    versions = cached or {}
+    return Reads({name: versions.get(name, -1) for name in streams}, {"test": SHAPE}, requests)
 
 
 async def append(store: EventStore, *events: NewEvent, **decided: object) -> Committed:
@@ -88,14 +86,14 @@ async def append(store: EventStore, *events: NewEvent, **decided: object) -> Com
 
 
 async def load(store: EventStore, what: Reads, lookups: Sequence[str] = ()) -> Loaded:
-    seen: list[Loaded] = []
+    calls: list[Loaded] = []
 
     def decide(loaded: Loaded) -> Decided:
-        seen.append(loaded)
+        calls.append(loaded)
         return Decided(lookups=[key for key in lookups if key not in loaded.holders])
 
     await store.commit(what, decide)
-    return seen[-1]
+    return calls[-1]
 
 
 async def position(store: EventStore) -> int:
@@ -103,17 +101,17 @@ async def position(store: EventStore) -> int:
 
 
 async def all_events(store: EventStore, *types: str) -> list[RecordedEvent]:
-    found: list[RecordedEvent] = []
+    events: list[RecordedEvent] = []
     position = 0
     while True:
         page = await store.read_log(position, types=types, events_max=3, bytes_max=1 << 20)
-        found += [recorded(one) for one in page.frames]
+        events += [recorded(one) for one in page.frames]
         if not page.last_frame:
-            return found
+            return events
         position = page.position
 
 
-async def test_positions_follow_each_other_from_one(store: EventStore) -> None:
+async def test_positions_ascend_from_1_without_gaps(store: EventStore) -> None:
     first = await append(store, event("test/a", 1), event("test/b", 1))
     second = await append(store, event("test/a", 2))
     assert (first.first_position, second.first_position, await position(store)) == (1, 3, 3)
@@ -121,7 +119,7 @@ async def test_positions_follow_each_other_from_one(store: EventStore) -> None:
     assert [recorded(one).position for one in (*first.frames, *second.frames)] == [1, 2, 3]
 
 
-async def test_what_was_committed_is_read_as_the_same_bytes(store: EventStore) -> None:
+async def test_committed_events_are_read_as_the_same_bytes(store: EventStore) -> None:
     committed = await append(store, event("test/a", 1), event("test/b", 1))
     page = await store.read_log(0, events_max=10, bytes_max=1 << 20)
     assert list(page.frames) == list(committed.frames)
@@ -129,7 +127,7 @@ async def test_what_was_committed_is_read_as_the_same_bytes(store: EventStore) -
     assert await store.frame_at(2) == committed.frames[1]
 
 
-async def test_everything_is_there_after_reopening(backend: Backend) -> None:
+async def test_a_commit_is_complete_after_reopening(backend: Backend) -> None:
     async with backend.open() as store:
         identity = (await store.head()).identity
         await append(
@@ -148,7 +146,7 @@ async def test_everything_is_there_after_reopening(backend: Backend) -> None:
         assert loaded.histories["test/a"] == (Snapshot(1, SHAPE, b"state"), [])
 
 
-async def test_a_second_process_is_refused_and_told_who_has_the_log(backend: Backend) -> None:
+async def test_a_second_process_is_refused_with_the_address_of_the_first(backend: Backend) -> None:
     async with backend.open():
         with pytest.raises(StartError, match=r"log\.db is in use by another process \(pid=\d+ address=test\)"):
             async with backend.open():
@@ -172,7 +170,7 @@ async def test_a_batch_without_events_takes_no_position(store: EventStore) -> No
     assert (await load(store, reads(requests=["k"]))).requests["k"].position == 1
 
 
-async def test_a_cached_stream_is_not_read_again_and_a_stale_one_is(store: EventStore) -> None:
+async def test_a_history_is_loaded_only_when_the_cached_version_is_stale(store: EventStore) -> None:
     await append(store, event("test/a", 1), event("test/a", 2))
     fresh = await load(store, reads("test/a", cached={"test/a": 2}))
     stale = await load(store, reads("test/a", cached={"test/a": 1}))
@@ -180,7 +178,7 @@ async def test_a_cached_stream_is_not_read_again_and_a_stale_one_is(store: Event
     assert [recorded(one).version for one in stale.histories["test/a"].frames] == [1, 2]
 
 
-async def test_a_history_begins_at_the_snapshot_unless_its_shape_is_another(store: EventStore) -> None:
+async def test_a_history_begins_at_the_snapshot_unless_its_shape_differs(store: EventStore) -> None:
     await append(store, event("test/a", 1), event("test/a", 2), snapshots={"test/a": Snapshot(1, SHAPE, b"s")})
     await append(store, event("test/a", 3))
     history = (await load(store, reads("test/a"))).histories["test/a"]
@@ -197,7 +195,7 @@ async def test_unique_values_are_taken_moved_and_released(store: EventStore) -> 
     assert (await load(store, reads(), ["u:1", "u:2"])).holders == {"u:1": None, "u:2": "test/b"}
 
 
-async def test_a_filtered_read_advances_over_what_does_not_match(store: EventStore) -> None:
+async def test_a_filtered_read_advances_over_other_types(store: EventStore) -> None:
     await append(store, event("test/a", 1), event("test/a", 2, "test.Other"), event("test/a", 3))
     page = await store.read_log(0, types=["test.Other"], events_max=10, bytes_max=1 << 20)
     assert [recorded(one).version for one in page.frames] == [2]
@@ -207,14 +205,14 @@ async def test_a_filtered_read_advances_over_what_does_not_match(store: EventSto
     assert (nothing.frames, nothing.position) == ([], 3)
 
 
-async def test_a_page_ends_at_the_events_and_bytes_it_may_have(store: EventStore) -> None:
+async def test_a_page_ends_at_its_limits_of_events_and_bytes(store: EventStore) -> None:
     await append(store, *(event("test/a", version) for version in range(1, 8)))
     assert len((await store.read_log(0, events_max=3, bytes_max=1 << 20)).frames) == 3
     assert len((await store.read_log(0, events_max=9, bytes_max=1)).frames) == 1
     assert [one.version for one in await all_events(store)] == list(range(1, 8))
 
 
-async def test_at_the_head_a_page_is_empty_and_stands_still(store: EventStore) -> None:
+async def test_a_page_at_the_head_is_empty_and_does_not_advance(store: EventStore) -> None:
     await append(store, event("test/a", 1))
     for types in ((), ("test.Happened",)):
         page = await store.read_log(1, types=types, events_max=9, bytes_max=1 << 20)
@@ -232,7 +230,7 @@ async def test_streams_are_read_by_version(store: EventStore) -> None:
 
 
 async def test_concurrent_commits_lose_nothing(store: EventStore) -> None:
-    """Twenty appends at once (Eventuous #582 lost ten of them)."""
+    """Commit twenty appends at once (Eventuous #582 lost ten of them)."""
 
     async def one(number: int) -> None:
         await append(store, event(f"test/{number}", 1))
@@ -248,10 +246,10 @@ Step = Callable[[EventStore], Awaitable[None]]
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), min_size=1, max_size=6), max_size=12))
-def test_the_store_is_its_model(
+def test_the_store_equals_its_model(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, bool]]]
 ) -> None:
-    """Whatever is appended, the log is the list of all of it, and every stream the part of it."""
+    """The log is the list of all appended events, and each stream is its part of that list."""
     asyncio.run(_check_against_model(tmp_path_factory.mktemp("log"), batches))
 
 
@@ -290,7 +288,7 @@ def work(position: int, ordinal: int = 0, due: int = 0) -> Work:
     return Work(position, ordinal, "process", "p1", WorkKind.TIMEOUT if due else WorkKind.COMMAND, due)
 
 
-async def test_work_is_opened_with_the_step_and_settled_with_what_came_of_it(backend: Backend) -> None:
+async def test_work_is_opened_with_its_step_and_closed_with_its_outcome(backend: Backend) -> None:
     async with backend.open() as store:
         await append(store, event("test/a", 1))
         await append(store, event("test/b", 1), event("test/p", 1), opened=[work(-2), work(-2, 1, due=77)])
@@ -311,7 +309,7 @@ async def test_a_commit_that_fails_opens_and_settles_nothing(store: EventStore) 
     assert await store.read_work((0, 0), 10) == [work(1)]
 
 
-async def test_marks_of_processes_are_kept(backend: Backend) -> None:
+async def test_marks_of_processes_are_there_after_reopening(backend: Backend) -> None:
     async with backend.open() as store:
         assert await store.process_marks() == {}
         await store.put_process_marks({"one": 5, "two": 6})
@@ -320,7 +318,7 @@ async def test_marks_of_processes_are_kept(backend: Backend) -> None:
         assert await store.process_marks() == {"one": 7, "two": 6}
 
 
-async def test_parked_inputs_are_kept(backend: Backend) -> None:
+async def test_parked_inputs_are_there_after_reopening(backend: Backend) -> None:
     first = ParkedInput("process", "p1", 9, -1, "ValueError: no", 1, 1234, b"")
     second = ParkedInput("process", "p1", 12, 1, "", 0, 1235, b"outcome")
     async with backend.open() as store:
@@ -330,21 +328,6 @@ async def test_parked_inputs_are_kept(backend: Backend) -> None:
         assert await store.parked_inputs() == [first._replace(attempts=2), second]
         await store.delete_parked([first.key, first.key])
         assert await store.parked_inputs() == [second]
-
-
-async def test_a_log_of_before_processes_is_opened(tmp_path: Path) -> None:
-    path = tmp_path / "log.db"
-    async with Backend("sqlite", tmp_path).open() as store:
-        await append(store, event("test/a", 1))
-    with sqlite3.connect(path) as old:
-        for table in TABLES_SINCE_2:
-            old.execute(f"DROP TABLE {table}")
-        old.execute("UPDATE log SET schema_version = 1")
-    old.close()
-    async with Backend("sqlite", tmp_path).open() as store:
-        await append(store, event("test/p", 1), opened=[work(-1)])
-        assert await store.read_work((0, 0), 10) == [work(2)]
-        assert [one.event_id for one in await all_events(store)] == ["test/a@1", "test/p@1"]
 
 
 # Two stores write one log.
@@ -423,7 +406,7 @@ async def test_a_commit_loads_what_another_writer_took(writers: tuple[EventStore
 async def test_a_decision_on_values_that_were_not_read_is_made_again_with_them(
     writers: tuple[EventStore, EventStore],
 ) -> None:
-    """The decision loses a race, as one does that was made before the write lock was held."""
+    """The decision loses a race, like one that was made before the write lock was held."""
     one, other = writers
     await append(other, event("test/b", 1), requests={"k": Request(b"d", "test/b", 1, -1)}, claims={"u:1": "test/b"})
     calls: list[Loaded] = []

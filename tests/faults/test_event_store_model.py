@@ -1,4 +1,4 @@
-"""The event store against a model of lists and dicts, whatever is committed, read and opened again in any order."""
+"""The event store against a model of lists and dicts: commits, reads and reopening in any order."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ values = st.sampled_from(["email\nada", "email\nbob", "email\neve"])
 
 
 class RefusedError(Exception):
-    """What a decision raises."""
+    """Exception of a decision."""
 
 
 class StoreModel(RuleBasedStateMachine):
-    """A store, and what it must hold."""
+    """A store, and the content that it must have."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class StoreModel(RuleBasedStateMachine):
         return [one for one in self.log if f"{one.aggregate.type}/{one.aggregate.id}" == stream]
 
     def check_loaded(self, reads: Reads, loaded: Loaded) -> None:
-        """What a decision is made on is the model, for all that was asked for and nothing else."""
+        """Check that a decision is given the model's values for exactly the names and keys in `reads`."""
         expected = {name: found for name in reads.streams if (found := self.of_stream(name))}
         assert loaded.streams == {name: StreamHead(len(of), of[-1].position) for name, of in expected.items()}
         assert loaded.requests == {key: self.requests[key] for key in reads.requests if key in self.requests}
@@ -72,14 +72,14 @@ class StoreModel(RuleBasedStateMachine):
             assert snapshot == (kept if kept is not None and kept.shape == reads.shapes["test"] else None)
             assert [recorded(one) for one in frames] == expected[name][snapshot.version if snapshot else 0 :]
 
-    # What is written.
+    # Writes.
 
     @rule(
         data=st.data(),
         appended=st.lists(st.tuples(streams, kinds), max_size=6),
         also=st.sets(streams, max_size=2),
-        asked=st.sets(keys, max_size=3),
-        wanted=st.sets(values, max_size=2),
+        request_keys=st.sets(keys, max_size=3),
+        lookups=st.sets(values, max_size=2),
         shape=st.sampled_from(SHAPES),
         fails=st.sampled_from([False, False, False, True]),
     )
@@ -88,23 +88,23 @@ class StoreModel(RuleBasedStateMachine):
         data: st.DataObject,
         appended: list[tuple[str, str]],
         also: set[str],
-        asked: set[str],
-        wanted: set[str],
+        request_keys: set[str],
+        lookups: set[str],
         shape: bytes,
         fails: bool,
     ) -> None:
         names = sorted({stream for stream, _ in appended} | also)
-        # The cache is right, or knows nothing, or is of an earlier state.
+        # The cached version is current, absent or stale.
         cached = {name: data.draw(st.sampled_from([len(self.of_stream(name)), -1, 1, 2])) for name in names}
-        reads = Reads(cached, {"test": shape}, sorted(asked))
+        reads = Reads(cached, {"test": shape}, sorted(request_keys))
         first = len(self.log) + 1
         events, made = self._events(appended, first)
         remembered = {
             key: Request(key.encode(), names[0], 1, data.draw(st.sampled_from([-1, 0])) if events else 0)
-            for key in sorted(asked)
+            for key in sorted(request_keys)
             if names and key not in self.requests
         }
-        claims = {value: data.draw(st.sampled_from([None, *names])) for value in sorted(wanted)}
+        claims = {value: data.draw(st.sampled_from([None, *names])) for value in sorted(lookups)}
         kept = {
             name: Snapshot(len(self.of_stream(name)) + sum(one == name for one, _ in appended), shape, name.encode())
             for name in names
@@ -116,10 +116,10 @@ class StoreModel(RuleBasedStateMachine):
             nonlocal calls
             calls += 1
             self.check_loaded(reads, loaded)
-            if calls == 1 and wanted:
+            if calls == 1 and lookups:
                 assert not loaded.holders
-                return Decided(lookups=wanted)
-            assert loaded.holders == {value: self.holders.get(value) for value in wanted}
+                return Decided(lookups=lookups)
+            assert loaded.holders == {value: self.holders.get(value) for value in lookups}
             if fails:
                 raise RefusedError
             return Decided((), events, remembered, claims, kept)
@@ -127,7 +127,7 @@ class StoreModel(RuleBasedStateMachine):
         if fails:
             with suppress(RefusedError):
                 self.run_async(self.store.commit(reads, decide))
-                raise AssertionError("what a decision raises is raised here")
+                raise AssertionError("commit does not raise the exception of the decision")
             return
         committed = self.run_async(self.store.commit(reads, decide))
         assert committed.first_position == first
@@ -166,14 +166,14 @@ class StoreModel(RuleBasedStateMachine):
         other = SqliteEventStore(self.folder / "log.db", "another")
         with suppress(StartError):
             self.run_async(other.open())
-            raise AssertionError("two have the log")
+            raise AssertionError("two stores have the log open")
 
-    # What is read.
+    # Reads.
 
     @rule(after=st.integers(0, 40), types=st.sets(kinds, max_size=2), count=st.integers(1, 7), size=st.integers(1, 400))
     def read_on(self, after: int, types: set[str], count: int, size: int) -> None:
-        """Page after page from any position comes to the head, and has told all that matches, once, in order."""
-        found: list[RecordedEvent] = []
+        """Read pages from any position to the head: every matching event comes once, in order."""
+        events: list[RecordedEvent] = []
         position = min(after, len(self.log))
         start = position
         while position < len(self.log):
@@ -181,9 +181,11 @@ class StoreModel(RuleBasedStateMachine):
             assert position < page.position <= len(self.log)
             assert len(page.frames) <= count
             assert recorded(page.last_frame) == self.log[page.position - 1]
-            found += map(recorded, page.frames)
+            events += map(recorded, page.frames)
             position = page.position
-        assert found == [one for one in self.log[start:] if not types or one.event.type_url.rpartition("/")[2] in types]
+        assert events == [
+            one for one in self.log[start:] if not types or one.event.type_url.rpartition("/")[2] in types
+        ]
         page = self.run_async(self.store.read_log(position, types=types, events_max=count, bytes_max=size))
         assert (list(page.frames), page.position, page.last_frame) == ([], position, b"")
 
@@ -206,7 +208,7 @@ class StoreModel(RuleBasedStateMachine):
         )
 
     @invariant()
-    def knows_its_head(self) -> None:
+    def head_is_the_last_position(self) -> None:
         if hasattr(self, "store"):
             assert self.run_async(self.store.head()).position == len(self.log)
 

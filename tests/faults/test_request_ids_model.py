@@ -1,8 +1,8 @@
 """The table of request ids against a dict, through the writer: repeats, reuse, refusals, batches and restarts.
 
-Commands are given to the writer in any order and number; the model decides them one after the other. A repeat gets its
-first answer, whatever it expects by now; a request id of an accepted command is good for no other; one of a refused
-command is free.
+The writer receives commands in any order and number; the model decides them one after the other. A repeat has its
+first outcome, whatever version it expects by now. A request id of an accepted command is refused for any other
+command; one of a refused command is free.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ expectations = st.sampled_from([None, None, None, 0, 1, 2, 3])
 
 
 class Command(NamedTuple):
-    """A command as it is sent."""
+    """A command of a client."""
 
     kind: str
     user: str
@@ -62,7 +62,7 @@ class Command(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What becomes of it: a version and a position, or a reason."""
+    """An outcome: version and position, or the reason of a refusal."""
 
     reason: str = ""
     version: int = 0
@@ -74,7 +74,7 @@ commands = st.builds(Command, kinds, users, ids, callers, expectations)
 
 
 class RequestIds(RuleBasedStateMachine):
-    """A writer on a store, and what its answers must be."""
+    """A writer on a store, and the outcomes that it must give."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class RequestIds(RuleBasedStateMachine):
         self.dispatcher = Dispatcher(SHOP)
         self.head = 0
         self.streams: dict[str, tuple[int, int, bool]] = {}
-        """By user the version, the last position, and whether it is active."""
+        """By user: the version, the last position, and True while it is active."""
         self.requests: dict[tuple[str, str], tuple[tuple[str, str], Answer]] = {}
         self.sent: list[Command] = []
         self.writing: asyncio.Task[None] | None = None
@@ -119,7 +119,7 @@ class RequestIds(RuleBasedStateMachine):
 
     @rule(data=st.data(), copies=st.integers(1, 3), expected=expectations)
     def send_again(self, data: st.DataObject, copies: int, expected: int | None) -> None:
-        """A retry, which may expect another version than the first sending did."""
+        """Send a command again, perhaps with another expected version."""
         if self.sent:
             command = data.draw(st.sampled_from(self.sent))._replace(expected=expected)
             self.send([command] * copies)
@@ -148,10 +148,10 @@ class RequestIds(RuleBasedStateMachine):
         return [_answer(submission) for submission in submissions]
 
     def _expected(self, command: Command) -> Answer:
-        key, said = (command.caller, command.request_id), (command.kind, command.user)
+        key, digest = (command.caller, command.request_id), (command.kind, command.user)
         if command.request_id and key in self.requests:
             first, answer = self.requests[key]
-            return answer._replace(duplicate=True) if first == said else Answer("REQUEST_ID_REUSED")
+            return answer._replace(duplicate=True) if first == digest else Answer("REQUEST_ID_REUSED")
         version, position, active = self.streams.get(command.user, (0, 0, False))
         if command.expected is not None and command.expected != version:
             return Answer("VERSION_CONFLICT")
@@ -167,7 +167,7 @@ class RequestIds(RuleBasedStateMachine):
             self.streams[command.user] = (version, position, not command.kind.startswith("deactivate"))
         answer = Answer("", version, position)
         if command.request_id:
-            self.requests[key] = said, answer
+            self.requests[key] = digest, answer
         return answer
 
     def teardown(self) -> None:

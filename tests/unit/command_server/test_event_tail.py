@@ -66,7 +66,7 @@ class Log:
 
 
 async def follow(log: Log, after: int, until: int, types: frozenset[str], pace: random.Random) -> list[int]:
-    """What a subscriber sees that stops now and then, so that it falls out of memory and comes back."""
+    """Return the positions that a subscriber receives; it pauses at random, so that it falls out of memory."""
     seen: list[int] = []
     position = after
     async with asyncio.timeout(30):
@@ -113,7 +113,7 @@ def test_every_subscriber_sees_every_position_once_in_order(
     asyncio.run(run())
 
 
-async def test_memory_is_bounded_and_ends_at_the_head(tmp_path: Path) -> None:
+async def test_memory_stays_within_its_limit_and_ends_at_the_head(tmp_path: Path) -> None:
     async with Log(tmp_path, events_max=10) as log:
         for _ in range(50):
             await log.append(3, random.Random(1))
@@ -127,7 +127,7 @@ async def test_a_batch_larger_than_memory_is_read_from_the_store(tmp_path: Path)
         assert await follow(log, 0, 500, frozenset(), random.Random(2)) == list(range(1, 501))
 
 
-async def test_a_waiting_subscriber_is_woken_and_a_late_one_does_not_wait(tmp_path: Path) -> None:
+async def test_wait_beyond_returns_when_an_event_is_appended_and_at_once_when_it_is_there(tmp_path: Path) -> None:
     async with Log(tmp_path, events_max=10) as log:
         waiting = asyncio.create_task(log.tail.wait_beyond(0, 30))
         await asyncio.sleep(0)
@@ -137,7 +137,7 @@ async def test_a_waiting_subscriber_is_woken_and_a_late_one_does_not_wait(tmp_pa
         assert not await log.tail.wait_beyond(1, 0.01)
 
 
-async def test_a_stopping_server_ends_every_wait(tmp_path: Path) -> None:
+async def test_close_ends_every_wait_now_and_later(tmp_path: Path) -> None:
     async with Log(tmp_path, events_max=10) as log:
         waiting = asyncio.create_task(log.tail.wait_beyond(0, 30))
         await asyncio.sleep(0)

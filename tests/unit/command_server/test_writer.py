@@ -1,4 +1,4 @@
-"""The writer: what it decides together, what it does not decide, and when it is told to give up."""
+"""The writer: batches, commands that it leaves out, and the end of a commit that hangs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Commands:
         self.domain = load("shop")
         self._dispatcher = Dispatcher(self.domain)
         self._method = self.domain.commands["shop.v1.RegisterUserRequest"]
-        self.told: list[str] = []
-        """The ids of the users whose commands have an outcome."""
+        self.done_ids: list[str] = []
+        """Ids of the users whose commands are done."""
 
     def register(self, user_id: str) -> Submission:
         command = RegisterUserRequest(user_id=user_id, email=f"{user_id}@example.com")
         made = self._dispatcher.submission(self._method, command, Caller(request_id=user_id))
-        made.done = lambda: self.told.append(user_id)
+        made.done = lambda: self.done_ids.append(user_id)
         return made
 
 
-async def test_giving_up_tells_everybody_at_once_and_nobody_twice(tmp_path: Path) -> None:
+async def test_give_up_reports_to_every_caller_at_once_and_to_none_twice(tmp_path: Path) -> None:
     commands = Commands()
     store = SqliteEventStore(tmp_path / "log.db")
     await store.open()
@@ -49,14 +49,14 @@ async def test_giving_up_tells_everybody_at_once_and_nobody_twice(tmp_path: Path
         await asyncio.sleep(0)  # It takes the first, and waits for the log.
         writer.submit(queued)
         writer.give_up()
-    assert commands.told == ["queued", "taken"]
+    assert commands.done_ids == ["queued", "taken"]
     assert taken.early_refusal is not None
     assert (taken.early_refusal.reason, queued.refusal and queued.refusal.reason) == (
         "OUTCOME_UNKNOWN",
         "LOG_UNAVAILABLE",
     )
     await running
-    assert (commands.told, (await store.head()).position) == (["queued", "taken"], 1)
+    assert (commands.done_ids, (await store.head()).position) == (["queued", "taken"], 1)
 
     writer = Writer(commands.domain, store, CommandServerSettings.model_validate({}), lambda *_: None)
     gone.abandoned = True
@@ -65,13 +65,13 @@ async def test_giving_up_tells_everybody_at_once_and_nobody_twice(tmp_path: Path
         writer.submit(one)
     writer.close()
     await writer.run()
-    assert (await store.head()).position == 1, "nothing was decided for nobody"
+    assert (await store.head()).position == 1, "an abandoned or late command is not decided"
     assert late.refusal is not None
     assert late.refusal.reason == "COMMAND_NOT_IN_TIME"
     await store.close()
 
 
-async def test_a_batch_waits_for_as_many_as_were_answered_and_who_calls_alone_never_waits(
+async def test_a_batch_waits_for_as_many_callers_as_before_and_a_lone_caller_never_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_window, "_CALL_SECONDS", 1000)  # So that only commands end a wait, and no clock does.

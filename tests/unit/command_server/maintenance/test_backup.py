@@ -1,4 +1,4 @@
-"""Backups and restores of the log's file: consistent, refused where they must be, and a new epoch each."""
+"""Backup and restore of the log's file: consistency, refusals and epochs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def pages_of(path: Path) -> int:
     return pages
 
 
-async def test_a_copy_is_of_one_moment_however_much_is_written_meanwhile(tmp_path: Path) -> None:
+async def test_a_copy_is_of_one_moment_when_the_log_is_written_meanwhile(tmp_path: Path) -> None:
     log = tmp_path / "log.db"
     await record(log, 5000)
     steps = []
@@ -89,7 +89,7 @@ async def test_a_copy_is_of_one_moment_however_much_is_written_meanwhile(tmp_pat
     assert [path.name for path in (tmp_path / "copies").iterdir()] == ["backup.db"]
 
 
-async def test_a_restored_log_begins_an_epoch_after_all_that_were(tmp_path: Path) -> None:
+async def test_a_restored_log_begins_an_epoch_after_all_earlier_ones(tmp_path: Path) -> None:
     log, backup = tmp_path / "log.db", tmp_path / "backup.db"
     first = (await record(log, 3)).identity
     back_up(log, backup, silent)
@@ -112,7 +112,7 @@ async def test_a_restored_log_begins_an_epoch_after_all_that_were(tmp_path: Path
     assert (await opened(log)).identity.epochs == (Epoch(1, 1), Epoch(8, 4))
 
 
-async def test_a_restored_log_is_the_backup_and_nothing_of_what_was_replaced(tmp_path: Path) -> None:
+async def test_a_restored_log_is_the_backup_without_anything_of_the_replaced_log(tmp_path: Path) -> None:
     log, backup = tmp_path / "log.db", tmp_path / "backup.db"
     await record(log, 3)
     back_up(log, backup, silent)
@@ -145,7 +145,7 @@ async def test_a_log_that_cannot_be_read_is_replaced_with_a_warning(tmp_path: Pa
     assert (await opened(log)).identity.epochs == (Epoch(1, 1), Epoch(2, 4))
 
 
-async def test_what_must_not_be_overwritten_is_not(tmp_path: Path) -> None:
+async def test_an_existing_log_or_backup_is_not_overwritten_without_force(tmp_path: Path) -> None:
     log, backup = tmp_path / "log.db", tmp_path / "backup.db"
     await record(log, 3)
     back_up(log, backup, silent)

@@ -1,4 +1,4 @@
-"""Processes on a real log and writer: what they are told, and what they want done."""
+"""Processes on a real log and writer: their inputs, steps and outputs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def fill(on: Stage, *copies: str) -> None:
         await on.execute(AddCopyRequest(copy_id=copy_id, title="Notes"))
 
 
-async def test_a_reservation_goes_all_the_way(tmp_path: Path) -> None:
+async def test_a_reservation_runs_from_start_to_end(tmp_path: Path) -> None:
     mail = Mail()
     async with stage(tmp_path, library(mail)) as on:
         await fill(on)
@@ -67,7 +67,7 @@ async def test_a_reservation_goes_all_the_way(tmp_path: Path) -> None:
         assert not on.host.outputs.instances["reservation"]
 
 
-async def test_the_whole_chain_has_one_correlation_id_and_one_trace(tmp_path: Path) -> None:
+async def test_all_events_of_a_chain_have_one_correlation_id_and_one_trace(tmp_path: Path) -> None:
     mail = Mail()
     async with stage(tmp_path, library(mail)) as on:
         await fill(on)
@@ -90,7 +90,7 @@ async def test_the_whole_chain_has_one_correlation_id_and_one_trace(tmp_path: Pa
         assert steps[2].metadata.causation_id == steps[1].event_id
 
 
-async def test_without_any_id_the_chain_is_called_by_its_first_event(tmp_path: Path) -> None:
+async def test_the_correlation_id_is_the_first_event_id_when_the_caller_sends_none(tmp_path: Path) -> None:
     mail = Mail()
     async with stage(tmp_path, library(mail)) as on:
         await fill(on)
@@ -101,7 +101,7 @@ async def test_without_any_id_the_chain_is_called_by_its_first_event(tmp_path: P
         assert mail.calls[0][1].correlation_id == first.event_id
 
 
-async def test_a_step_says_what_caused_it_and_what_it_wants(tmp_path: Path) -> None:
+async def test_a_step_records_its_cause_and_its_outputs(tmp_path: Path) -> None:
     async with stage(tmp_path, library(Mail())) as on:
         await fill(on)
         await on.execute(reserve())
@@ -116,7 +116,7 @@ async def test_a_step_says_what_caused_it_and_what_it_wants(tmp_path: Path) -> N
         assert due == log[2].record_time.ToDatetime() + DAY
 
 
-async def test_a_refusal_and_an_event_lead_on(tmp_path: Path) -> None:
+async def test_a_refusal_and_an_event_are_inputs(tmp_path: Path) -> None:
     async with stage(tmp_path, library(Mail())) as on:
         await fill(on)
         await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m2"))
@@ -127,14 +127,14 @@ async def test_a_refusal_and_an_event_lead_on(tmp_path: Path) -> None:
             await on.execute(reserve(member_id="m2"))
         await on.execute(ReturnCopyRequest(copy_id="c1"))
         await on.until("reservation/c1", *STARTED, "ProcessStepped", *READY, *NOTIFIED)
-        heard = ProcessStepped.FromString((await on.log("reservation/c1"))[2].event.value)
+        step = ProcessStepped.FromString((await on.log("reservation/c1"))[2].event.value)
         returned = [one for one in await on.log("copy/c1") if one.event.TypeName() == "library.v1.CopyReturned"]
-        assert heard.event_position == returned[0].position
+        assert step.event_position == returned[0].position
         await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m1"))
         await on.until("reservation/c1", *STARTED, "ProcessStepped", *READY, *NOTIFIED, "ReservationEnded")
 
 
-async def test_a_start_goes_on_with_what_was_open(tmp_path: Path) -> None:
+async def test_an_open_effect_is_called_again_after_a_start(tmp_path: Path) -> None:
     mail = Mail()
     mail.failing = lambda request, calling: ConnectionError("away")
     async with stage(tmp_path, library(mail)) as on:
@@ -149,7 +149,7 @@ async def test_a_start_goes_on_with_what_was_open(tmp_path: Path) -> None:
     assert (mail.opened, mail.closed) == (2, 2)
 
 
-async def test_a_timeout_is_told_after_a_start_too(tmp_path: Path) -> None:
+async def test_a_timeout_fires_after_a_start(tmp_path: Path) -> None:
     mail = Mail()
     async with stage(tmp_path, library(mail)) as on:
         await fill(on)
@@ -162,7 +162,7 @@ async def test_a_timeout_is_told_after_a_start_too(tmp_path: Path) -> None:
         assert ended - ready >= 2e9
 
 
-async def test_what_was_heard_before_a_stop_is_not_heard_again(tmp_path: Path) -> None:
+async def test_an_event_is_taken_once_when_the_mark_is_behind_after_a_stop(tmp_path: Path) -> None:
     mail = Mail()
     async with stage(tmp_path, library(mail)) as on:
         await fill(on)
@@ -182,17 +182,17 @@ async def test_what_was_heard_before_a_stop_is_not_heard_again(tmp_path: Path) -
         assert await on.log() == before
 
 
-async def test_a_new_process_hears_what_is_recorded_from_then_on(tmp_path: Path) -> None:
+async def test_a_new_process_takes_events_from_its_first_start_on(tmp_path: Path) -> None:
     async with stage(tmp_path, library(Mail())) as on:
         await fill(on)
         await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m2"))
-    heard: list[str] = []
-    async with stage(tmp_path, library(Mail(), processes=(reservation, _listener(heard)))) as on:
+    taken: list[str] = []
+    async with stage(tmp_path, library(Mail(), processes=(reservation, _listener(taken)))) as on:
         await on.execute(ReturnCopyRequest(copy_id="c1"))
-        await eventually(lambda: bool(heard), seconds=SECONDS)
+        await eventually(lambda: bool(taken), seconds=SECONDS)
         await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m2"))
-        await eventually(lambda: len(heard) == 2, seconds=SECONDS)
-    assert heard == ["returned", "borrowed"]
+        await eventually(lambda: len(taken) == 2, seconds=SECONDS)
+    assert taken == ["returned", "borrowed"]
 
 
 @dataclass(frozen=True)
@@ -200,23 +200,23 @@ class Nothing:
     """No state."""
 
 
-def _listener(heard: list[str]) -> Process[Nothing]:
+def _listener(taken: list[str]) -> Process[Nothing]:
     process = Process[Nothing]("listener", initial=Nothing(), id="copy_id")
 
     @process.reacts(CopyBorrowed, key=lambda e: e.copy_id)
     def borrowed(state: Nothing, event: CopyBorrowed, at: Deciding) -> Sequence[Send[PutCopyBackRequest]]:
-        heard.append("borrowed")
+        taken.append("borrowed")
         return []
 
     @process.reacts(CopyReturned, key=lambda e: e.copy_id)
     def returned(state: Nothing, event: CopyReturned, at: Deciding) -> Sequence[Send[PutCopyBackRequest]]:
-        heard.append("returned")
+        taken.append("returned")
         return []
 
     return process
 
 
-async def test_an_effect_that_fails_for_good_is_told_once(tmp_path: Path) -> None:
+async def test_a_permanent_failure_of_an_effect_is_one_input(tmp_path: Path) -> None:
     mail = Mail()
     mail.failing = lambda request, calling: EffectFailed("ADDRESS_REFUSED", "No such address.")
     async with stage(tmp_path, library(mail)) as on:
@@ -230,7 +230,7 @@ async def test_an_effect_that_fails_for_good_is_told_once(tmp_path: Path) -> Non
         assert (await on.names("copy/c1"))[-1] == "CopyPutBack"
 
 
-async def test_an_effect_that_does_not_answer_is_tried_again_with_the_same_key(tmp_path: Path) -> None:
+async def test_an_effect_is_retried_with_the_same_key_when_it_does_not_answer(tmp_path: Path) -> None:
     mail = SilentAtFirst()
     async with stage(tmp_path, library(mail, timeout=timedelta(milliseconds=200))) as on:
         await fill(on)
@@ -241,7 +241,7 @@ async def test_an_effect_that_does_not_answer_is_tried_again_with_the_same_key(t
 
 
 class SilentAtFirst(Mail):
-    """A provider that takes the first call, and does not answer it."""
+    """A provider that does not answer the first call."""
 
     async def __call__(self, request: SendNoticeRequest, calling: Calling) -> SendNoticeResponse:
         answer = await super().__call__(request, calling)
@@ -250,7 +250,7 @@ class SilentAtFirst(Mail):
         return answer
 
 
-async def test_a_port_that_cannot_be_opened_is_opened_later(tmp_path: Path) -> None:
+async def test_a_port_is_opened_later_when_it_cannot_be_opened(tmp_path: Path) -> None:
     mail = Mail()
     mail.refusing_to_open = 3
     async with stage(tmp_path, library(mail)) as on:
@@ -261,7 +261,7 @@ async def test_a_port_that_cannot_be_opened_is_opened_later(tmp_path: Path) -> N
         await eventually(lambda: on.health["diptych.process.reservation"], seconds=SECONDS)
 
 
-async def test_a_compensation_that_fails_is_stuck_and_goes_on_when_told(tmp_path: Path) -> None:
+async def test_a_failing_compensation_is_stuck_until_it_is_retried(tmp_path: Path) -> None:
     mail = Mail()
     mail.failing = lambda request, calling: (
         EffectFailed("MAILBOX_FULL", "It is full.") if "no more" in request.text else None
@@ -280,9 +280,9 @@ async def test_a_compensation_that_fails_is_stuck_and_goes_on_when_told(tmp_path
             await on.host.retry("reservation", "c1")
 
 
-async def test_a_compensating_command_that_is_refused_is_sent_until_it_is_accepted(tmp_path: Path) -> None:
+async def test_a_compensating_command_is_sent_until_it_is_accepted(tmp_path: Path) -> None:
     process = Process[Nothing]("undoing", initial=Nothing(), id="copy_id")
-    told: list[str] = []
+    reasons: list[str] = []
 
     @process.reacts(CopyBorrowed, key=lambda e: e.copy_id)
     def borrowed(state: Nothing, event: CopyBorrowed, at: Deciding) -> Sequence[Send[PutCopyBackRequest]]:
@@ -290,9 +290,9 @@ async def test_a_compensating_command_that_is_refused_is_sent_until_it_is_accept
 
     @process.refused(PutCopyBackRequest)
     def refused(
-        state: Nothing, refused: Refused[PutCopyBackRequest], at: Deciding
+        state: Nothing, refusal: Refused[PutCopyBackRequest], at: Deciding
     ) -> Sequence[Send[PutCopyBackRequest]]:
-        told.append(refused.reason)
+        reasons.append(refusal.reason)
         return []
 
     async with stage(tmp_path, library(Mail(), processes=(reservation, process))) as on:
@@ -303,10 +303,10 @@ async def test_a_compensating_command_that_is_refused_is_sent_until_it_is_accept
         assert stuck.reason == "COPY_ON_LOAN: Copy c1 is on loan to m1."
         await on.execute(ReturnCopyRequest(copy_id="c1"))
         await on.settled()
-        assert told == []
+        assert reasons == []
 
 
-async def test_a_poison_input_parks_one_instance_and_keeps_what_comes_after(tmp_path: Path) -> None:
+async def test_an_input_that_fails_parks_its_instance_with_all_later_inputs(tmp_path: Path) -> None:
     mail = Mail()
     poison, good = "100%", "c1"
     async with stage(tmp_path, library(mail)) as on:
@@ -329,7 +329,7 @@ async def test_a_poison_input_parks_one_instance_and_keeps_what_comes_after(tmp_
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_a_parked_instance_goes_on_in_order_when_the_code_is_mended(
+async def test_a_parked_instance_takes_its_inputs_in_order_when_the_code_is_fixed(
     tmp_path: Path, restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison = "100%"
@@ -340,19 +340,19 @@ async def test_a_parked_instance_goes_on_in_order_when_the_code_is_mended(
         await eventually(lambda: on.host.queues.parked.counts["reservation"] == 1, seconds=SECONDS)
         await on.execute(BorrowCopyRequest(copy_id=poison, member_id="m1"))
 
-        async def kept() -> bool:
+        async def written() -> bool:
             return len(await on.store.parked_inputs()) == 2
 
-        await eventually(kept)
+        await eventually(written)
         if not restarted:
-            await _mended(on, monkeypatch)
+            await _retry_fixed(on, monkeypatch)
     if restarted:
         async with stage(tmp_path, library(mail)) as on:
             assert on.host.queues.parked.counts["reservation"] == 1
-            await _mended(on, monkeypatch)
+            await _retry_fixed(on, monkeypatch)
 
 
-async def test_what_waited_behind_an_input_that_was_taken_goes_on_after_a_start(tmp_path: Path) -> None:
+async def test_an_input_behind_one_that_was_taken_starts_after_a_start(tmp_path: Path) -> None:
     poison = "100%"
     async with stage(tmp_path, library(Mail())) as on:
         await fill(on, poison)
@@ -360,10 +360,10 @@ async def test_what_waited_behind_an_input_that_was_taken_goes_on_after_a_start(
         await eventually(lambda: on.host.queues.parked.counts["reservation"] == 1, seconds=SECONDS)
         await on.execute(BorrowCopyRequest(copy_id=poison, member_id="m1"))
 
-        async def kept() -> bool:
+        async def written() -> bool:
             return len(await on.store.parked_inputs()) == 2
 
-        await eventually(kept)
+        await eventually(written)
         # As if it had been killed when the first was taken, and the second not yet.
         await on.store.delete_parked([one.key for one in await on.store.parked_inputs() if one.error])
         await on.store.commit(Reads({}, {}, ()), lambda loaded: Decided(settled=[(4, 0)]))
@@ -376,7 +376,7 @@ async def test_what_waited_behind_an_input_that_was_taken_goes_on_after_a_start(
         await on.settled()
 
 
-async def _mended(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def _retry_fixed(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     poison = "100%"
     monkeypatch.setenv("LIBRARY_FIXED", "1")
     assert await on.host.retry("reservation", poison) is None
@@ -419,10 +419,10 @@ async def test_a_retried_input_is_not_parked_again_after_a_stop(
 ) -> None:
     async with parked_on_an_event(tmp_path, monkeypatch) as on:
 
-        async def kept() -> bool:
+        async def written() -> bool:
             return len(await on.store.parked_inputs()) == 1
 
-        await eventually(kept, seconds=SECONDS)
+        await eventually(written, seconds=SECONDS)
         never = asyncio.Event()
 
         async def not_yet(keys: object) -> None:
@@ -444,10 +444,10 @@ async def test_a_retried_outcome_is_not_parked_again_after_a_stop(
         await fill(on, poison)
         await on.execute(reserve(poison))
 
-        async def kept() -> bool:
+        async def written() -> bool:
             return len(await on.store.parked_inputs()) == 1
 
-        await eventually(kept, seconds=SECONDS)
+        await eventually(written, seconds=SECONDS)
     monkeypatch.setenv("LIBRARY_FIXED", "1")
     async with stage(tmp_path, library(Mail())) as on:
         never = asyncio.Event()
@@ -488,10 +488,10 @@ async def test_a_parked_input_can_be_discarded(tmp_path: Path, restarted: bool) 
         await fill(on, poison)
         await on.execute(reserve(poison))
 
-        async def kept() -> bool:
+        async def written() -> bool:
             return len(await on.store.parked_inputs()) == 1
 
-        await eventually(kept)
+        await eventually(written)
         if not restarted:
             assert on.host.discard("reservation", poison) == 0
             await on.settled()
@@ -506,9 +506,9 @@ async def test_a_parked_input_can_be_discarded(tmp_path: Path, restarted: bool) 
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_a_key_function_that_fails_parks_the_events_of_that_aggregate(tmp_path: Path, restarted: bool) -> None:
+async def test_a_failing_key_function_parks_the_events_of_that_aggregate(tmp_path: Path, restarted: bool) -> None:
     broken = True
-    heard: list[str] = []
+    taken: list[str] = []
     process = Process[Nothing]("keyed", initial=Nothing(), id="copy_id")
 
     def key(event: CopyBorrowed) -> str:
@@ -518,7 +518,7 @@ async def test_a_key_function_that_fails_parks_the_events_of_that_aggregate(tmp_
 
     @process.reacts(CopyBorrowed, key=key)
     def borrowed(state: Nothing, event: CopyBorrowed, at: Deciding) -> Sequence[Send[PutCopyBackRequest]]:
-        heard.append(f"{at.id} {event.loan_id}")
+        taken.append(f"{at.id} {event.loan_id}")
         return []
 
     domain = library(Mail(), processes=(reservation, process))
@@ -529,22 +529,22 @@ async def test_a_key_function_that_fails_parks_the_events_of_that_aggregate(tmp_
         await on.execute(ReturnCopyRequest(copy_id="c1"))
         await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m1"))
 
-        async def kept() -> bool:
+        async def written() -> bool:
             return len(await on.store.parked_inputs()) == 2
 
-        await eventually(kept)
-        await eventually(lambda: heard == ["of-c2 c2.1"], seconds=SECONDS)
+        await eventually(written)
+        await eventually(lambda: taken == ["of-c2 c2.1"], seconds=SECONDS)
         (queue,) = on.host.queues.parked_queues()
         assert (queue.process, queue.id) == ("keyed", "@copy/c1")
         if not restarted:
             broken = False
             assert await on.host.retry("keyed", "@copy/c1") is None
-            await eventually(lambda: heard == ["of-c2 c2.1", "of-c1 c1.1", "of-c1 c1.2"], seconds=SECONDS)
+            await eventually(lambda: taken == ["of-c2 c2.1", "of-c1 c1.1", "of-c1 c1.2"], seconds=SECONDS)
     async with stage(tmp_path, domain) as on:
         if restarted:
             broken = False
             assert await on.host.retry("keyed", "@copy/c1") is None
-        await eventually(lambda: heard == ["of-c2 c2.1", "of-c1 c1.1", "of-c1 c1.2"], seconds=SECONDS)
+        await eventually(lambda: taken == ["of-c2 c2.1", "of-c1 c1.1", "of-c1 c1.2"], seconds=SECONDS)
 
         async def gone() -> bool:
             return not await on.store.parked_inputs()
@@ -553,20 +553,20 @@ async def test_a_key_function_that_fails_parks_the_events_of_that_aggregate(tmp_
 
 
 async def test_inputs_of_one_instance_are_taken_in_order(tmp_path: Path) -> None:
-    heard: list[str] = []
-    async with stage(tmp_path, library(Mail(), processes=(reservation, _listener(heard)))) as on:
+    taken: list[str] = []
+    async with stage(tmp_path, library(Mail(), processes=(reservation, _listener(taken)))) as on:
         await fill(on)
         commands = []
         for _ in range(50):
             commands.append(on.execute(BorrowCopyRequest(copy_id="c1", member_id="m1")))
             commands.append(on.execute(ReturnCopyRequest(copy_id="c1")))
         await asyncio.gather(*commands)
-        await eventually(lambda: len(heard) == 100, seconds=SECONDS)
-    assert heard == ["borrowed", "returned"] * 50
+        await eventually(lambda: len(taken) == 100, seconds=SECONDS)
+    assert taken == ["borrowed", "returned"] * 50
 
 
 async def test_a_command_that_breaks_its_contract_is_refused(tmp_path: Path) -> None:
-    told: list[str] = []
+    reasons: list[str] = []
     process = Process[Nothing]("sloppy", initial=Nothing(), id="copy_id")
 
     @process.reacts(CopyBorrowed, key=lambda e: e.copy_id)
@@ -575,13 +575,13 @@ async def test_a_command_that_breaks_its_contract_is_refused(tmp_path: Path) -> 
 
     @process.refused(PutCopyAsideRequest)
     def refused(
-        state: Nothing, refused: Refused[PutCopyAsideRequest], at: Deciding
+        state: Nothing, refusal: Refused[PutCopyAsideRequest], at: Deciding
     ) -> Sequence[Send[PutCopyAsideRequest]]:
-        told.append(refused.reason)
+        reasons.append(refusal.reason)
         return []
 
     async with stage(tmp_path, library(Mail(), processes=(reservation, process))) as on:
         await fill(on)
         await on.execute(BorrowCopyRequest(copy_id="c1", member_id="m1"))
-        await eventually(lambda: told == ["INVALID_REQUEST"], seconds=SECONDS)
+        await eventually(lambda: reasons == ["INVALID_REQUEST"], seconds=SECONDS)
         await on.settled()

@@ -1,0 +1,106 @@
+"""The event store on SQLite: the parts that no other backend has."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from command_server.store.event_store import EpochBegun, StoreUnavailable
+from command_server.store.records import Decided, NewEvent, Reads, Work, WorkKind
+from command_server.store.schema import TABLES_SINCE_2
+from command_server.store.sqlite_commit import BatchLoader
+from command_server.store.sqlite_store import SqliteEventStore
+from diptych.contract.token import Epoch
+from diptych.server.errors import StartError
+
+NOTHING = Reads({}, {}, ())
+
+
+async def append(store: SqliteEventStore, stream: str, version: int, **decided: object) -> int:
+    """Append an event, and return its position."""
+    events = [NewEvent(stream, version, "test.Happened", b"")]
+    reads = Reads({stream: -1}, {}, ())
+    committed = await store.commit(reads, lambda loaded: Decided(events=events, **decided))  # type: ignore[arg-type]
+    return committed.first_position
+
+
+async def test_a_log_of_version_1_is_opened_with_the_tables_of_processes(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    store = SqliteEventStore(path)
+    await store.open()
+    await append(store, "test/a", 1)
+    await store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        for table in TABLES_SINCE_2:
+            old.execute(f"DROP TABLE {table}")
+        old.execute("UPDATE log SET schema_version = 1")
+    store = SqliteEventStore(path)
+    await store.open()
+    await append(store, "test/p", 1, opened=[Work(-1, 0, "process", "p1", WorkKind.COMMAND, 0)])
+    assert await store.read_work((0, 0), 10) == [Work(2, 0, "process", "p1", WorkKind.COMMAND, 0)]
+    assert (await store.head()).position == 2
+    await store.close()
+
+
+async def test_a_log_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    store = SqliteEventStore(path)
+    await store.open()
+    await store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as newer:
+        newer.execute("UPDATE log SET schema_version = 99")
+    with pytest.raises(StartError, match="has schema version 99, and this program has 2"):
+        await SqliteEventStore(path).open()
+
+
+async def test_an_epoch_that_begins_after_the_opening_is_read_and_refuses_commits(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    store = SqliteEventStore(path)
+    await store.open()
+    await append(store, "test/a", 1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as restoring:
+        restoring.execute("INSERT INTO epochs VALUES (2, 2)")
+        restoring.execute("UPDATE log SET epoch = 2")
+    assert (await store.head()).identity.epochs == (Epoch(1, 1), Epoch(2, 2))
+    with pytest.raises(EpochBegun):
+        await append(store, "test/a", 2)
+    assert (await store.head()).position == 1
+    await store.close()
+
+
+async def test_a_value_is_not_moved_from_a_stream_that_does_not_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decision that was given a wrong holder records nothing."""
+    store = SqliteEventStore(tmp_path / "log.db")
+    await store.open()
+    await store.commit(NOTHING, lambda loaded: Decided(claims={"u:1": "test/a"}))
+    with monkeypatch.context() as patch:
+        wrong = dict.fromkeys(("u:1",), "test/x")
+        patch.setattr(BatchLoader, "load_holders", lambda self, keys: self.holders.update(wrong))
+        with pytest.raises(StoreUnavailable, match="test/x does not hold"):
+            await store.commit(NOTHING, lambda loaded: Decided(claims={"u:1": "test/b"}))
+    holders: list[object] = []
+
+    def look_up(loaded: object) -> Decided:
+        holders.append(dict(loaded.holders))  # type: ignore[attr-defined]
+        return Decided(lookups=() if holders[-1] else ("u:1",))
+
+    await store.commit(NOTHING, look_up)
+    assert holders[-1] == {"u:1": "test/a"}
+    await store.close()
+
+
+async def test_an_error_of_sqlite_is_an_error_of_the_store(tmp_path: Path) -> None:
+    store = SqliteEventStore(tmp_path / "log.db")
+    await store.open()
+    with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as broken:
+        broken.execute("DROP TABLE process_marks")
+    with pytest.raises(StoreUnavailable, match="SQLITE_ERROR: no such table: process_marks"):
+        await store.process_marks()
+    with pytest.raises(StoreUnavailable, match="SQLITE_ERROR: no such table: process_marks"):
+        await store.put_process_marks({"one": 1})
+    await store.close()
