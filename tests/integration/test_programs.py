@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -36,6 +37,19 @@ def test_a_signal_ends_each_with_status_0(number: signal.Signals, tmp_path: Path
             server.signal(number)
             assert server.wait() == 0, server.logged()
             assert server.lines == [f"diptych {server.name} ready address={server.address}"]
+
+
+def test_normal_start_logs_one_event_with_domain_and_stores_and_no_warning(tmp_path: Path) -> None:
+    with started_pair(tmp_path / "data", options=("--log-format=json",)) as pair:
+        stores = {"log": f"sqlite:///{pair.data}/log.db", "read_store": f"sqlite:///{pair.data}/read.db"}
+        log, read_store = {"log": stores["log"], "head_position": 0}, {"read_store": stores["read_store"]}
+        for server, expected in ((pair.command, log), (pair.projector, read_store), (pair.query, read_store)):
+            lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+            (started,) = [line for line in lines if line["event"] == "started"]
+            assert started.items() >= {"domain": "shop", "address": server.address, **expected}.items()
+            assert Path(started["domain_path"], "__init__.py").is_file()
+            assert started["domain_version"]
+            assert [line for line in lines if line["level"] not in ("info", "debug")] == []
 
 
 def test_each_can_stop_without_the_others(tmp_path: Path) -> None:

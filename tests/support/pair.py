@@ -126,8 +126,9 @@ def started_pair(
     domain: str = "shop",
     settings: Settings | None = None,
     env: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Pair]:
     """Start a pair and close it at the end; `Pair` describes the arguments."""
-    with Pair(data, domain=domain, settings=settings, env=env) as pair:
+    with Pair(data, domain=domain, settings=settings, env=env, options=options) as pair:
         pair.start()
         yield pair

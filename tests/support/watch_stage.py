@@ -34,34 +34,13 @@ from query_server.watch.resume_token import ResumeToken, watched
 from query_server.watch.service import Watches
 from tests.support.notes import Notes, recorded
 from tests.support.polling import LIMIT_SECONDS
+from tests.support.transport_call import TransportCallStub
 
 IDENTITY = LogIdentity.new()
 RUNNING = ProjectionState.PROJECTION_STATE_RUNNING
 
 Rows = dict[str, tuple[int, bytes]]
 """Rows by key: the position that last changed each, and its bytes."""
-
-
-class StageCall:
-    """A transport's call without metadata and deadline, which keeps no trailers."""
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    def time_remaining(self) -> float | None:
-        return None
-
-    def add_done_callback(self, callback: Any) -> None:
-        pass
-
-    def set_trailing_metadata(self, trailing_metadata: object) -> None:
-        pass
-
-    def set_code(self, code: int) -> None:
-        pass
-
-    def set_details(self, details: str) -> None:
-        pass
 
 
 class Gate:
@@ -313,7 +292,7 @@ class Client:
         return self.cuts[-1].position if self.cuts else 0
 
     async def _run(self) -> None:
-        context = RequestContext(StageCall())
+        context = RequestContext(TransportCallStub())
         self.server.coming = self
         try:
             async with aclosing(self.server.watches.watch(self._request, context)) as frames:  # type: ignore[type-var]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from diptych.server.request_context import RequestContext
-from tests.unit.server.test_router import Call
+from tests.support.transport_call import TransportCallStub
 
 
 def test_metadata_is_read_from_the_transport_once_and_only_when_used() -> None:
-    call = Call(("diptych-token", "A"), ("diptych-request-id", "r1"), ("diptych-token", "B"), ("traceparent", "t"))
+    call = TransportCallStub(
+        ("diptych-token", "A"), ("diptych-request-id", "r1"), ("diptych-token", "B"), ("traceparent", "t")
+    )
     context = RequestContext(call)
     assert call.metadata_reads == 0
     assert context.presented_tokens == ("A", "B")
@@ -18,7 +20,7 @@ def test_metadata_is_read_from_the_transport_once_and_only_when_used() -> None:
 
 
 def test_call_without_metadata_has_empty_values() -> None:
-    context = RequestContext(Call())
+    context = RequestContext(TransportCallStub())
     assert (context.presented_tokens, context.request_id, context.traceparent) == ((), "", "")
 
 
@@ -26,11 +28,11 @@ def test_call_without_metadata_has_empty_values() -> None:
     ("remaining", "expected"), [(None, 30.0), (100.0, 99.75), (2.0, 1.9), (0.01, 0.005), (0.001, 0.0), (-1.0, 0.0)]
 )
 def test_wait_leaves_time_for_the_answer(remaining: float | None, expected: float) -> None:
-    assert RequestContext(Call(seconds=remaining)).wait_seconds(30.0) == pytest.approx(expected)
+    assert RequestContext(TransportCallStub(seconds=remaining)).wait_seconds(30.0) == pytest.approx(expected)
 
 
 def test_callback_is_called_when_the_call_has_ended() -> None:
-    call, ended = Call(), []
+    call, ended = TransportCallStub(), []
     RequestContext(call).on_end(lambda: ended.append(True))
     assert ended == []
     for callback in call.callbacks:
