@@ -165,7 +165,7 @@ class Image:
             os.chown(self.data, self.user["user"], self.user["group"])
 
     def popen(self, arguments: list[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
-        """Starts a process as the image's user, with this environment and no more."""
+        """Start a process as the image's user, with this environment and no more."""
         return subprocess.Popen(
             arguments, cwd=single_value("WORKDIR"), env=env, text=True, start_new_session=True, **self.user, **options
         )
@@ -186,7 +186,7 @@ class Container:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Starts the service and waits until its health check says that it is healthy."""
+        """Start the service and wait until its health check succeeds."""
         command = [*json.loads(single_value("ENTRYPOINT")), *self._service["command"]]
         with self._log.open("w") as log:
             self._process = self._image.popen(
@@ -205,7 +205,7 @@ class Container:
             time.sleep(0.1)
 
     def check_health(self) -> subprocess.CompletedProcess[str]:
-        """Runs the health check as it is declared, once."""
+        """Run the health check as it is declared, once."""
         check = self._service["healthcheck"]
         kind, *command = check["test"]
         assert kind == "CMD"
@@ -214,7 +214,7 @@ class Container:
     def exec(
         self, arguments: list[str], seconds: float, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command in the container, as `docker compose exec` would."""
+        """Run a command in the container, as `docker compose exec` would."""
         process = self._image.popen(
             [self._adapted(argument) for argument in arguments],
             self._env | dict(env or {}),
@@ -228,13 +228,13 @@ class Container:
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def stop(self) -> int:
-        """Stops the service as an engine would; returns its exit status."""
+        """Stop the service as an engine would; return its exit status."""
         assert self._process is not None, "not started"
         self._process.send_signal(signal.Signals[single_value("STOPSIGNAL")])
         return self._process.wait(duration(self._service["stop_grace_period"]))
 
     def kill(self) -> None:
-        """Ends the service, if it still runs."""
+        """End the service, if it still runs."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -265,7 +265,7 @@ class Composition:
         return {"DIPTYCH_COMMANDS": self.published(50051), "DIPTYCH_QUERY": self.published(50052)}
 
     def start(self) -> None:
-        """Starts the services one by one, each when those that it depends on are healthy."""
+        """Start the services one by one, each when those that it depends on are healthy."""
         order = TopologicalSorter({name: service.get("depends_on", {}) for name, service in SERVICES.items()})
         for name in order.static_order():
             assert self.containers[name].check_health().returncode == 1

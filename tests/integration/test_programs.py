@@ -18,13 +18,13 @@ PROGRAMS = {"command-server": "command_server", "projector": "projector", "query
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs a program to its end."""
+    """Run a program to its end."""
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 
 def stores(program: str, folder: Path) -> list[str]:
-    """The options that keep a program's files in a folder."""
+    """Return the options that put a program's files into a folder."""
     return [
         f"--log=sqlite:///{folder}/log.db" if program == "command-server" else f"--read-store=sqlite:///{folder}/r.db"
     ]
@@ -72,7 +72,7 @@ def test_bad_settings_are_status_2(program: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_taken_port_is_named(program: str, tmp_path: Path) -> None:
+def test_a_port_in_use_is_named(program: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         done = run(PROGRAMS[program], f"--address={address}", *stores(program, tmp_path))
@@ -104,13 +104,13 @@ def test_a_second_command_server_on_one_log_is_refused_and_names_the_first(pair:
     assert f"pid={pair.command.pid} address={pair.command.address}" in done.stderr
 
 
-async def test_a_server_that_was_killed_starts_again_on_its_files(pair: Pair) -> None:
+async def test_a_killed_server_starts_again_on_its_files(pair: Pair) -> None:
     for server in pair.servers:
         await server.restart()
         assert server.stop() == 0
 
 
-def test_a_program_alone_waits_for_the_others(tmp_path: Path) -> None:
+def test_a_program_waits_for_the_others(tmp_path: Path) -> None:
     arguments = ["--address=127.0.0.1:0", "--commands=127.0.0.1:1", f"--read-store=sqlite:///{tmp_path / 'r.db'}"]
     projector = Program(["-m", "projector", *arguments], log=tmp_path / "projector.log")
     projector.spawn()

@@ -83,7 +83,7 @@ class Reader:
         )
 
     def run(self, text: str) -> str:
-        """Runs a block after all those before it, whose output is thrown away, and returns what it prints."""
+        """Run a block after all blocks before it, whose output is discarded, and return its output."""
         block = self.adapted(text)
         script = f"set -euo pipefail\nexec 3>&1 1>/dev/null\n{self._before}\nexec 1>&3\n{block}"
         done = subprocess.run(
@@ -172,13 +172,13 @@ def test_the_servers_start_one_by_one_and_take_the_import(reader: Reader) -> Non
 
 
 def test_every_command_block_is_run_by_a_test() -> None:
-    """Blocks of other kinds are no commands."""
+    """Blocks of other kinds are not commands."""
     for page in (README, RUNNING, SHOP):
         assert {block.kind for block in blocks(page)} <= {"sh", "shell", "json", "python", "text"}
         assert sum(block.kind == "shell" for block in blocks(page)) == 1
 
 
-def test_the_contributing_guide_names_what_is_there() -> None:
+def test_the_contributing_guide_names_existing_folders() -> None:
     guide = (ROOT / "CONTRIBUTING.md").read_text()
     assert shutil.which("make") is not None
     for place in re.findall(r"^\| ([^|]*`[^|]*) \|", guide, re.MULTILINE):

@@ -40,7 +40,7 @@ class Up(Program):
         super().__init__(["-m", "diptych.cli", "up", f"--data={data}", *addresses, *arguments], log=log)
 
     def start(self) -> None:
-        """Starts it and waits until it has shown what to try, which it does when the sample can be read."""
+        """Start it and wait until it has shown calls to try, which it does when queries include the sample."""
         before = len(self.lines)
         self.spawn()
         self.wait_for_line(lambda line: "See how far each projection is" in line, 60, after=before)
@@ -48,18 +48,18 @@ class Up(Program):
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Each server's address, as the latest ready line tells it."""
+        """Address of each server, from the latest ready line."""
         ready = [line for line in self.lines if line.startswith("diptych up ready ")][-1]
         return dict(part.split("=") for part in ready.split()[3:])
 
     @property
     def calls(self) -> list[str]:
-        """The shell commands shown."""
+        """Shell commands that the screen shows."""
         return [line.strip() for line in self.lines if "buf curl" in line]
 
     @property
     def children(self) -> dict[str, int]:
-        """The process id of each child that runs."""
+        """Process id of each running child."""
         found = {}
         for pid, (parent, command) in processes().items():
             for name in SERVERS:
@@ -68,11 +68,11 @@ class Up(Program):
         return found
 
     def connect(self) -> Connection:
-        """A client of its servers."""
+        """Return a client of its servers."""
         return Connection(self.addresses["command-server"], self.addresses["query-server"], retry_seconds=20)
 
     async def head(self) -> int:
-        """The head of the log."""
+        """Return the head of the log."""
         async with self.connect() as shop:
             get_status = shop.queries.unary_unary(
                 "/diptych.v1.ReadModelService/GetStatus",
@@ -84,7 +84,7 @@ class Up(Program):
 
 
 def processes() -> dict[int, tuple[int, str]]:
-    """Parent and command line of every process that runs."""
+    """Return parent and command line of every running process."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -99,7 +99,7 @@ def processes() -> dict[int, tuple[int, str]]:
 
 @contextmanager
 def started(data: Path, *arguments: str) -> Iterator[Up]:
-    """An `up` that is ready."""
+    """Yield an `up` that is ready."""
     up = Up(data, *arguments)
     try:
         up.start()
@@ -110,13 +110,13 @@ def started(data: Path, *arguments: str) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """An `up` for tests that leave it as it is."""
+    """Yield an `up` for tests that do not stop it."""
     with started(tmp_path_factory.mktemp("up") / "data") as up:
         yield up
 
 
 def diptych(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command line to its end."""
+    """Run the command line to its end."""
     command = [sys.executable, "-m", "diptych.cli", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
@@ -140,7 +140,7 @@ async def test_the_sample_is_there(up: Up) -> None:
         assert (await shop.query(GetOrderRequest(order_id="order-1"))).customer_id == "ada"
 
 
-def test_every_call_shown_works_when_pasted(up: Up) -> None:
+def test_every_shown_call_works_as_a_shell_command(up: Up) -> None:
     assert len(up.calls) >= 5
     for call in up.calls:
         for _ in range(2):
@@ -149,7 +149,7 @@ def test_every_call_shown_works_when_pasted(up: Up) -> None:
             assert json.loads(done.stdout), call
 
 
-def test_what_is_not_a_change_is_not_printed(up: Up) -> None:
+def test_only_changes_of_state_are_printed(up: Up) -> None:
     changes = [line for line in up.lines if line.startswith("projection ")]
     assert len(changes) == len(set(changes))
 
@@ -180,7 +180,7 @@ def test_events_are_printed_as_lines_of_json(up: Up) -> None:
     some = diptych("events", "--commands", address, "--types", "shop.v1.ProductCreated").stdout.splitlines()
     assert {json.loads(line)["aggregate"]["type"] for line in some} == {"product"}
 
-    # Whoever has no contracts still gets every event.
+    # A program without the contracts still gets every event.
     bare = diptych("events", "--commands", address, "--domain", "nobody")
     assert len(bare.stdout.splitlines()) == len(events)
 
@@ -206,12 +206,12 @@ def test_events_names_a_type_that_does_not_exist(up: Up) -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-async def test_a_killed_server_is_named_and_back_on_its_port(up: Up, name: str) -> None:
+async def test_a_killed_server_is_named_and_restarted_on_its_port(up: Up, name: str) -> None:
     before = up.children[name]
-    told = len(up.lines)
+    printed = len(up.lines)
     os.kill(before, signal.SIGKILL)
-    await asyncio.to_thread(up.wait_for_line, lambda line: f"{name} was killed by SIGKILL" in line, after=told)
-    await asyncio.to_thread(up.wait_for_line, lambda line: f"{name} is serving again" in line, after=told)
+    await asyncio.to_thread(up.wait_for_line, lambda line: f"{name} was killed by SIGKILL" in line, after=printed)
+    await asyncio.to_thread(up.wait_for_line, lambda line: f"{name} is serving again" in line, after=printed)
     assert up.children[name] != before
     async with up.connect() as shop:
         answer = await shop.execute(RegisterUserRequest(user_id=f"after-{name}", email=f"{name}@example.com"))
@@ -220,7 +220,7 @@ async def test_a_killed_server_is_named_and_back_on_its_port(up: Up, name: str) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_stops_all_at_once_with_status_0_and_a_new_start_goes_on(
+async def test_a_signal_stops_all_with_status_0_and_the_next_start_continues(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     with started(tmp_path / "data") as up:
@@ -259,7 +259,7 @@ async def test_empty_loads_no_sample(tmp_path: Path) -> None:
             assert refused.value.reason == "USER_NOT_FOUND"
 
 
-async def test_a_sample_that_was_broken_off_is_completed(tmp_path: Path) -> None:
+async def test_an_interrupted_sample_is_completed(tmp_path: Path) -> None:
     with started(tmp_path / "data", "--empty") as up:
         assert up.stop() == 0
     (tmp_path / "data" / "sample.unfinished").touch()
@@ -273,7 +273,7 @@ async def test_a_sample_that_was_broken_off_is_completed(tmp_path: Path) -> None
         assert not (tmp_path / "data" / "sample.unfinished").exists()
 
 
-def test_a_taken_port_is_named_with_status_1(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named_with_status_1(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         done = diptych("up", f"--data={tmp_path / 'data'}", "--command-address", address)
@@ -282,7 +282,7 @@ def test_a_taken_port_is_named_with_status_1(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_server_that_cannot_start_ends_all_with_what_it_said(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_ends_all_with_its_log(tmp_path: Path) -> None:
     up = Up(tmp_path / "data", "--domain=nobody")
     up.spawn()
     assert up.wait() == 1
@@ -295,7 +295,7 @@ def test_a_folder_in_use_is_named(up: Up) -> None:
     second.log = up.data.with_name("second.log")
     second.spawn()
     assert second.wait() == 1
-    # Which of the two that have a file fails first is a matter of luck.
+    # Either of the two servers with a file may fail first.
     holder = re.search(r"is in use by another process \(pid=(\d+) address=", second.logged())
     assert holder is not None, second.logged()
     assert int(holder[1]) in (up.children["command-server"], up.children["projector"])

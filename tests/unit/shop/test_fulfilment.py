@@ -365,7 +365,7 @@ GIVEN = (
 
 
 def charge_model(request: ChargePaymentRequest, memory: str) -> Iterator[Answer]:
-    """Takes a payment or declines it, unless it was voided."""
+    """Take a payment or decline it, unless it was voided."""
     if memory in ("barred", "refunded"):
         yield Answer(None, memory, "PAYMENT_REFUSED")
     else:
@@ -374,7 +374,7 @@ def charge_model(request: ChargePaymentRequest, memory: str) -> Iterator[Answer]
 
 
 def void_model(request: VoidPaymentRequest, memory: str) -> Iterator[Answer]:
-    """Gives back what was taken, and bars what was not."""
+    """Refund a payment that was taken, and bar one that was not."""
     yield Answer(VoidPaymentResponse(), {"": "barred", "charged": "refunded"}.get(memory, memory))
 
 
