@@ -1,1 +1,1 @@
-"""The query server: answers, at least as fresh as asked."""
+"""Query server: answers queries, at least as fresh as required."""

@@ -1,4 +1,4 @@
-"""The query server's parts, put together."""
+"""Query server: its parts, put together."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from query_server.read_model_service import ReadModelService
 from query_server.rows.row_reader import RowReader
 from query_server.store_poller import StorePoller
 from query_server.upstream import Upstreams
-from query_server.watch.service import Watches
+from query_server.watch.service import WatchService
 
 
 def run(settings: QueryServerSettings) -> int:
-    """Runs a query server until it is told to stop; returns the exit status."""
+    """Run a query server until it is stopped; return the exit status."""
 
     async def start(health: Health, tasks: TaskSupervisor) -> ServerParts:
         try:
@@ -43,29 +43,36 @@ def run(settings: QueryServerSettings) -> int:
 async def bootstrap(
     settings: QueryServerSettings, loaded: LoadedDomain, health: Health, tasks: TaskSupervisor
 ) -> ServerParts:
-    """Opens the parts of a query server and starts what it follows."""
+    """Open the parts of a query server and start its tasks.
+
+    Args:
+        settings: The server's settings.
+        loaded: The domain.
+        health: Health of this server's services and projections.
+        tasks: Runs the tasks.
+    """
     domain = loaded.domain
     upstreams = Upstreams(settings.commands, settings.projector)
     reader = RowReader(sqlite_path(settings.read_store), list(domain.projections.values()), settings.readers)
-    freshness = FreshnessTracker(domain, waits_max=settings.waits_max, shows_commits=reader.shows_commits)
-    tokens, fresh = TokenJudge(freshness, upstreams), FreshReads(freshness, reader)
+    tracker = FreshnessTracker(domain, waits_max=settings.waits_max, shows_commits=reader.shows_commits)
+    tokens, fresh = TokenJudge(tracker, upstreams), FreshReads(tracker, reader)
     router = Router(domain.package)
-    cache = freshness.row_cache = Cache(domain.projections.values(), settings.cache_bytes_max)
-    reading = Reading(reader, freshness, tokens, fresh, cache, settings.wait_seconds, settings.combined_rows_max)
+    cache = tracker.row_cache = Cache(domain.projections.values(), settings.cache_bytes_max)
+    reading = Reading(reader, tracker, tokens, fresh, cache, settings.wait_seconds, settings.combined_rows_max)
     queries.bind(router, loaded, reading)
-    ReadModelService(domain, freshness, tokens, fresh, upstreams, settings.wait_seconds).bind(router)
-    watches = Watches(domain, freshness, sqlite_path(settings.read_store), settings)
+    ReadModelService(domain, tracker, tokens, fresh, upstreams, settings.wait_seconds).bind(router)
+    watches = WatchService(domain, tracker, sqlite_path(settings.read_store), settings)
     watches.bind(router)
-    metrics = QueryServerMetrics(freshness, reader, cache, watches)
+    metrics = QueryServerMetrics(tracker, reader, cache, watches)
     REGISTRY.register(metrics)
-    poller = StorePoller(reader, freshness, upstreams, health, sorted(router.services))
-    upstreams.follow(freshness, tasks)
+    poller = StorePoller(reader, tracker, upstreams, health, sorted(router.services))
+    upstreams.follow(tracker, tasks)
     await poller.poll()
     tasks.start(poller.run(), name="store poller")
     tasks.start(watches.run(), name="watches")
 
     async def drain() -> None:
-        freshness.close()
+        tracker.close()
         await watches.drain()
 
     async def close() -> None:

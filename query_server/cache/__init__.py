@@ -1,1 +1,1 @@
-"""The row cache."""
+"""Cached rows and list responses."""

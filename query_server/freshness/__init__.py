@@ -1,1 +1,1 @@
-"""Freshness: the progress of every projection, the proof that a read includes a position, and waits."""
+"""Freshness: progress of every projection, the proof of what a read includes, and waits."""

@@ -1,1 +1,1 @@
-"""The domain's QueryService: every rpc bound to its answer."""
+"""The domain's QueryService: every rpc bound to its handler."""

@@ -1,1 +1,1 @@
-"""Watches of views."""
+"""Watches: rows of a view as they are, then every change."""

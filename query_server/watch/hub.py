@@ -1,8 +1,12 @@
-"""Hubs: what is new in a view, read once for all who watch it.
+"""Hub: reads the changes of a view once for all watches that are synced.
 
-A hub reads what has changed after the place that it has reached, whenever the projection is said to have moved, and
-puts each row into the buffers of those who watch it. A buffer keeps the latest state of a row alone, and is bounded:
-a watch that falls further behind leaves the hub and begins anew, at its own pace. So nobody waits for a slow one.
+1. Whenever the projection may have moved, and at least once a second, the hub reads the changes after its cursor.
+2. It adds each row to the buffers of the subscribers that cover it. A buffer has the latest state of a row only.
+3. A subscriber whose buffer is full is lost: it leaves the hub and begins again at its own speed. So no slow watch
+   delays another.
+4. After the last page the cut advances to the position that the page is proved to include. A resume token names a cut.
+
+If the feed shows that no row changed, the cut advances without a read. `subscriber` has the states of a watch.
 """
 
 from __future__ import annotations
@@ -17,17 +21,18 @@ from diptych.contract.reasons import ReadModelNotReady
 from diptych.domain.projection import View
 from diptych.v1.read_model_pb2 import ResetReason
 from query_server.freshness.progress import ProjectionProgress
-from query_server.watch.change_reader import Change, Page, Place, WatchReader
+from query_server.watch.change_reader import Change, ChangeReader, Cursor, Page
 from query_server.watch.resume_token import ResumeToken
+from query_server.watch.subscriber import Subscriber, SubscriberState
 
 POLL_SECONDS = 1.0
-"""How often the store is asked for changes that nobody spoke of."""
+"""Greatest time between two reads while anybody watches."""
 
 PROGRESS_SECONDS = 1.0
-"""How long a watch is silent before it is told how far everything is."""
+"""Silence after which a watch is sent its progress, if there is any."""
 
-LIFE_SECONDS = 10.0
-"""How long a watch is silent at most."""
+HEARTBEAT_SECONDS = 10.0
+"""Greatest silence of a watch."""
 
 _ROOM_SECONDS = 0.05
 _STORE_BEHIND_SECONDS = 0.02
@@ -35,290 +40,210 @@ _STORE_BEHIND_SECONDS = 0.02
 _log = structlog.get_logger(__name__)
 
 
-class Watcher:
-    """A watch as its hub sees it: the rows that it wants, and those that it has not been told yet."""
-
-    __slots__ = (
-        "_bytes_max",
-        "_pending",
-        "_rows_max",
-        "_size",
-        "after",
-        "keys",
-        "loose",
-        "patience_lost",
-        "progress_due",
-        "reset",
-        "spoke",
-        "told",
-        "woken",
-    )
-
-    def __init__(self, keys: frozenset[str] | None, *, rows_max: int, bytes_max: int) -> None:
-        self.keys = keys
-        """None: all."""
-        self.after = 0
-        """Everything up to here it knows by other ways."""
-        self.told = 0
-        """The position of the last resume token that it was given."""
-        self.spoke = 0.0
-        """When it was last sent anything."""
-        self.progress_due = False
-        """Whether it is to be told how far everything is, if nothing else."""
-        self.loose = False
-        """Whether it was sent rows that end no cut."""
-        self.reset: ResetReason | None = None
-        """Why it must begin anew. It is in no hub then."""
-        self.patience_lost = False
-        """Whether the hub has waited for it in vain."""
-        self.woken = asyncio.Event()
-        self._pending: dict[str, Change] = {}  # In the order of positions.
-        self._size = 0
-        self._rows_max = rows_max
-        self._bytes_max = bytes_max
-
-    def put(self, change: Change) -> bool:
-        """Takes a change, later than all before; whether there was room for it."""
-        if change.position <= self.after:
-            return True
-        pending = self._pending
-        before = pending.pop(change.key, None)
-        if before is not None:
-            self._size -= before.size
-        pending[change.key] = change
-        self._size += change.size
-        if len(pending) > 1 and (len(pending) > self._rows_max or self._size > self._bytes_max):
-            return False
-        self.woken.set()
-        return True
-
-    def take(self) -> list[Change]:
-        """Gives out what is pending, by position."""
-        changes = list(self._pending.values())
-        self._pending.clear()
-        self._size = 0
-        self.patience_lost = False
-        return changes
-
-    def know(self, position: int) -> None:
-        """Drops what lies at a position or before it: it was told by other ways."""
-        self.after = position
-        changes = self.take()
-        for change in changes:
-            self.put(change)
-
-    def begin_anew(self, reason: ResetReason) -> None:
-        """Drops everything, and wakes the watch to begin anew."""
-        self.take()
-        self.reset = reason
-        self.woken.set()
-
-    @property
-    def pending(self) -> bool:
-        """Whether there is anything to tell."""
-        return bool(self._pending)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether a page more might be too much."""
-        return 2 * len(self._pending) > self._rows_max or 2 * self._size > self._bytes_max
-
-
 class Hub:
-    """What is new in one view, for those who have caught up."""
+    """Changes of one view, for the subscribers that are synced. Belongs to one event loop."""
 
     def __init__(
-        self, view: View[Any], reader: WatchReader, progress: ProjectionProgress, clock: Callable[[], float]
+        self, view: View[Any], reader: ChangeReader, progress: ProjectionProgress, clock: Callable[[], float]
     ) -> None:
         self.view = view
-        self.settled = True
-        """Whether all that belongs to the cut `at` is in the buffers, and nothing else."""
-        self.at: ResumeToken | None = None
-        """The last cut. None: nobody has watched yet."""
+        self.cut: ResumeToken | None = None
+        """The last cut; None: no watch has joined yet."""
+        self.is_cut_complete = True
+        """True if the buffers have everything that belongs to the cut, and nothing else."""
         self.overflows = 0
-        """How many watches were too slow."""
-        self.idle = True
-        """Whether there is nothing that it knows of to read."""
+        """Number of subscribers that were lost because they were too slow."""
+        self.is_idle = True
+        """True if no change is known that is not read."""
         self._reader = reader
         self._progress = progress
         self._clock = clock
-        self._watchers: dict[Watcher, None] = {}
-        self._everything: dict[Watcher, None] = {}
-        self._by_key: dict[str, list[Watcher]] = {}
-        self._place = Place(0)
-        self._read_at = 0  # The latest state of the store that anything was given out from.
-        self._session = 0
-        self._doubtful = False  # Whether somebody has read something else.
-        self._looked = clock()
+        self._subscribers: dict[Subscriber, None] = {}
+        self._of_all_rows: dict[Subscriber, None] = {}
+        self._of_key: dict[str, list[Subscriber]] = {}
+        self._cursor = Cursor(0)
+        self._read_position = 0  # The latest checkpoint of the store from which changes were added.
+        self._session = 0  # Incremented when a subscriber joins an empty hub.
+        self._must_read = False  # True if a watch has read another filling than the hub.
+        self._last_read_at = clock()
         self._woken = asyncio.Event()
 
-    def join(self, watcher: Watcher, after: int, at: ResumeToken, read_at: int) -> int | None:
-        """Lets a watcher in that was told everything up to `after`; from now on changes come to its buffer.
+    # Subscribers.
 
-        It has read the store at `read_at`, which shows the cut `at`. Returns the position that it must have read the
-        store at, before or after, so that it misses nothing. None: it is not let in, as the hub reads something
-        else, which it will soon find out.
+    def join(self, subscriber: Subscriber, after: int, cut: ResumeToken, read_position: int) -> int | None:
+        """Add a subscriber that was sent everything up to `after`. From now on changes go to its buffer.
+
+        Args:
+            subscriber: The subscriber.
+            after: Position up to which it was sent everything.
+            cut: The cut that it has read.
+            read_position: Checkpoint at which it has read the store.
+
+        Returns:
+            The checkpoint at which it must have read the store, before or after joining, to miss nothing. None: it
+            was not added, as the hub reads another filling, which the hub will soon find out.
         """
-        if not self._watchers:
+        if not self._subscribers:
             self._session += 1
-            self._settle(at)
-            self._read_at = read_at
-        elif self.at is None or self.at.source != at.source:
-            self._doubtful = True
+            self._complete(cut)
+            self._read_position = read_position
+        elif self.cut is None or self.cut.source != cut.source:
+            self._must_read = True
             self.wake()
             return None
-        watcher.after, watcher.told, watcher.reset = after, after, None
-        self._watchers[watcher] = None
-        if watcher.keys is None:
-            self._everything[watcher] = None
+        subscriber.synced(after)
+        self._subscribers[subscriber] = None
+        if subscriber.keys is None:
+            self._of_all_rows[subscriber] = None
         else:
-            for key in watcher.keys:
-                self._by_key.setdefault(key, []).append(watcher)
+            for key in subscriber.keys:
+                self._of_key.setdefault(key, []).append(subscriber)
         self.wake()
-        return self._read_at
+        return self._read_position
 
-    def leave(self, watcher: Watcher) -> None:
-        """Lets a watcher go, if it is here."""
-        if watcher not in self._watchers:
+    def leave(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber, if it is synced."""
+        if subscriber.state is not SubscriberState.SYNCED:
             return
-        del self._watchers[watcher]
-        if watcher.keys is None:
-            del self._everything[watcher]
+        subscriber.behind()
+        del self._subscribers[subscriber]
+        if subscriber.keys is None:
+            del self._of_all_rows[subscriber]
         else:
-            for key in watcher.keys:
-                others = self._by_key[key]
-                others.remove(watcher)
+            for key in subscriber.keys:
+                others = self._of_key[key]
+                others.remove(subscriber)
                 if not others:
-                    del self._by_key[key]
-
-    def __contains__(self, watcher: Watcher) -> bool:
-        return watcher in self._watchers
+                    del self._of_key[key]
 
     def wake(self) -> None:
-        """Takes word that something may have changed."""
-        self.idle = False
+        """Note that rows may have changed."""
+        self.is_idle = False
         self._woken.set()
 
-    def tick(self, now: float) -> None:
-        """Wakes those who have been silent for long to say how far everything is."""
-        at = self.at
-        if at is None or not self.settled:
+    def remind(self, now: float) -> None:
+        """Wake the watches that have been silent for long, to send their progress."""
+        cut = self.cut
+        if cut is None or not self.is_cut_complete:
             return
-        for watcher in self._watchers:
-            silent = now - watcher.spoke
-            if silent >= PROGRESS_SECONDS and (at.position > watcher.told or silent >= LIFE_SECONDS):
-                watcher.progress_due = True
-                watcher.woken.set()
+        for subscriber in self._subscribers:
+            silent = now - subscriber.last_frame_at
+            if silent >= PROGRESS_SECONDS and (cut.position > subscriber.token_position or silent >= HEARTBEAT_SECONDS):
+                subscriber.progress_due = True
+                subscriber.woken.set()
+
+    def _lose(self, subscribers: Iterable[Subscriber], reason: ResetReason) -> None:
+        for subscriber in subscribers:
+            self.leave(subscriber)
+            subscriber.lost(reason)
+
+    def _lose_all(self, reason: ResetReason) -> None:
+        _log.info("watches reset", view=self.view.name, reason=ResetReason.Name(reason))
+        self._lose(list(self._subscribers), reason)
+
+    # Reads.
 
     async def run(self) -> None:
-        """Reads what is new, for ever."""
+        """Read changes until cancelled."""
         while True:
             try:
-                # With nobody to read for it waits until somebody comes.
-                async with asyncio.timeout(POLL_SECONDS if self._watchers else None):
+                # Without subscribers it waits until one joins.
+                async with asyncio.timeout(POLL_SECONDS if self._subscribers else None):
                     await self._woken.wait()
             except TimeoutError:
                 pass
             self._woken.clear()
-            if self._watchers and self._due():
+            if self._subscribers and self._needs_read():
                 try:
                     await self._read()
                 except ReadModelNotReady:
-                    await asyncio.sleep(_ROOM_SECONDS)  # The poll comes back to it.
-            self.idle = not self._woken.is_set()
+                    await asyncio.sleep(_ROOM_SECONDS)  # The next poll repeats it.
+            self.is_idle = not self._woken.is_set()
 
-    def _due(self) -> bool:
-        """Whether the store must be asked. If it is known that no row has changed, the cut moves on without."""
-        at, progress = self.at, self._progress
-        if at is None or not self.settled or self._doubtful or self._clock() - self._looked >= 0.9 * POLL_SECONDS:
+    def _needs_read(self) -> bool:
+        """Return False if no row is known to have changed; the cut then advances without a read."""
+        cut, progress = self.cut, self._progress
+        if cut is None or not self.is_cut_complete or self._must_read:
             return True
-        if progress.generation not in (0, at.source.generation) or progress.feed_generation != at.source.generation:
+        if self._clock() - self._last_read_at >= 0.9 * POLL_SECONDS:
             return True
-        if progress.feed_filling not in ("", at.source.filling) or progress.changed > at.position:
+        if progress.generation not in (0, cut.source.generation) or progress.feed_generation != cut.source.generation:
             return True
-        if progress.feed_applied > at.position:
-            self._settle(at._replace(position=progress.feed_applied))
-        return progress.checkpoint > max(at.position, progress.feed_applied)
-
-    def _settle(self, at: ResumeToken) -> None:
-        self.at = at
-        self._place = Place(at.position)
-        self.settled = True
+        if progress.feed_filling not in ("", cut.source.filling) or progress.changed > cut.position:
+            return True
+        if progress.feed_applied > cut.position:
+            self._complete(cut._replace(position=progress.feed_applied))
+        return progress.checkpoint > max(cut.position, progress.feed_applied)
 
     async def _read(self) -> None:
-        """Reads until there is nothing more."""
-        session, self._doubtful, self._looked = self._session, False, self._clock()
-        while self._watchers:
-            at = self.at
-            assert at is not None, "somebody has joined"
-            page = await self._reader.changes(self.view, self._place, live=True)
+        """Read pages until there is nothing more."""
+        session, self._must_read, self._last_read_at = self._session, False, self._clock()
+        while self._subscribers:
+            cut = self.cut
+            assert cut is not None, "a subscriber has joined"
+            page = await self._reader.changes(self.view, self._cursor, live=True)
             if session != self._session:
                 self.wake()
                 return
-            if not page.continues(at):
-                self._begin_anew(ResetReason.RESET_REASON_GENERATION)
+            if not page.continues(cut):
+                self._lose_all(ResetReason.RESET_REASON_GENERATION)
                 return
-            if not page.reaches_back_to(self._place):
-                self._begin_anew(ResetReason.RESET_REASON_OVERFLOW)
+            if not page.reaches_back_to(self._cursor):
+                self._lose_all(ResetReason.RESET_REASON_OVERFLOW)
                 return
-            if not self._take(page, at):
+            if not self._add_page(page, cut):
                 await self._make_room()
                 if session != self._session:
                     self.wake()
                     return
                 continue
-            if self._progress.feed_generation == at.source.generation and self._progress.changed > page.position:
-                # It is applied, and the store that we read does not show it yet.
+            if self._progress.feed_generation == cut.source.generation and self._progress.changed > page.position:
+                # It is applied, and the store does not show it yet.
                 asyncio.get_running_loop().call_later(_STORE_BEHIND_SECONDS, self.wake)
             return
 
-    def _take(self, page: Page, at: ResumeToken) -> bool:
-        """Puts a page into the buffers; whether it was the last for now."""
-        self._read_at = max(self._read_at, page.position)
-        self._distribute(page.changes)
+    def _add_page(self, page: Page, cut: ResumeToken) -> bool:
+        """Add a page to the buffers; return True if it was the last for now."""
+        self._read_position = max(self._read_position, page.position)
+        self._add_changes(page.changes)
         if page.more:
             last = page.changes[-1]
-            self._place, self.settled = Place(last.position, last.key), False
+            self._cursor, self.is_cut_complete = Cursor(last.position, last.key), False
             return False
-        position = max(at.position, self._progress.includes(page.source.generation, page.position))
-        self._settle(ResumeToken(page.source, page.epoch, position))
-        for watcher in self._watchers:
-            if watcher.loose:  # It has had all that came before the last page; now it can be told where the cut is.
-                watcher.progress_due = True
-                watcher.woken.set()
+        position = max(cut.position, self._progress.includes(page.source.generation, page.position))
+        self._complete(ResumeToken(page.source, page.epoch, position))
+        for subscriber in self._subscribers:
+            if subscriber.has_uncut_rows:  # It was sent all rows before this page; now they end a cut.
+                subscriber.progress_due = True
+                subscriber.woken.set()
         return True
 
-    def _distribute(self, changes: list[Change]) -> None:
-        slow: dict[Watcher, None] = {}
-        for watcher in self._everything:
+    def _add_changes(self, changes: list[Change]) -> None:
+        slow: dict[Subscriber, None] = {}
+        for subscriber in self._of_all_rows:
             for change in changes:
-                if not watcher.put(change):
-                    slow[watcher] = None
+                if not subscriber.add(change):
+                    slow[subscriber] = None
                     break
-        if self._by_key:
+        if self._of_key:
             for change in changes:
-                for watcher in self._by_key.get(change.key, ()):
-                    if not watcher.put(change):
-                        slow[watcher] = None
+                for subscriber in self._of_key.get(change.key, ()):
+                    if not subscriber.add(change):
+                        slow[subscriber] = None
         self.overflows += len(slow)
-        self._dismiss(slow, ResetReason.RESET_REASON_OVERFLOW)
+        self._lose(slow, ResetReason.RESET_REASON_OVERFLOW)
+
+    def _complete(self, cut: ResumeToken) -> None:
+        self.cut = cut
+        self._cursor = Cursor(cut.position)
+        self.is_cut_complete = True
 
     async def _make_room(self) -> None:
-        """Gives those who read, but have not come to it yet, a moment to; once only to those who do not."""
+        """Wait up to 50 ms for watches whose buffer is nearly full. A watch that does not drain gets this once."""
         until = self._clock() + _ROOM_SECONDS
-        crowded = [watcher for watcher in self._watchers if watcher.crowded and not watcher.patience_lost]
-        while crowded and self._clock() < until:
+        full = [one for one in self._subscribers if one.is_nearly_full and not one.was_waited_for]
+        while full and self._clock() < until:
             await asyncio.sleep(_ROOM_SECONDS / 25)
-            crowded = [watcher for watcher in crowded if watcher.crowded]
-        for watcher in crowded:
-            watcher.patience_lost = True
-
-    def _begin_anew(self, reason: ResetReason) -> None:
-        """Everybody begins anew."""
-        _log.info("watches begin anew", view=self.view.name, reason=ResetReason.Name(reason))
-        self._dismiss(list(self._watchers), reason)
-
-    def _dismiss(self, watchers: Iterable[Watcher], reason: ResetReason) -> None:
-        for watcher in watchers:
-            self.leave(watcher)
-            watcher.begin_anew(reason)
+            full = [one for one in full if one.is_nearly_full]
+        for subscriber in full:
+            subscriber.was_waited_for = True

@@ -1,7 +1,7 @@
-"""Resume tokens: where a watch can go on, on any query server.
+"""Resume tokens: the point at which a watch can continue, on any query server.
 
 A token says what was watched (view and keys, as a digest), in which filling of the view's tables, and up to which
-position everything was told. It is packed, carries a checksum, and is opaque to clients.
+position everything was sent. It is packed, has a checksum, and is opaque to clients.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ _LENGTH = _LAYOUT.size + _CHECK_BYTES
 
 
 class Source(NamedTuple):
-    """What rows are read from: one filling of a projection's tables. Positions of two fillings don't compare."""
+    """Source of rows: one filling of a projection's tables. Positions of two fillings do not compare."""
 
     version: int
     generation: int
     filling: str
-    """Random, in hexadecimal: a generation that is filled anew in place, or in another file, has another one."""
+    """Random, in hexadecimal. A generation that is refilled in place, or in another file, has another one."""
 
 
 class ResumeToken(NamedTuple):
-    """Everything up to a position was told."""
+    """A cut: everything up to a position was sent."""
 
     source: Source
     epoch: int
-    """The log's epoch, as it was known then."""
+    """The log's epoch, as known then."""
     position: int
 
     def encode(self, watched: bytes) -> bytes:
-        """The token, for a watch with that digest."""
+        """Return the token for a watch with a digest."""
         version, generation, filling = self.source
         packed = _LAYOUT.pack(_FORM, watched, version, generation, bytes.fromhex(filling), self.epoch, self.position)
         return base64.urlsafe_b64encode(packed + _check(packed)).rstrip(b"=")
 
     @classmethod
     def decode(cls, text: str, watched: bytes) -> ResumeToken:
-        """Raises `ResumeTokenMalformed` for what is no token, and for one of another watch."""
+        """Return the cut of a token. Raise `ResumeTokenMalformed` if it is none, or of another watch."""
         try:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (ValueError, binascii.Error):
@@ -61,7 +61,7 @@ class ResumeToken(NamedTuple):
 
 
 def watched(view: str, keys: Iterable[str] | None) -> bytes:
-    """A digest of what is watched: a view, and its keys in whatever order; None: all."""
+    """Return the digest of what is watched: a view, and its keys in any order; None: all."""
     digest = hashlib.blake2b(view.encode(), digest_size=8, person=b"all" if keys is None else b"keys")
     for key in sorted(set(keys or ())):
         content = key.encode()

@@ -31,7 +31,8 @@ from projector.store.tombstones import Tombstones
 from query_server.freshness.tracker import FreshnessTracker
 from query_server.rows.row_source import StoredGeneration
 from query_server.watch.resume_token import ResumeToken, watched
-from query_server.watch.service import Watches
+from query_server.watch.service import WatchService
+from query_server.watch.subscriber import SubscriberState
 from tests.support.notes import Notes, recorded
 from tests.support.polling import LIMIT_SECONDS
 from tests.support.transport_call import TransportCallStub
@@ -154,7 +155,7 @@ class Server:
         self.stage = stage
         domain = Domain("notes", aggregates=[], projections=[Notes().projection])
         self.freshness = FreshnessTracker(domain, waits_max=10)
-        self.watches = Watches(
+        self.watches = WatchService(
             domain,
             self.freshness,
             stage.path,
@@ -284,7 +285,11 @@ class Client:
         watch, watches = self.watch, self.server.watches
         if watch is None or watches.reader.under_way:
             return False
-        return watch.watcher in watch.hub and watch.hub.idle and not watch.watcher.woken.is_set()
+        return (
+            watch.subscriber.state is SubscriberState.SYNCED
+            and watch.hub.is_idle
+            and not watch.subscriber.woken.is_set()
+        )
 
     @property
     def position(self) -> int:

@@ -26,8 +26,6 @@ NOT_DONE = frozenset(
     projector
     projector/feed
     projector/generation
-    query_server
-    query_server/watch
     tests/conformance
     tests/faults
     tests/integration

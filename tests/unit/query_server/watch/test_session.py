@@ -1,4 +1,4 @@
-"""Watches, part by part, and on a stage with a real store."""
+"""Watch sessions on a real store: snapshots, catching up, the hub, resets and limits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from diptych.contract.reasons import (
     InvalidRequest,
@@ -23,113 +21,13 @@ from diptych.contract.reasons import (
 )
 from diptych.v1.read_model_pb2 import ResetReason
 from query_server.watch import hub as watch_hub
-from query_server.watch.change_reader import Change
-from query_server.watch.hub import Watcher
-from query_server.watch.resume_token import ResumeToken, Source, watched
+from query_server.watch.resume_token import ResumeToken, watched
 from tests.support.notes import Archived, Erased, Note, Noted, Tagged
 from tests.support.polling import eventually
 from tests.support.watch_stage import Client, Cut, Gate, Server, Stage, quiet
 
 GENERATION = ResetReason.RESET_REASON_GENERATION
 OVERFLOW = ResetReason.RESET_REASON_OVERFLOW
-
-
-# Resume tokens.
-
-SOURCE = Source(3, 7, "00ff00ff00ff00ff")
-
-
-@given(
-    st.integers(0, (1 << 32) - 1),
-    st.integers(1, 1 << 40),
-    st.binary(min_size=8, max_size=8),
-    st.integers(0, (1 << 32) - 1),
-    st.integers(0, (1 << 63) - 1),
-)
-def test_a_resume_token_comes_back_as_it_was(
-    version: int, generation: int, filling: bytes, epoch: int, position: int
-) -> None:
-    token = ResumeToken(Source(version, generation, filling.hex()), epoch, position)
-    digest = watched("users", None)
-    text = token.encode(digest).decode()
-    assert ResumeToken.decode(text, digest) == token
-    assert text.isascii()
-    assert "=" not in text
-
-
-@given(st.text(max_size=100))
-def test_what_is_no_resume_token_is_refused(text: str) -> None:
-    with pytest.raises(ResumeTokenMalformed):
-        ResumeToken.decode(text or "x", watched("users", None))
-
-
-def test_a_resume_token_is_good_for_its_own_watch_alone() -> None:
-    text = ResumeToken(SOURCE, 1, 5).encode(watched("users", ["a", "b"])).decode()
-    ResumeToken.decode(text, watched("users", ["b", "a", "b"]))
-    for other in (watched("users", ["a"]), watched("users", None), watched("orders", ["a", "b"]), watched("users", [])):
-        with pytest.raises(ResumeTokenMalformed):
-            ResumeToken.decode(text, other)
-
-
-@given(st.integers(0, 59), st.sampled_from("ABCxyz019-_"))
-def test_a_resume_token_that_was_changed_is_refused(index: int, character: str) -> None:
-    digest = watched("users", None)
-    text = ResumeToken(SOURCE, 1, 5).encode(digest).decode()
-    assert len(text) == 60
-    changed = text[:index] + character + text[index + 1 :]
-    if changed != text:
-        with pytest.raises(ResumeTokenMalformed):
-            ResumeToken.decode(changed, digest)
-
-
-@given(st.sets(st.text(st.characters(codec="utf-8"))), st.sets(st.text(st.characters(codec="utf-8"))))
-def test_other_keys_have_another_digest(one: set[str], other: set[str]) -> None:
-    assert (watched("v", one) == watched("v", other)) == (one == other)
-
-
-# The buffer.
-
-
-def change(key: str, position: int, size: int = 10) -> Change:
-    return Change(key, position, b"x" * size)
-
-
-def watcher(rows_max: int = 10, bytes_max: int = 1 << 20) -> Watcher:
-    return Watcher(None, rows_max=rows_max, bytes_max=bytes_max)
-
-
-def test_a_buffer_keeps_the_last_state_of_a_row_in_the_order_of_positions() -> None:
-    buffer = watcher()
-    for position, key in enumerate("abacab", 1):
-        assert buffer.put(change(key, position))
-    assert [(c.key, c.position) for c in buffer.take()] == [("c", 4), ("a", 5), ("b", 6)]
-    assert not buffer.pending
-
-
-@given(st.lists(st.tuples(st.sampled_from("abcdefg"), st.integers(1, 1000))), st.integers(1, 7), st.integers(300, 4000))
-def test_a_buffer_is_bounded(puts: list[tuple[str, int]], rows_max: int, bytes_max: int) -> None:
-    buffer, kept = watcher(rows_max, bytes_max), dict[str, Change]()
-    for position, (key, size) in enumerate(puts, 1):
-        one = change(key, position, size)
-        kept.pop(key, None)
-        kept[key] = one
-        fits = len(kept) == 1 or (len(kept) <= rows_max and sum(c.size for c in kept.values()) <= bytes_max)
-        assert buffer.put(one) == fits
-        if not fits:
-            return
-    assert buffer.take() == list(kept.values())
-
-
-def test_a_buffer_leaves_out_what_is_known() -> None:
-    buffer = watcher()
-    for position, key in enumerate("abcd", 1):
-        buffer.put(change(key, position))
-    buffer.know(2)
-    assert buffer.put(change("e", 2))
-    assert [c.key for c in buffer.take()] == ["c", "d"]
-
-
-# On the stage.
 
 
 @pytest.fixture
@@ -233,7 +131,7 @@ async def test_what_changes_no_row_moves_the_cut(stage: Stage, server: Server, m
 
 async def test_a_silent_watch_gives_a_sign_of_life(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_hub, "PROGRESS_SECONDS", 0.01)
-    monkeypatch.setattr(watch_hub, "LIFE_SECONDS", 0.05)
+    monkeypatch.setattr(watch_hub, "HEARTBEAT_SECONDS", 0.05)
     client = await following(server)
     await eventually(lambda: kinds(client).count("progress") >= 2)
 

@@ -1,0 +1,78 @@
+"""Frames of a watch, as bytes. Frames of rows are put together from rows that are encoded already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from diptych.contract.wire import delimited
+from diptych.v1.events_pb2 import CaughtUp, Progress
+from diptych.v1.read_model_pb2 import Reset, ResetReason, WatchResponse
+from query_server.freshness.log_head import LogHead
+from query_server.freshness.progress import ProjectionProgress
+from query_server.watch.change_reader import Change
+from query_server.watch.resume_token import ResumeToken
+
+FRAME_ROWS_MAX = 1000
+"""Greatest number of rows in a frame."""
+
+FRAME_BYTES_MAX = 1 << 20
+"""A frame ends before the row that would make it larger."""
+
+
+class Frames:
+    """Encodes the frames of one watch."""
+
+    def __init__(self, digest: bytes, progress: ProjectionProgress, head: LogHead) -> None:
+        """Take what frames say besides rows.
+
+        Args:
+            digest: Digest of what is watched, for resume tokens.
+            progress: Progress of the projection.
+            head: Head of the log.
+        """
+        self.rows_sent = 0
+        """Number of rows in all frames."""
+        self._digest = digest
+        self._progress = progress
+        self._head = head
+
+    def split(self, changes: list[Change], cut: ResumeToken | None) -> Iterator[bytes]:
+        """Yield as many frames as these changes need; the last one ends a cut, if there is one."""
+        begin, size = 0, 0
+        for index, change in enumerate(changes):
+            if index - begin == FRAME_ROWS_MAX or (index > begin and size + len(change.content) > FRAME_BYTES_MAX):
+                yield self.rows(changes[begin:index])
+                begin, size = index, 0
+            size += len(change.content)
+        yield self.rows(changes[begin:], cut)
+
+    def rows(self, changes: Iterable[Change], cut: ResumeToken | None = None) -> bytes:
+        """Return a frame of rows, which ends a cut if there is one; empty without rows."""
+        contents = [change.content for change in changes]
+        if not contents:
+            return b""
+        self.rows_sent += len(contents)
+        batch = delimited(1, b"".join(contents))
+        return batch if cut is None else batch + delimited(5, cut.encode(self._digest))
+
+    def caught_up(self, cut: ResumeToken) -> bytes:
+        """Return the frame that ends the snapshot."""
+        frame = WatchResponse(caught_up=CaughtUp(token=self._token(cut)), resume_token=self._resume_token(cut))
+        return frame.SerializeToString()
+
+    def progress(self, cut: ResumeToken) -> bytes:
+        """Return a frame of progress."""
+        head_position = max(self._head.known_position, cut.position)
+        progress = Progress(token=self._token(cut), position=cut.position, head_position=head_position)
+        return WatchResponse(progress=progress, resume_token=self._resume_token(cut)).SerializeToString()
+
+    @staticmethod
+    def reset(reason: ResetReason) -> bytes:
+        """Return the frame that makes the client drop its rows."""
+        return WatchResponse(reset=Reset(reason=reason)).SerializeToString()
+
+    def _token(self, cut: ResumeToken) -> str:
+        return self._head.token(min(cut.position, self._progress.bound))
+
+    def _resume_token(self, cut: ResumeToken) -> str:
+        return cut.encode(self._digest).decode()
