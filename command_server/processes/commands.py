@@ -21,7 +21,7 @@ from diptych.contract.reasons import CommandUnknown, MalformedMessage
 from diptych.domain.loading import LoadedDomain
 from diptych.domain.refusal import Refusal, StatusCode
 from diptych.internal.v1.parking_pb2 import Outcome
-from diptych.server.errors import internal_error
+from diptych.server.errors import internal_error, rendered
 
 _COMMANDS_MAX = 1000
 """Commands of processes in the writer at once."""
@@ -109,9 +109,10 @@ class Commands:
 
     def _refuse(self, output: Output, content: Content, refusal: Refusal) -> None:
         self._slots.release()
+        refusal, message, metadata = rendered(refusal, f"{content.event_id}/{output.work.ordinal}")
         transient = refusal.status in _TRANSIENT or isinstance(refusal, CommandUnknown)
         if transient or content.compensates:
-            self._outputs.retry_later(output, f"{refusal.reason}: {refusal}", lambda: self.start(output))
+            self._outputs.retry_later(output, f"{refusal.reason}: {message}", lambda: self.start(output))
             return
-        outcome = Outcome(kind=REFUSED, reason=refusal.reason, message=str(refusal), metadata=refusal.metadata)
+        outcome = Outcome(kind=REFUSED, reason=refusal.reason, message=message, metadata=metadata)
         self._on_outcome(output, content, outcome)

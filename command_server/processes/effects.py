@@ -16,6 +16,7 @@ from command_server.processes.inputs import ANSWERED, FAILED
 from command_server.processes.metrics import EFFECT_ATTEMPTS
 from command_server.processes.outputs import Content, OpenOutputs, OutcomeHandler, Output, OutputQueue
 from command_server.store.records import WorkKind
+from diptych.domain.errors import text_of
 from diptych.domain.port import Calling, Effect, EffectFailed, Port
 from diptych.internal.v1.parking_pb2 import Outcome
 
@@ -103,7 +104,7 @@ class Effects:
             self._retry_later(output, f"TimeoutError: {str(error) or f'no answer within {self._port.timeout}'}")
         except Exception as error:
             EFFECT_ATTEMPTS.labels(self._name, "passing").inc()
-            self._retry_later(output, f"{type(error).__name__}: {error}")
+            self._retry_later(output, text_of(error))
         else:
             EFFECT_ATTEMPTS.labels(self._name, "answered").inc()
             outcome = Outcome(kind=ANSWERED)

@@ -13,6 +13,7 @@ from command_server.processes.instance_queue import InstanceQueue
 from command_server.processes.parked_writer import ParkedWriter
 from command_server.store.event_store import EventStore
 from command_server.store.records import ParkedInput
+from diptych.domain.errors import text_of
 
 _log = structlog.get_logger(__name__)
 
@@ -50,7 +51,7 @@ class ParkedInputs:
         attempts, since = 1, time.time_ns() // 1000
         if before is not None and before.error:
             attempts, since = before.attempts + 1, before.since
-        text = f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS_MAX]
+        text = text_of(error)[:_ERROR_CHARACTERS_MAX]
         _log.error("process parked", process=queue.process, instance=queue.id, position=one.position, error=text)
         queue.parked = _record(queue, one, text, attempts, since)
         self.counts[queue.process] += 1

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 
 from diptych.domain.aggregate import AggregateRef
+from diptych.domain.errors import text_of
 from diptych.domain.projection import Handler, Projection, View
 from diptych.domain.query import Column
 from diptych.domain.recorded import Recorded, RowRef, ViewIdentity
@@ -55,7 +56,7 @@ class FoldFailure(Exception):
             where += f", row {key}"
         super().__init__(
             f"Event {event.position} ({_type_name(event)} of {event.aggregate.type}/{event.aggregate.id}) failed in "
-            f"{where}: {type(cause).__name__}: {cause}"
+            f"{where}: {text_of(cause)}"
         )
         self.__cause__ = cause
 

@@ -111,9 +111,16 @@ class Refusal(Exception):
             if hasattr(Refusal, name):
                 raise TypeError(f"{cls.__name__} has a field {name}, which every refusal has; give it another name.")
         cls.fields = (*cls.fields, *(name for name in own if name not in cls.fields))
+        _check_status(cls)
         _check_message(cls)
 
     def __init__(self, **values: object) -> None:
+        for name in ("status", "message"):
+            if not hasattr(self, name):
+                raise TypeError(
+                    f"{type(self).__name__} has no {name}; derive it from a class with a status, as NotFound, and give "
+                    'it a sentence: message = "...".'
+                )
         if set(values) != set(self.fields):
             raise TypeError(
                 f"{type(self).__name__} takes {', '.join(self.fields) or 'no fields'}; "
@@ -194,10 +201,19 @@ class Refusal(Exception):
         return _restore(type(self), {**self.__dict__, **state})
 
 
+def _check_status(kind: type[Refusal]) -> None:
+    """Raise `TypeError` unless the status of a class is one of an error."""
+    status = getattr(kind, "status", StatusCode.INTERNAL)
+    if not isinstance(status, StatusCode):
+        raise TypeError(f"{kind.__name__} has the status {status!r}, which is no diptych.StatusCode of an error.")
+
+
 def _check_message(kind: type[Refusal]) -> None:
-    """Raise `TypeError` unless the fields of a class fill in all placeholders of its message."""
+    """Raise `TypeError` unless the fields of a class, as texts, fill in all placeholders of its message."""
     message = getattr(kind, "message", "")
     names = ", ".join(kind.fields) or "none"
+    if not isinstance(message, str):
+        raise TypeError(f"The message of {kind.__name__} is a {type(message).__name__}; write a sentence in quotes.")
     try:
         for _, placeholder, _, _ in string.Formatter().parse(message):
             if placeholder is not None and placeholder not in kind.fields:
@@ -206,10 +222,11 @@ def _check_message(kind: type[Refusal]) -> None:
                     f"its fields: {names}."
                 )
         message.format(**dict.fromkeys(kind.fields, ""))
-    except ValueError as error:
+    except (LookupError, AttributeError, ValueError) as error:
+        # A placeholder within the format of another one is a LookupError.
         raise TypeError(
-            f"The message of {kind.__name__} is no format string ({error}); write placeholders as {{field}}, "
-            f"with one of its fields: {names}."
+            f"The message of {kind.__name__} is no format string for texts ({error}); write placeholders as "
+            f"{{field}}, with one of its fields: {names}."
         ) from error
 
 

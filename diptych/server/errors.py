@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from diptych.contract.reasons import InternalError
+from diptych.domain.refusal import Refusal
 
 _log = structlog.get_logger(__name__)
 
@@ -23,3 +24,17 @@ def internal_error(error: BaseException, request_id: str, **fields: str) -> Inte
     """
     _log.error("unexpected exception", request_id=request_id, exc_info=error, **fields)
     return InternalError(request_id=request_id)
+
+
+def rendered(refusal: Refusal, request_id: str) -> tuple[Refusal, str, dict[str, str]]:
+    """Return a refusal with its message and metadata. One that fails to render is logged, and becomes INTERNAL.
+
+    Args:
+        refusal: The refusal.
+        request_id: The caller's request id; empty if unknown.
+    """
+    try:
+        return refusal, str(refusal), refusal.metadata
+    except Exception as error:
+        internal = internal_error(error, request_id, refusal=type(refusal).__name__)
+        return internal, str(internal), internal.metadata

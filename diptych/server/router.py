@@ -134,9 +134,16 @@ class Router:
         if unbound:
             raise StartError(f"The server binds no handler for {', '.join(unbound)}: bind one for each rpc.")
 
-    def to_status(self, refusal: Refusal) -> Any:
-        """Return the `google.rpc.Status` of a refusal, shortened to the size that clients accept."""
-        return status.to_status(refusal, self._domain)
+    def to_status(self, refusal: Refusal, request_id: str = "") -> Any:
+        """Return the `google.rpc.Status` of a refusal, shortened to the size that clients accept.
+
+        A refusal that fails to render is logged, and becomes INTERNAL.
+        """
+        try:
+            return status.to_status(refusal, self._domain)
+        except Exception as error:
+            internal = internal_error(error, request_id, refusal=type(refusal).__name__)
+            return status.to_status(internal, self._domain)
 
     def _serve_stream(
         self, method: str, handler: Callable[[R, RequestContext], AsyncIterator[bytes]], counted: int
@@ -168,7 +175,7 @@ class Router:
     def _refuse(self, error: Exception, method: str, context: RequestContext, call: TransportCall) -> None:
         """Set code, message and trailers of a call that ends with an exception."""
         refusal = error if isinstance(error, Refusal) else internal_error(error, context.request_id, method=method)
-        refused = self.to_status(refusal)
+        refused = self.to_status(refusal, context.request_id)
         call.set_code(refused.code)
         call.set_details(refused.message)
         call.set_trailing_metadata(status.trailers_of(context.token, refused))

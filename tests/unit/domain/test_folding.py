@@ -239,3 +239,19 @@ def test_fold_gets_position_aggregate_version_and_time_of_its_event() -> None:
 
     MemoryRows(_view(fold).projection).apply([recorded(7, Noted(key="a"), stream="note/n1")])
     assert contexts == [(7, ("note", "n1"), 7, "a-7", "a", Timestamp(seconds=1_700_000_007))]
+
+
+class _Unprintable(Exception):
+    """An exception whose message fails to render."""
+
+    def __str__(self) -> str:
+        raise KeyError("account")
+
+
+def test_bug_exception_without_a_text_ended_the_fold() -> None:
+    def fold(row: Any, event: Any, at: Recorded) -> Any:
+        raise _Unprintable
+
+    failure = MemoryRows(_view(fold).projection).apply(log_of([Noted(key="a")])).failure
+    assert failure is not None
+    assert str(failure).endswith("_Unprintable (its message fails to render: KeyError)")

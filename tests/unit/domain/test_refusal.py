@@ -106,18 +106,35 @@ def test_field_cannot_have_the_name_of_an_attribute_of_every_refusal() -> None:
         ("Copy {copy_id.name} is damaged.", r"the placeholder {copy_id\.name}, which is no field"),
         ("Copy {copy_id is damaged.", r"CopyDamaged is no format string .*fields: copy_id\."),
         ("Copy {copy_id:d} is damaged.", r"CopyDamaged is no format string .*fields: copy_id\."),
+        ("Copy {copy_id:{width}} is damaged.", r"CopyDamaged is no format string .*fields: copy_id\."),
+        ("Copy {copy_id!x} is damaged.", r"CopyDamaged is no format string .*fields: copy_id\."),
+        ("Copy {0} is damaged.", r"CopyDamaged has the placeholder \{0\}, which is no field.*fields: copy_id\."),
+        ("Copy {copy_id[0]} is damaged.", r"the placeholder {copy_id\[0\]}, which is no field"),
+        (("Copy", "damaged"), r"The message of CopyDamaged is a tuple; write a sentence in quotes\."),
     ],
 )
-def test_class_cannot_have_a_message_with_a_wrong_placeholder(message: str, error: str) -> None:
+def test_class_cannot_have_a_message_with_a_wrong_placeholder(message: object, error: str) -> None:
     with pytest.raises(TypeError, match=error):
         type("CopyDamaged", (FailedPrecondition,), {"message": message, "__annotations__": {"copy_id": str}})
+
+
+def test_class_cannot_have_a_status_that_is_no_error() -> None:
+    with pytest.raises(TypeError, match="CopyDamaged has the status 0, which is no"):
+        type("CopyDamaged", (Refusal,), {"message": "It is damaged.", "status": 0})
+
+
+def test_refusal_without_a_message_or_a_status_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match=r"CopyDamaged has no message; .* give it a sentence"):
+        type("CopyDamaged", (FailedPrecondition,), {})()
+    with pytest.raises(TypeError, match="CopyDamaged has no status; derive it from a class with a status"):
+        type("CopyDamaged", (Refusal,), {"message": "It is damaged."})()
 
 
 def test_refusals_are_equal_by_class_and_fields() -> None:
     assert on_loan() == on_loan()
     assert hash(on_loan()) == hash(on_loan())
     assert on_loan() != CopyOnLoan(copy_id="c1", member_id="m2")
-    assert on_loan() != NotFound()
+    assert on_loan() != CopyMissing(copy_id="c1")
     assert on_loan().with_details(shelf=3) == on_loan()
 
 

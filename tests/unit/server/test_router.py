@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
 import diptych.v1.events_pb2  # noqa: F401 - the descriptors of SERVICE.
-from diptych.contract.reasons import VersionNotReached
+from diptych.contract.reasons import InternalError, VersionNotReached
+from diptych.domain.refusal import FailedPrecondition, Refusal, StatusCode
 from diptych.server import errors
 from diptych.server.errors import StartError
 from diptych.server.request_context import RequestContext
@@ -70,6 +72,69 @@ async def test_answer_has_the_handlers_token_in_its_trailers() -> None:
     call = TransportCallStub()
     assert await answer(router(Echo=echo), "Echo", b"data", call) == b"data"
     assert (call.code, call.trailers) == (0, {"diptych-token": "TOKEN"})
+
+
+class Broken(FailedPrecondition):
+    """A refusal whose field fails to render."""
+
+    message = "It is {thing}."
+    thing: object
+
+
+class Unprintable:
+    """A value without a text."""
+
+    def __str__(self) -> str:
+        raise KeyError("account")
+
+
+class BrokenDetails(Broken):
+    """A refusal whose details fail."""
+
+    def details(self) -> Iterable[Message]:
+        raise KeyError("account")
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [Broken(thing=Unprintable()), BrokenDetails(thing=1), Broken(thing="\ud800")],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_bug_refusal_that_fails_to_render_was_answered_with_unknown_and_not_logged(
+    refusal: Refusal, streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(data: bytes, context: RequestContext) -> bytes:
+        raise refusal
+
+    async def refuse_stream(data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
+        yield b"a frame"
+        raise refusal
+
+    logged: list[dict[str, Any]] = []
+
+    class Log:
+        def error(self, event: str, **fields: Any) -> None:
+            logged.append(fields)
+
+    monkeypatch.setattr(errors, "_log", Log())
+    made = router(Refuse=refuse)
+    made.bind_stream(SERVICE, "RefuseStream", refuse_stream)
+    call = TransportCallStub(("diptych-request-id", "r1"))
+    if streamed:
+        assert await all_of(made.methods[f"/{SERVICE}/RefuseStream"].serve(b"", call)) == [b"a frame"]
+    else:
+        assert await answer(made, "Refuse", b"", call) == b""
+    assert (call.code, call.reason) == (StatusCode.INTERNAL, "INTERNAL")
+    assert [(one["refusal"], one["request_id"]) for one in logged] == [(type(refusal).__name__, "r1")]
+    assert isinstance(logged[0]["exc_info"], Exception)
+
+
+def test_bug_command_of_a_process_refused_without_a_text_ended_the_writer() -> None:
+    refusal, text, metadata = errors.rendered(Broken(thing=Unprintable()), "r1")
+    assert isinstance(refusal, InternalError)
+    assert (text, metadata) == (str(refusal), {"request_id": "r1"})
+    kept = Broken(thing=1)
+    assert errors.rendered(kept, "r1") == (kept, "It is 1.", {"thing": "1"})
 
 
 async def test_answer_without_a_token_has_no_trailers() -> None:
