@@ -7,18 +7,16 @@
    may have been taken is voided. A customer who cancels the order before it is shipped turns the fulfilment back too.
 5. Reserved stock is shipped with the order.
 
-The outputs are not decided input by input. Each state has its wants, and an input leads to the wants of the new state
-that the old state did not have.
+The outputs are not decided input by input. Each state has its wants (`fulfilment_state`), and an input leads to the
+wants of the new state that the old state did not have.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from enum import Enum
-from typing import NamedTuple
+from dataclasses import replace
 
 from google.protobuf.message import Message
 
 from diptych import Accepted, After, Answered, Call, Deciding, Failed, Process, Refused, Send, Step, after, call, send
+from shop.fulfilment_state import FulfilmentState, OrderOutcome, Want
 from shop.items import units_by_product
 from shop.settings import settings
 from shop.v1.effects_pb2 import (
@@ -57,7 +55,6 @@ from shop.v1.fulfilments_pb2 import (
     RESERVATION_STATUS_RESERVED,
     RESERVATION_STATUS_RESERVING,
     RESERVATION_STATUS_SHIPPED,
-    PaymentStatus,
     ReservationStatus,
 )
 from shop.v1.order_commands_pb2 import CancelOrderRequest
@@ -75,7 +72,6 @@ from shop.v1.processes_pb2 import (
     PROCESS_STATUS_FAILED,
     PROCESS_STATUS_RUNNING,
     PROCESS_STATUS_UNSPECIFIED,
-    ProcessStatus,
 )
 
 ORDER_CANCELLED_REASON = "ORDER_CANCELLED"
@@ -84,70 +80,6 @@ PAYMENT_TIMED_OUT_REASON = "PAYMENT_TIMED_OUT"
 
 _MESSAGE_CHARACTERS = 500
 """Length to which sentences of other systems are cut."""
-
-
-class OrderOutcome(Enum):
-    """Outcome of the order, as far as its stock is concerned."""
-
-    OPEN = "open"
-    CANCELLED = "cancelled"
-    SHIPPED = "shipped"
-
-
-class Want(NamedTuple):
-    """A command, an effect or a timeout that a state requires. The same want is the same output."""
-
-    what: type[Message]
-    product_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FulfilmentState:
-    """State of a fulfilment."""
-
-    status: ProcessStatus = PROCESS_STATUS_UNSPECIFIED
-    request: FulfilmentStarted | None = None
-    """Items, amount and customer of the fulfilment."""
-    items: tuple[ReservationStatus, ...] = ()
-    """Reservation status of each item of `request`."""
-    payment: PaymentStatus = PAYMENT_STATUS_PENDING
-    order: OrderOutcome = OrderOutcome.OPEN
-    reason: str = ""
-    """Cause of turning back."""
-    message: str = ""
-
-    @property
-    def wants(self) -> Iterator[Want]:
-        """Yield the wants of this state, in their order."""
-        running = self.status == PROCESS_STATUS_RUNNING
-        compensating = self.status == PROCESS_STATUS_COMPENSATING
-        if self.payment == PAYMENT_STATUS_CHARGING:
-            yield Want(ChargePaymentRequest)
-            yield Want(PaymentTimedOut)
-        if self.payment == PAYMENT_STATUS_CHARGED and running:
-            yield Want(ConfirmOrderRequest)
-        if self.payment == PAYMENT_STATUS_VOIDING:
-            yield Want(VoidPaymentRequest)
-        if compensating and self.order is OrderOutcome.OPEN:
-            yield Want(CancelOrderRequest)
-        for item, status in zip(self.request.items if self.request else (), self.items, strict=True):
-            if status == RESERVATION_STATUS_RESERVING:
-                yield Want(ReserveStockRequest, item.product_id)
-            elif status == RESERVATION_STATUS_RESERVED and self.order is OrderOutcome.CANCELLED:
-                yield Want(ReleaseStockRequest, item.product_id)
-            elif status == RESERVATION_STATUS_RESERVED and self.order is OrderOutcome.SHIPPED and not running:
-                yield Want(ShipStockRequest, item.product_id)
-
-    @property
-    def undone(self) -> bool:
-        """True if the fulfilment has turned back and nothing is left to undo."""
-        return (
-            self.status == PROCESS_STATUS_COMPENSATING
-            and self.order is not OrderOutcome.OPEN
-            and self.payment != PAYMENT_STATUS_VOIDING
-            and RESERVATION_STATUS_RESERVING not in self.items
-            and RESERVATION_STATUS_RESERVED not in self.items
-        )
 
 
 fulfilment = Process[FulfilmentState]("fulfilment", initial=FulfilmentState(), id="order_id")

@@ -14,7 +14,8 @@ from google.type.money_pb2 import Money
 
 from diptych.testing import Answer, Transition, diagram, explore
 from shop import domain
-from shop.fulfilment import FulfilmentState, OrderOutcome, fulfilment
+from shop.fulfilment import fulfilment
+from shop.fulfilment_state import FulfilmentState, OrderOutcome
 from shop.registration import RegistrationState, registration
 from shop.v1.effects_pb2 import (
     ChargePaymentRequest,
