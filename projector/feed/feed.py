@@ -1,7 +1,7 @@
-"""The feed: what the query servers are told of every projection.
+"""Feed: the state of every projection and its changed rows, for the query servers.
 
-It is conflated: a subscriber that is slow finds the latest state of each projection, never a queue of states, and
-each row that changed since it was told last, once.
+The feed is conflated. A slow subscriber is sent the latest state of each projection, never a queue of states, and
+once each row that changed since its last frame.
 """
 
 from __future__ import annotations
@@ -13,37 +13,44 @@ from diptych.contract.reasons import Overloaded
 from diptych.contract.wire import delimited
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
 from diptych.server import failpoints
-from projector.feed.pending_changes import Changes, Untold
+from projector.feed.pending_changes import Changes, PendingChanges
 
 _IDLE_SECONDS = 0.25
-"""How often an idle subscriber gets a sign of life."""
+"""Seconds after which an idle subscriber is sent an empty frame, by which it knows that the projector runs."""
 
 
 class Feed:
-    """The latest state of every projection, and who wants to know."""
+    """Latest state of every projection, and the subscribers."""
 
     def __init__(self, feeds_max: int) -> None:
+        """Create a feed without projections.
+
+        Args:
+            feeds_max: Subscribers at once.
+        """
         self._latest: dict[str, _State] = {}
         self._subscribers: set[Subscriber] = set()
         self._feeds_max = feeds_max
         self._closed = False
 
     @property
-    def heard(self) -> bool:
-        """Whether anybody listens; if not, changes need not be published."""
+    def has_subscribers(self) -> bool:
+        """True while there are subscribers. Without any, changed rows need not be published."""
         return bool(self._subscribers)
 
     def publish(self, state: ProjectionFeed, changes: Changes | None = ()) -> None:
-        """Tells a projection's new state, and the rows that changed since the last one; None: it is not known which.
+        """Publish a projection's new state.
 
-        The message is the feed's from now on.
+        Args:
+            state: The state. The feed owns the message from now on.
+            changes: Rows changed since the last state; None if rows have changed whose keys are not known.
         """
         latest = self._latest[state.name] = _State(state)
         for subscriber in self._subscribers:
-            subscriber.tell(latest, changes)
+            subscriber.add(latest, changes)
 
     def subscribe(self) -> Subscriber:
-        """A new subscriber, to be given to `unsubscribe`; raises `Overloaded`."""
+        """Return a new subscriber, to be ended by `unsubscribe`. Raise `Overloaded` if there are too many."""
         if len(self._subscribers) >= self._feeds_max:
             raise Overloaded(what="feeds", limit=self._feeds_max).with_details(retry_seconds=1)
         subscriber = Subscriber(self._latest)
@@ -51,11 +58,17 @@ class Feed:
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Tells a subscriber nothing more."""
+        """End a subscription."""
         self._subscribers.discard(subscriber)
 
     async def follow(self) -> AsyncIterator[bytes]:
-        """The frames of one subscriber: every projection first, then each that changed, whole; raises `Overloaded`."""
+        """Yield serialised frames: first all projections, then those that have changed.
+
+        Closing the iterator ends the subscription.
+
+        Raises:
+            Overloaded: There are too many subscribers.
+        """
         subscriber = self.subscribe()
         try:
             while True:
@@ -69,14 +82,14 @@ class Feed:
             self.unsubscribe(subscriber)
 
     def close(self) -> None:
-        """Ends every subscription, with what it has not been told yet."""
+        """End every subscription after a last frame."""
         self._closed = True
         for subscriber in self._subscribers:
             subscriber.wake()
 
 
 class _State:
-    """A projection's state, serialised once for all who are told."""
+    """State of a projection, serialised once for all subscribers."""
 
     __slots__ = ("_bytes", "message")
 
@@ -91,42 +104,44 @@ class _State:
 
 
 class Subscriber:
-    """What one subscriber has not been told yet."""
+    """States and changes that one subscriber was not sent yet."""
 
     def __init__(self, latest: Mapping[str, _State]) -> None:
         self._states = dict(latest)
-        self._changes: dict[str, Untold] = {}
+        self._changes: dict[str, PendingChanges] = {}
         self._woken = asyncio.Event()
 
-    def tell(self, state: _State, changes: Changes | None) -> None:
+    def add(self, state: _State, changes: Changes | None) -> None:
+        """Add a projection's new state with its changed rows."""
         name = state.message.name
         self._states[name] = state
-        untold = self._changes.get(name)
-        if untold is not None:  # If it was told nothing yet, all that is needed is in the state.
+        pending = self._changes.get(name)
+        if pending is not None:  # Before the first frame of the projection the state suffices.
             if changes is None:
-                untold.lose()
+                pending.add_gap()
             else:
-                untold.add(state.message.generation, changes)
+                pending.add(state.message.generation, changes)
         self._woken.set()
 
     def wake(self) -> None:
+        """End a `wait`."""
         self._woken.set()
 
     def take(self) -> bytes:
-        """A frame of all that is untold; an empty one is a sign of life."""
+        """Return a serialised frame of everything that was added; it is empty if nothing was."""
         parts = []
         for name, state in self._states.items():
-            untold = self._changes.get(name)
-            if untold is None:
-                untold = self._changes[name] = Untold(state.message.generation)
-            # Fields of one message, one after the other, are that message.
-            parts.append(delimited(1, state.serialised() + untold.take(state.message.applied_position)))
+            pending = self._changes.get(name)
+            if pending is None:
+                pending = self._changes[name] = PendingChanges(state.message.generation)
+            # The concatenated fields of a message are that message.
+            parts.append(delimited(1, state.serialised() + pending.take(state.message.applied_position)))
         self._states.clear()
         self._woken.clear()
         return b"".join(parts)
 
     async def wait(self) -> None:
-        """Waits for news, but not too long."""
+        """Wait until something is added, at most until the next empty frame is due."""
         try:
             async with asyncio.timeout(_IDLE_SECONDS):
                 await self._woken.wait()

@@ -1,7 +1,7 @@
-"""Which rows changed: what a subscriber of the feed has not been told of one projection yet.
+"""Pending changes: the row changes of one projection that one subscriber of the feed was not sent yet.
 
-Changes are conflated, the last position of each key, and bounded: beyond that a subscriber is told that there is a
-gap, which costs nothing, and whoever keeps rows asks the store again.
+Changes are conflated to the last position of each key, and bounded. Beyond the bound the subscriber is sent a gap in
+their place, and reads its rows from the store again.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from diptych.domain.projection import View
 from diptych.internal.v1.feed_pb2 import ProjectionFeed, ViewChanges
 
 KEYS_MAX = 5_000
-"""Keys of one projection that a subscriber can be told at once; more are a gap."""
+"""Keys of one projection that are pending at most; more become a gap."""
 
 Changes = Sequence[tuple[str, Sequence[str], Sequence[int]]]
-"""Rows that one commit changed: for each view its name, the keys, and for each key the position."""
+"""Rows that one commit changed: for each view its name, the keys, and the position of each key."""
 
 
 def changes_of(views: Iterable[View[Any]], changed: Iterable[Mapping[str, ChangedRow]]) -> Changes:
-    """The changes that a fold came to."""
+    """Return the rows changed by a fold as changes.
+
+    Args:
+        views: Views of the projection.
+        changed: Changed rows by key, for each view.
+    """
     return [
         (view.name, list(rows), [row[1] for row in rows.values()])
         for view, rows in zip(views, changed, strict=True)
@@ -29,23 +34,24 @@ def changes_of(views: Iterable[View[Any]], changed: Iterable[Mapping[str, Change
     ]
 
 
-class Untold:
-    """What one subscriber has not been told of one projection. It knows nothing at first, which is a gap."""
+class PendingChanges:
+    """Row changes of one projection for one subscriber. They begin with a gap, as the subscriber has no rows."""
 
     __slots__ = ("_after", "_generation", "_keys", "_views", "gap")
 
     def __init__(self, generation: int) -> None:
         self.gap = True
+        """True if rows have changed whose keys are not pending."""
         self._after = 0
         self._generation = generation
         self._keys = 0
         self._views: dict[str, dict[str, int]] = {}
 
     def add(self, generation: int, changes: Changes) -> None:
-        """Takes what changed in a generation since the last call."""
+        """Add the changes of one commit in a generation. Another generation than before is a gap."""
         if generation != self._generation:
             self._generation = generation
-            self.lose()
+            self.add_gap()
         if self.gap:
             return
         for view, keys, positions in changes:
@@ -56,25 +62,29 @@ class Untold:
             rows.update(zip(keys, positions, strict=True))
             self._keys += len(rows) - before
             if self._keys > KEYS_MAX:
-                self.lose()
+                self.add_gap()
                 return
 
-    def lose(self) -> None:
-        """Takes note that something changed, and that it cannot be told what."""
+    def add_gap(self) -> None:
+        """Replace all pending changes by a gap: rows have changed, and their keys are not known."""
         self.gap = True
         self._views.clear()
         self._keys = 0
 
     def take(self, applied: int) -> bytes:
-        """The fields of a `ProjectionFeed` that tell all this, which is told by then, up to the applied position."""
-        told = ProjectionFeed(
+        """Return the pending changes as serialised fields of a `ProjectionFeed`, and begin with none.
+
+        Args:
+            applied: Applied position of the frame; the next changes come after it.
+        """
+        fields = ProjectionFeed(
             changes=[
                 ViewChanges(view=view, keys=rows.keys(), positions=rows.values()) for view, rows in self._views.items()
             ],
             changes_after=self._after,
             gap=self.gap,
         ).SerializeToString()
-        self.lose()
+        self.add_gap()
         self.gap = False
         self._after = applied
-        return told
+        return fields

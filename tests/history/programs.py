@@ -132,22 +132,26 @@ def feed_late(number: int) -> None:
 def switch_too_early(number: int) -> None:
     """Switch to a new generation after `number` events, without the events that came until then."""
     from diptych.storage.read_store import Generation
+    from projector.generation.fold_progress import FoldProgress
     from projector.generation.follower import Follower
-    from projector.projection_runner import Line
+    from projector.generation_switch import GenerationSwitch
 
-    async def reach(self: Any, other: Any) -> None:
+    async def wait_for(self: Any, other: Any) -> None:
         return None
+
+    def is_ready(self: Any, rebuild: Any, first_head: int) -> bool:
+        return bool(rebuild.follower.progress.applied_position >= number)
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
         async def apply(self: Any, batch: Any) -> None:
-            if self.answering or self.applied_position < number:
+            if self.machine.answers or self.progress.applied_position < number:
                 await original(self, batch)
 
         return apply
 
     wrap(Follower, "_apply", around)
-    wrap(Follower, "reach", lambda original: reach)
-    wrap(Line, "_near", lambda original: lambda self, build, least: build.follower.applied_position >= number)
+    wrap(FoldProgress, "wait_for", lambda original: wait_for)
+    wrap(GenerationSwitch, "is_ready", lambda original: is_ready)
     setattr(Generation, "position", property(lambda self: 0))  # noqa: B010 - so that nobody objects.
 
 

@@ -526,9 +526,9 @@ def told_without_rows(view: ViewCache, keys: Any, positions: Any) -> None:
     view.changed = max([view.changed, *positions])
 
 
-def lose_silently(untold: changes.Untold) -> None:
-    untold._views.clear()
-    untold._keys = 0
+def drop_silently(pending: changes.PendingChanges) -> None:
+    pending._views.clear()
+    pending._keys = 0
 
 
 @pytest.mark.parametrize(
@@ -543,7 +543,7 @@ def lose_silently(untold: changes.Untold) -> None:
         (ViewCache, "clear", lambda _: None),
         (ChangeProgress, "begins", begins_without_gap),
         (ChangeProgress, "changes_complete_through", 1),
-        (changes.Untold, "lose", lose_silently),
+        (changes.PendingChanges, "add_gap", drop_silently),
         (Cache, "on_feed_lost", lambda _: None),
     ],
 )

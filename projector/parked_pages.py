@@ -1,4 +1,4 @@
-"""Pages of parked streams, as operators are shown them."""
+"""Parked pages: pages of parked streams for operators."""
 
 from __future__ import annotations
 
@@ -12,21 +12,34 @@ from diptych.v1.commands_pb2 import AggregateRef
 from diptych.v1.events_pb2 import RecordedEvent
 
 PAGE_SIZE_UNSET = 50
+"""Streams on a page if the request has no page size."""
+
 PAGE_SIZE_MAX = 1000
+"""Streams on a page at most."""
 
 _METHOD = "diptych.v1.ProjectionService/ListParked"
 
 
-def asked(request: projections_pb2.ListParkedRequest) -> tuple[int, int]:
-    """The position after which a page begins, and how many streams it may have; raises `PageTokenInvalid`."""
+def page_of(request: projections_pb2.ListParkedRequest) -> tuple[int, int]:
+    """Return the position after which the requested page begins, and its size.
+
+    Raises:
+        PageTokenInvalid: The page token is malformed, or belongs to another query.
+    """
     after = _position(request) if request.page_token else 0
     return after, min(request.page_size or PAGE_SIZE_UNSET, PAGE_SIZE_MAX)
 
 
-def told(
+def response_of(
     request: projections_pb2.ListParkedRequest, page: Sequence[ParkedStream], *, more: bool
 ) -> projections_pb2.ListParkedResponse:
-    """A page as the answer to the request."""
+    """Return a page as the response to a request.
+
+    Args:
+        request: The request.
+        page: The parked streams.
+        more: True if the response needs a token for a next page.
+    """
     return projections_pb2.ListParkedResponse(
         parked=[_message(request.projection, stream) for stream in page],
         next_page_token=PageTokens(_METHOD, request).encode((page[-1].first_position,)) if more else "",
@@ -51,7 +64,6 @@ def _message(projection: str, stream: ParkedStream) -> projections_pb2.ParkedStr
 
 
 def _position(request: projections_pb2.ListParkedRequest) -> int:
-    """Return the position after which the requested page begins. Raise `PageTokenInvalid`."""
     (position,) = PageTokens(_METHOD, request).decode(request.page_token, (int,))
     assert isinstance(position, int)
     if position < 1:
