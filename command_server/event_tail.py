@@ -75,6 +75,7 @@ class EventTail:
             try:
                 log = await self._store.beyond(self.head, _FOLLOW_SECONDS)
                 self.identity = log.identity
+                await asyncio.sleep(0)  # The writer may be about to publish the same events.
                 if log.position > self.head:
                     await self.take(await self._read_store(self.head))
                 failing = False

@@ -1,0 +1,75 @@
+"""The log services of one command server, beside another server that writes the same log."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from command_server.event_service import EventService
+from command_server.event_tail import EventTail
+from command_server.head_reader import HeadReader
+from command_server.log_service import LogService
+from diptych.contract.token import METADATA_KEY
+from diptych.internal.v1.log_pb2 import GetHeadResponse
+from diptych.server.router import Router
+from diptych.server.settings import CommandServerSettings
+from diptych.v1.events_pb2 import SubscribeRequest
+from tests.support.batch_desk import SHOP, Desk
+
+
+class Call:
+    """A call whose status and trailers a test reads."""
+
+    def __init__(self, *tokens: str) -> None:
+        self._metadata = tuple((METADATA_KEY, token) for token in tokens)
+        self.code = 0
+        self.trailers: dict[str, str | bytes] = {}
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+    def time_remaining(self) -> float | None:
+        return None
+
+    def set_trailing_metadata(self, trailers: Any) -> None:
+        self.trailers = dict(trailers)
+
+    def set_code(self, code: int) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        return
+
+
+class Server:
+    """The services of one command server, whose tail follows nothing yet, beside the desk of another server."""
+
+    def __init__(self, desk: Desk, other: Desk, tail: EventTail) -> None:
+        self.desk = desk
+        self.other = other
+        self.tail = tail
+        self._router = Router("shop")
+        head = HeadReader(desk.store)
+        EventService(SHOP, desk.store, tail, head, self._router, CommandServerSettings.model_validate({}))
+        LogService(desk.store, tail, head, self._router)
+
+    async def head(self) -> tuple[Call, int]:
+        """Call GetHead; return the call and the position."""
+        call = Call()
+        data = await self._router.methods["/diptych.internal.v1.LogService/GetHead"].serve(b"", call)
+        return call, GetHeadResponse.FromString(data).head_position
+
+    def subscribe(self, call: Call, token: str) -> AsyncIterator[bytes]:
+        """Call Subscribe after a token."""
+        request = SubscribeRequest(token=token).SerializeToString()
+        frames: AsyncIterator[bytes] = self._router.methods["/diptych.v1.EventService/Subscribe"].serve(request, call)
+        return frames
+
+
+@asynccontextmanager
+async def two_servers(folder: Path) -> AsyncIterator[Server]:
+    async with Desk(folder, exclusive=False) as desk, Desk(folder, exclusive=False) as other:
+        tail = EventTail(desk.store, await desk.store.head(), CommandServerSettings.model_validate({}))
+        yield Server(desk, other, tail)

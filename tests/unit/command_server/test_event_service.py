@@ -1,0 +1,41 @@
+"""EventService on a log with another writer."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from google.rpc import code_pb2
+
+from diptych.contract.token import METADATA_KEY
+from diptych.v1.events_pb2 import EventBatch, SubscribeResponse
+from tests.support.batch_desk import register
+from tests.support.two_servers import Call, two_servers
+
+
+async def test_subscribe_takes_a_token_of_another_server_and_goes_on_after_it(tmp_path: Path) -> None:
+    async with two_servers(tmp_path) as server:
+        await server.other.batch(register("ada"))
+        call = Call()
+        token = server.tail.identity.token(1)
+        frames = server.subscribe(call, token)
+        assert SubscribeResponse.FromString(await anext(frames)).caught_up.token == token
+        following = asyncio.create_task(server.tail.run())
+        await server.other.batch(register("ben"))
+        batch = EventBatch()
+        async with asyncio.timeout(30):
+            while not batch.events:
+                batch = SubscribeResponse.FromString(await anext(frames)).batch
+        assert [event.position for event in batch.events] == [2]
+        following.cancel()
+        await frames.aclose()  # type: ignore[attr-defined]
+
+
+async def test_subscribe_refuses_a_token_beyond_the_log_with_the_presented_token(tmp_path: Path) -> None:
+    async with two_servers(tmp_path) as server:
+        await server.other.batch(register("ada"))
+        identity = server.tail.identity
+        call = Call(identity.token(1))
+        assert [frame async for frame in server.subscribe(call, identity.token(2))] == []
+        assert call.code == code_pb2.OUT_OF_RANGE
+        assert call.trailers[METADATA_KEY] == identity.token(1)
