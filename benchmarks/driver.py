@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from benchmarks import workloads
 from benchmarks.measure import percentile
 from diptych.client import method_of
-from diptych.contract.token import METADATA_KEY, Token
+from diptych.contract.token import TOKEN_KEY, Token
 from diptych.internal.v1.log_pb2 import GetHeadResponse
 from diptych.server.channels import open_client_channel
 from diptych.v1.commands_pb2 import ExecuteResponse
@@ -299,7 +299,7 @@ async def follow(
             assert WaitForVersionResponse.FromString(told).outcome == WAIT_OUTCOME_REACHED
         elif how == "query":
             query = GetProductRequest(product_id=keys[index]).SerializeToString()
-            await get(query, metadata=((METADATA_KEY, token),))
+            await get(query, metadata=((TOKEN_KEY, token),))
         if how != "watch":
             visible_at[keys[index]] = clock()
 

@@ -18,10 +18,10 @@ import grpc
 import grpc.aio
 import uvloop
 
-from diptych.contract.token import METADATA_KEY, TOKEN_LENGTH
+from diptych.contract.token import TOKEN_KEY, TOKEN_LENGTH
 
 _PREFIX = "/benchmarks.Echo/"
-_TRAILERS = ((METADATA_KEY, "0" * TOKEN_LENGTH),)
+_TRAILERS = ((TOKEN_KEY, "0" * TOKEN_LENGTH),)
 
 
 class _Echo(grpc.GenericRpcHandler):

@@ -81,7 +81,7 @@ class Upstreams:
         call = self._feed_call = self._feed.FollowFeed(feed_pb2.FollowFeedRequest())
         try:
             async for frame in _until_silent(call):
-                failpoints.hit("feed.heard")
+                failpoints.hit("feed.received")
                 tracker.on_feed_frame(frame)
                 yield
         finally:

@@ -17,7 +17,7 @@ from diptych.client.errors import CallRefused
 from diptych.client.methods import Method, method_of, with_context
 from diptych.client.watch import watch
 from diptych.contract.reasons import TokenOfOlderEpoch
-from diptych.contract.token import METADATA_KEY
+from diptych.contract.token import TOKEN_KEY
 from diptych.domain.aggregate import AggregateRef
 from diptych.server.channels import open_client_channel
 from diptych.v1 import read_model_pb2
@@ -149,7 +149,7 @@ class Connection:
             LookupError: No rpc of a QueryService has this request.
         """
         presented = token or (self.token if self._read_your_writes else "")
-        with_token = {**(metadata or {}), **({METADATA_KEY: presented} if presented else {})}
+        with_token = {**(metadata or {}), **({TOKEN_KEY: presented} if presented else {})}
         try:
             return await self._calls.call(self.queries, method_of(type(query)), query, timeout_seconds, with_token)
         except CallRefused as refused:

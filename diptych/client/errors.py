@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 
-from diptych.contract.token import METADATA_KEY
+from diptych.contract.token import TOKEN_KEY
 
 _STATUS_DETAILS = "grpc-status-details-bin"
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -83,7 +83,7 @@ class CallRefused(Exception):
 
 def token_in(metadata: Any) -> str:
     """Return the greatest token in trailers; empty without one."""
-    return max((value for key, value in metadata or () if key == METADATA_KEY), default="")
+    return max((value for key, value in metadata or () if key == TOKEN_KEY), default="")
 
 
 def has_details(error: grpc.aio.AioRpcError) -> bool:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from diptych.contract.reasons import TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch
 
 TOKEN_LENGTH = 32
-METADATA_KEY = "diptych-token"
+TOKEN_KEY = "diptych-token"
 """Metadata key of the tokens in a request, which may repeat it, and key of the token in the trailers."""
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUV"

@@ -30,12 +30,12 @@ NAMES = {
     "fold.folded": "rows are folded, and not written",
     "fold.written": "rows and checkpoint are written, and not committed",
     "fold.committed": "rows and checkpoint are on the disk, and nothing is published",
-    "fold.told": "the feed has the changed rows, and they are sent to no query server",
+    "fold.published": "the feed has the changed rows, and they are sent to no query server",
     "switch.written": "the switch to another generation is written, and not committed",
     "switch.committed": "the switch to another generation is on the disk, and nothing is published",
     "feed.taken": "pending changes of one query server are taken, and not sent",
     "checkpoint.written": "a checkpoint without rows is written, and not committed",
-    "feed.heard": "a query server has received a feed frame, and not applied it",
+    "feed.received": "a query server has received a feed frame, and not applied it",
     "watch.taken": "pending changes of a watch are taken, and not sent",
 }
 """State at each failpoint, by the name of the failpoint."""

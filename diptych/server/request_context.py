@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from diptych.contract.reasons import TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch
-from diptych.contract.token import METADATA_KEY as TOKEN_KEY
-from diptych.contract.token import LogIdentity, Token
+from diptych.contract.token import TOKEN_KEY, LogIdentity, Token
 
 REQUEST_ID_KEY = "diptych-request-id"
 """Metadata key of a request id."""

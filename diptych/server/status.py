@@ -10,7 +10,7 @@ from __future__ import annotations
 from google.protobuf.any_pb2 import Any as PackedMessage
 from google.rpc import error_details_pb2, status_pb2
 
-from diptych.contract.token import METADATA_KEY as TOKEN_KEY
+from diptych.contract.token import TOKEN_KEY
 from diptych.domain.refusal import Refusal
 from diptych.server.request_context import Trailers
 
@@ -36,8 +36,8 @@ def to_status(refusal: Refusal, domain: str) -> status_pb2.Status:
 
 def trailers_of(token: str, status: status_pb2.Status | None = None) -> Trailers:
     """Return the trailers of an answer, or of a refusal if a status is given."""
-    told = ((TOKEN_KEY, token),) if token else ()
-    return told if status is None else (("grpc-status-details-bin", status.SerializeToString()), *told)
+    trailers = ((TOKEN_KEY, token),) if token else ()
+    return trailers if status is None else (("grpc-status-details-bin", status.SerializeToString()), *trailers)
 
 
 def shorten(status: status_pb2.Status) -> status_pb2.Status:

@@ -236,7 +236,7 @@ class Follower:
         await self._folder.apply(batch)
         self._measure_lag()
         self.publisher.publish()
-        failpoints.hit("fold.told")
+        failpoints.hit("fold.published")
 
     def _on_failure(self, error: Exception) -> bool:
         """Record the error that ended the stream; return True if the stream is to be opened again."""

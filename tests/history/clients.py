@@ -14,7 +14,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from diptych.client import CallRefused, method_of, open_channel, with_context
-from diptych.contract.token import METADATA_KEY, Token
+from diptych.contract.token import TOKEN_KEY, Token
 from diptych.v1 import events_pb2, read_model_pb2
 from diptych.v1.commands_pb2 import CommandResult
 from tests.history.records import (
@@ -155,7 +155,7 @@ class RecordingClient:
         if token and in_field:
             sent.consistency.at_least_as_fresh = token
         elif token:
-            metadata = ((METADATA_KEY, token),)
+            metadata = ((TOKEN_KEY, token),)
         rows: Mapping[str, bytes | None] = {}
         refused = None
         began = time.monotonic()
@@ -366,7 +366,7 @@ async def sleep(commands: str, queries: str) -> None:
 
 
 def _token_in(metadata: Any) -> str:
-    return max((value for key, value in metadata or () if key == METADATA_KEY), default="")
+    return max((value for key, value in metadata or () if key == TOKEN_KEY), default="")
 
 
 def _serialize(message: Message) -> bytes:

@@ -41,7 +41,7 @@ _OWNERS = {
     "fold": "projector",
     "feed.taken": "projector",
     "checkpoint": "projector",
-    "feed.heard": "query-server",
+    "feed.received": "query-server",
     "watch": "query-server",
     "switch": "projector",
 }

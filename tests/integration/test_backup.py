@@ -13,7 +13,7 @@ import grpc
 from google.type.money_pb2 import Money
 
 from diptych.client import CallRefused, Connection, open_channel
-from diptych.contract.token import METADATA_KEY, Token
+from diptych.contract.token import TOKEN_KEY, Token
 from diptych.v1 import events_pb2, events_pb2_grpc, projections_pb2_grpc, read_model_pb2, read_model_pb2_grpc
 from diptych.v1 import projections_pb2 as states
 from diptych.v1.commands_pb2 import AggregateRef, CommandResult
@@ -196,9 +196,9 @@ async def check_lost_tokens_are_refused(now: Restored) -> None:
             assert refusal.token < lost.token, "a lost token is not sent back"
     async with open_channel(pair.command.address) as commands:
         user_1 = events_pb2.ReadStreamRequest(aggregate=AggregateRef(type="user", id="user-1"))
-        stream = events_pb2_grpc.EventServiceStub(commands).ReadStream(user_1, metadata=((METADATA_KEY, lost.token),))
+        stream = events_pb2_grpc.EventServiceStub(commands).ReadStream(user_1, metadata=((TOKEN_KEY, lost.token),))
         trailers = dict(await stream.trailing_metadata())
-        assert trailers[METADATA_KEY] == now.kept.token, "a lost token is not sent back"
+        assert trailers[TOKEN_KEY] == now.kept.token, "a lost token is not sent back"
     ahead = await refused(first_frame(pair, events_pb2.SubscribeRequest(position=7)))
     assert (ahead.code, ahead.reason) == (grpc.StatusCode.OUT_OF_RANGE, "TOKEN_AHEAD_OF_LOG")
 

@@ -12,7 +12,7 @@ import grpc.aio
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from diptych.contract.token import METADATA_KEY
+from diptych.contract.token import TOKEN_KEY
 from diptych.v1.commands_pb2 import CommandOutcome, CommandResult, ExecuteRequest, ExecuteResponse
 from tests.support.programs import Server
 
@@ -36,7 +36,7 @@ class Answer:
         self.token = ""
         self.status = status_pb2.Status()
         for key, value in trailers:
-            if key == METADATA_KEY:
+            if key == TOKEN_KEY:
                 self.token = value
             elif key == "grpc-status-details-bin":
                 self.status = status_pb2.Status.FromString(value)

@@ -32,8 +32,12 @@ PUBLIC = (
 )
 """Packages that a domain may import, beside the names that `diptych` itself exports."""
 
-NAMES_GRPC_AIO = ("diptych/server/", "diptych/client/", "diptych/cli/", "shop/payments/")
-"""Folders that may name `grpc.aio`. `shop/payments` stands for a service of somebody else."""
+NAMES_GRPC_AIO = (
+    "diptych/server/grpc_transport.py",  # Serves.
+    "diptych/server/channels.py",  # Opens channels.
+    *("diptych/client/", "shop/payments/"),
+)
+"""Files and folders that may name `grpc.aio`. `shop/payments` stands for a service of somebody else."""
 
 NAMES_SQLITE = (
     *("diptych/storage/", "command_server/store/", "projector/store/"),

@@ -43,7 +43,7 @@ def test_history_kills_a_server_at_every_failpoint() -> None:
 def test_failpoint_acts_at_its_hit_alone() -> None:
     failpoints.arm("fold.taken=raise@2; commit.taken=pause(1)")
     failpoints.hit("fold.taken")
-    failpoints.hit("fold.told")
+    failpoints.hit("fold.published")
     failpoints.hit("commit.taken")
     with pytest.raises(failpoints.FailpointError):
         failpoints.hit("fold.taken")
