@@ -32,6 +32,7 @@ from diptych.contract.reasons import RequestIdReused, VersionConflict
 from diptych.contract.wire import delimited
 from diptych.domain.aggregate import AggregateRef, Deciding
 from diptych.domain.refusal import Refusal
+from diptych.domain.results import checked_events
 from diptych.server.errors import internal_error
 from diptych.v1.processes_pb2 import ProcessStepped
 
@@ -154,7 +155,10 @@ class Batch:
         at = Deciding(
             id=submission.ref.id, version=stream.version, now=self._now, actor=submission.actor, states=states
         )
-        events = submission.binding.decide(stream.state, submission.command, at)
+        decide = submission.binding.decide
+        events = decide(stream.state, submission.command, at)
+        if events.__class__ is not list or any(not isinstance(event, Message) for event in events):
+            events = checked_events(f"The decider of {submission.command.DESCRIPTOR.full_name}", decide, events)
         if events:
             self._record(submission, stream, events, loaded)
             submission.position = stream.position

@@ -21,6 +21,7 @@ from diptych.domain.inputs import Accepted, Answered, Failed, Refused
 from diptych.domain.loading import LoadedDomain
 from diptych.domain.outputs import Step
 from diptych.domain.process import Process, stepped
+from diptych.domain.results import checked_step
 from diptych.internal.v1.parking_pb2 import Outcome
 from diptych.v1 import processes_pb2
 from diptych.v1.events_pb2 import EventMetadata, RecordedEvent
@@ -131,9 +132,13 @@ class Input:
     def submission(self) -> Submission:
         """Return the step to decide. It closes the output and releases the parked input in its own commit."""
         process, handle, value, cause = self.process, self.handle, self.value, self.cause
+        name = self.message.DESCRIPTOR.full_name
 
         def decide(state: Any, _: Message, deciding: Deciding) -> Sequence[Message]:
-            return [] if handle is None else stepped(process, handle(state, value, deciding), deciding.now, cause)
+            if handle is None:
+                return []
+            step = checked_step(f"Process {process.type} on {name}", handle, handle(state, value, deciding))
+            return stepped(process, step, deciding.now, cause)
 
         actor = actor_of(process.type)
         metadata = EventMetadata(
@@ -154,8 +159,8 @@ class Input:
             metadata=delimited(7, metadata.SerializeToString()),
         )
         if handle is not None:
-            name = self.source_id if self.ordinal == EVENT else f"{self.source_id}/{self.ordinal}"
-            submission.request_key = engine_request_key(f"step\n{submission.stream}", name)
+            source = self.source_id if self.ordinal == EVENT else f"{self.source_id}/{self.ordinal}"
+            submission.request_key = engine_request_key(f"step\n{submission.stream}", source)
         submission.settles = self.settles
         if self.parked is not None:
             submission.unparks = self.parked.key

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from diptych.domain.ids import new_id
 from diptych.domain.refusal import Refusal
+from diptych.domain.results import wrong_state
 from diptych.domain.upcasting import Upcaster, becomes, upcasted
 
 S = TypeVar("S")
@@ -129,6 +130,7 @@ class Aggregate(Generic[S]):
         self.type = type
         self.initial = initial
         self.id = id
+        self._state_type = initial.__class__
         self.deciders: dict[str, DeciderBinding] = {}
         """By the full name of the command's type."""
         self.evolvers: dict[str, tuple[MessageType, Callable[[Any, Any], Any]]] = {}
@@ -263,12 +265,15 @@ class Aggregate(Generic[S]):
 
         Raises:
             LookupError: The aggregate has no evolver for the event.
+            TypeError: The evolver returned no state of the aggregate.
         """
         try:
-            bound = self.evolvers[event.DESCRIPTOR.full_name]
+            evolve = self.evolvers[event.DESCRIPTOR.full_name][1]
         except KeyError:
             raise LookupError(f"Aggregate {self.type} has no evolver for {event.DESCRIPTOR.full_name}.") from None
-        evolved: S = bound[1](state, event)
+        evolved: S = evolve(state, event)
+        if not isinstance(evolved, self._state_type):
+            raise wrong_state(self.type, event, evolve, self._state_type, evolved)
         return evolved
 
     def recorded(self, name: str, data: bytes) -> Message:

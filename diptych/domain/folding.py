@@ -24,6 +24,7 @@ from diptych.domain.errors import text_of
 from diptych.domain.projection import Handler, Projection, View
 from diptych.domain.query import Column
 from diptych.domain.recorded import Recorded, RowRef, ViewIdentity
+from diptych.domain.results import wrong_row
 from diptych.domain.upcasting import upcasted
 from diptych.domain.values import stored
 from diptych.v1.events_pb2 import RecordedEvent
@@ -229,10 +230,7 @@ class Folding:
                                 else:
                                     change = (key, position, result)
                             else:
-                                raise TypeError(
-                                    f"The fold of view {view.name} on {message.DESCRIPTOR.full_name} returned a "
-                                    f"{type(row).__name__}; its rows are {kind.DESCRIPTOR.full_name}."
-                                )
+                                raise wrong_row(view.name, message, fold, kind, row)
                             undo.append((changes, key, before))
                             changes[key] = change
                     if undo:

@@ -23,6 +23,7 @@ from google.protobuf.message import Message
 from diptych.domain.aggregate import Aggregate, AggregateRef, Deciding, MessageType
 from diptych.domain.inputs import Accepted, Answered, Failed, Refused
 from diptych.domain.outputs import After, Call, Output, Send, Step
+from diptych.domain.results import checked_step
 from diptych.v1.processes_pb2 import ProcessOutcome, ProcessOutput, ProcessStepped
 
 S = TypeVar("S")
@@ -94,7 +95,8 @@ class Process(Aggregate[S]):
         def bind(handle: Callable[[S, C, Deciding], Step]) -> Callable[[S, C, Deciding], Step]:
             @functools.wraps(handle)
             def decide(state: S, message: C, at: Deciding) -> Sequence[Message]:
-                return stepped(self, handle(state, message, at), at.now, name)
+                step = checked_step(f"Process {self.type}, started by {name}", handle, handle(state, message, at))
+                return stepped(self, step, at.now, name)
 
             self.decides(command, reads=reads, id=id)(decide)
             self.starters[name] = handle

@@ -12,6 +12,7 @@ from diptych.contract.validation import check
 from diptych.domain.aggregate import Aggregate, AggregateRef, DeciderBinding, Deciding
 from diptych.domain.outputs import Step
 from diptych.domain.refusal import Refusal
+from diptych.domain.results import checked_events
 from diptych.domain.state_codec import StateCodec
 from diptych.testing.decision import Decision
 from diptych.testing.log import NOW
@@ -51,6 +52,7 @@ class Given(Generic[S]):
         Raises:
             LookupError: The aggregate has no decider for the command, or the decider reads an aggregate that its
                 `reads` does not name.
+            TypeError: The decider or an evolver returned another type than it must; the error names it and its place.
             ValueError: The command is for another id than the events.
             AssertionError: The decider changed the command, an evolver changed a state, or a state is not equal to
                 itself after a snapshot.
@@ -86,6 +88,10 @@ class Given(Generic[S]):
         except KeyError:
             raise LookupError(f"Aggregate {self.aggregate.type} has no decider for {name}.") from None
 
+    def _checked(self, binding: DeciderBinding, step: Any) -> Step:
+        """Return the result of a decider. Raise `TypeError` for one of a wrong type."""
+        return checked_events(f"The decider of {binding.command.DESCRIPTOR.full_name}", binding.decide, step)
+
     def _events(self, step: Step, at: datetime) -> Sequence[Message]:
         """Return the events that record a step."""
         return [item for item in step if isinstance(item, Message)]
@@ -104,7 +110,7 @@ class Given(Generic[S]):
         context = Deciding(id=id, version=self.version, now=now, actor=actor, states=states)
         before = command.SerializeToString(deterministic=True)
         try:
-            return binding.decide(self.state, command, context)
+            return self._checked(binding, binding.decide(self.state, command, context))
         finally:
             assert command.SerializeToString(deterministic=True) == before, "The decider changed the command."
 

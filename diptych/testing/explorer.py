@@ -15,6 +15,7 @@ from diptych.domain.inputs import Accepted, Answered, Failed, Refused
 from diptych.domain.outputs import After, Call, Output, Send
 from diptych.domain.process import InputBinding, Process
 from diptych.domain.refusal import Refusal
+from diptych.domain.results import checked_step
 from diptych.domain.state_codec import StateCodec
 from diptych.testing.log import NOW
 from diptych.testing.world import AggregateSnapshot, PendingInput, World
@@ -86,7 +87,8 @@ class Explorer:
             decide = aggregate.starters[command.DESCRIPTOR.full_name]
         try:
             check(command)
-            step = decide(world.state(aggregate, ref.id), command, _context(world, ref, reads))
+            result = decide(world.state(aggregate, ref.id), command, _context(world, ref, reads))
+            step = checked_step(f"The decider of {command.DESCRIPTOR.full_name}", decide, result)
             after = self._record(world, aggregate, ref, step, command.DESCRIPTOR.name.removesuffix("Request"))
             _check_unique_values(after, aggregate, ref)
         except Refusal as refusal:
@@ -146,7 +148,12 @@ class Explorer:
     def _handle(self, world: World, pending: PendingInput) -> World:
         """Return the world after an instance handled an input."""
         ref = pending.instance
-        step = pending.binding.handle(world.state(self._process, ref.id), pending.input, _context(world, ref))
+        handle = pending.binding.handle
+        step = checked_step(
+            f"Process {self._process.type} on {pending.binding.message.DESCRIPTOR.full_name}",
+            handle,
+            handle(world.state(self._process, ref.id), pending.input, _context(world, ref)),
+        )
         return self._record(world, self._process, ref, step, pending.name)
 
     def _record(

@@ -14,6 +14,7 @@ from diptych.domain.inputs import Accepted, Answered, Failed, Refused
 from diptych.domain.outputs import Send, Step
 from diptych.domain.process import InputBinding, Process, stepped
 from diptych.domain.refusal import Refusal
+from diptych.domain.results import checked_step
 from diptych.testing.aggregate_scenario import Given, evolved
 from diptych.testing.decision import Decision
 from diptych.testing.log import NOW
@@ -82,12 +83,18 @@ class GivenProcess(Given[S]):
         context = Deciding(
             id=self.id or id, version=self.version, now=now, actor=f"process/{self.aggregate.type}", states={}
         )
-        step = binding.handle(self.state, received, context)
+        name = binding.message.DESCRIPTOR.full_name
+        what = f"Process {self.aggregate.type} on {name}"
+        step = checked_step(what, binding.handle, binding.handle(self.state, received, context))
         return Decision(evolved(self.aggregate, self.state, self._events(step, now)), tuple(step), None)
 
     def _binding(self, command: Message) -> DeciderBinding:
         starter: Any = self.aggregate.starters[command.DESCRIPTOR.full_name]
         return super()._binding(command)._replace(decide=starter)
+
+    def _checked(self, binding: DeciderBinding, step: Any) -> Step:
+        name = binding.command.DESCRIPTOR.full_name
+        return checked_step(f"Process {self.aggregate.type}, started by {name}", binding.decide, step)
 
     def _events(self, step: Step, at: datetime) -> Sequence[Message]:
         for item in step:

@@ -31,8 +31,10 @@ from shop.v1.product_commands_pb2 import AdjustStockRequest
 from shop.v1.user_commands_pb2 import (
     ReactivateUserRequest,
     RecordLoginRequest,
+    RegisterUserRequest,
     UpdateUserProfileRequest,
 )
+from shop.v1.user_events_pb2 import UserRegistered
 from tests.support.batch_desk import (
     NOW,
     SHOP,
@@ -294,6 +296,44 @@ async def test_an_exception_in_a_decider_fails_only_its_own_command(tmp_path: Pa
         assert [accepted(outcomes[index]).version for index in (5, 6, 7)] == [2, 2, 2]
         for user in ("bad", "odd"):
             assert [one.version for one in await desk.events() if one.aggregate.id == user] == [1, 2]
+
+
+def refused(outcome: Accepted | Refusal) -> Refusal:
+    assert isinstance(outcome, Refusal), outcome
+    return outcome
+
+
+@pytest.mark.parametrize("result", [None, (), 0, OrderImported(), [None], iter(())])
+async def test_bug_decider_that_returned_none_was_accepted(tmp_path: Path, result: Any) -> None:
+    shop = SHOP.domain.aggregates["user"]
+    users: Aggregate[Any] = Aggregate("user", initial=shop.initial, id="user_id")
+    users.evolvers.update(shop.evolvers)
+    users.decides(RegisterUserRequest)(lambda state, command, at: result)
+    async with Desk(tmp_path, domain=with_aggregate(users)) as desk:
+        [outcome] = await desk.batch(register("ada", request_id="r-1"))
+        if result == ():
+            assert accepted(outcome).version == 0
+            return
+        refusal = refused(outcome)
+        assert refusal == InternalError(request_id="r-1")
+        assert "return a list of event" in str(refusal.__cause__)
+        assert "test_batch.py:" in str(refusal.__cause__)
+        assert await desk.events() == []
+
+
+async def test_evolver_that_returns_none_fails_its_command(tmp_path: Path) -> None:
+    shop = SHOP.domain.aggregates["user"]
+    users: Aggregate[Any] = Aggregate("user", initial=shop.initial, id="user_id")
+    users.deciders.update(shop.deciders)
+    users.evolves(UserRegistered)(lambda state, event: None)
+    for binding in users.deciders.values():
+        users.deciders[binding.command.DESCRIPTOR.full_name] = binding._replace(aggregate=users)
+    async with Desk(tmp_path, domain=with_aggregate(users)) as desk:
+        [outcome] = await desk.batch(register("ada", request_id="r-1"))
+        refusal = refused(outcome)
+        assert refusal == InternalError(request_id="r-1")
+        assert "returned None; return the next state of user" in str(refusal.__cause__)
+        assert await desk.events() == []
 
 
 async def test_a_snapshot_that_cannot_be_encoded_fails_only_its_own_command(tmp_path: Path) -> None:

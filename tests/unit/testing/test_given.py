@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -163,3 +164,47 @@ def test_state_that_differs_after_a_snapshot_fails_the_test() -> None:
 
     with pytest.raises(AssertionError, match="does not survive a snapshot"):
         given(odd, added)
+
+
+def _copies(result: object) -> Aggregate[CopyState]:
+    """Return an aggregate whose decider and evolver return one thing."""
+    copies: Aggregate[CopyState] = Aggregate("copy", initial=CopyState(), id="copy_id")
+
+    @copies.decides(AddCopyRequest)
+    def add(state: CopyState, command: AddCopyRequest, at: Deciding) -> Any:
+        return result
+
+    @copies.evolves(CopyAdded)
+    def evolve_added(state: CopyState, event: CopyAdded) -> Any:
+        return result
+
+    return copies
+
+
+_PLACE = r"\(.*test_given\.py:\d+\)"
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        (None, r"returned None; return a list of events, \[\] if there is nothing to do\."),
+        (added, r"returned the message library\.v1\.CopyAdded; return a list of events"),
+        (iter([added]), r"returned a list_iterator; return a list of events"),
+        ("added", r"returned a str; return a list of events"),
+        ([CopyAdded], r"returned a sequence with the class CopyAdded; return a list of event messages\."),
+        ([added, None], r"returned a sequence with None; return a list of event messages\."),
+    ],
+)
+def test_bug_decider_that_returns_no_list_of_events_was_an_error_of_python(result: Any, error: str) -> None:
+    with pytest.raises(TypeError, match=rf"The decider of library\.v1\.AddCopyRequest, add {_PLACE}, {error}"):
+        given(_copies(result)).when(AddCopyRequest(copy_id="c1", title="Notes"))
+
+
+@pytest.mark.parametrize(("result", "error"), [(None, "None"), ([], "a list")])
+def test_bug_evolver_that_returns_no_state_was_an_error_of_the_codec(result: Any, error: str) -> None:
+    with pytest.raises(
+        TypeError,
+        match=rf"The evolver of library\.v1\.CopyAdded, evolve_added {_PLACE}, returned {error}; return the next state "
+        "of copy, of type CopyState",
+    ):
+        given(_copies(result), added)

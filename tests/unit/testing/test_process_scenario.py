@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,3 +145,29 @@ def test_code_in_the_documentation_is_code_of_the_library() -> None:
     assert len(blocks) == 7
     for block in blocks:
         assert any("".join(block.split()) in source for source in sources), f"nowhere in the library:\n{block}"
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        (None, r"returned None; return a list of events and outputs, \[\] if there is nothing to do\."),
+        (send(ASIDE), r"returned a Send; return a list of events and outputs"),
+        ([ASIDE, "call"], r"returned a sequence with a str; return a list of events, send\(\.\.\.\), call"),
+    ],
+)
+def test_handler_that_returns_no_list_is_named(result: Any, error: str) -> None:
+    process = Process[Nothing]("listener", initial=Nothing(), id="copy_id")
+
+    @process.starts(StartReservationRequest)
+    def start(state: Nothing, command: StartReservationRequest, at: Deciding) -> Any:
+        return result
+
+    @process.reacts(CopyReturned, key=lambda e: e.copy_id)
+    def returned(state: Nothing, event: CopyReturned, at: Deciding) -> Any:
+        return result
+
+    place = r"\(.*test_process_scenario\.py:\d+\)"
+    with pytest.raises(TypeError, match=rf"Process listener, started by .*StartReserv\w+, start {place}, {error}"):
+        given(process).when(COMMAND)
+    with pytest.raises(TypeError, match=rf"Process listener on library\.v1\.CopyReturned, returned {place}, {error}"):
+        given(process).reacts(CopyReturned(copy_id="c1"))
