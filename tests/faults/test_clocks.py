@@ -33,7 +33,7 @@ reader.
 """
 
 
-def test_nobody_else_reads_the_wall_clock() -> None:
+def test_only_listed_modules_read_the_wall_clock() -> None:
     found: set[str] = set()
     for package in ("command_server", "projector", "query_server", "diptych"):
         for path in [module.path for module in modules(package)]:
@@ -70,7 +70,7 @@ async def test_bug_a_wall_clock_set_forth_made_tombstones_old_at_once(
         assert await tombstones.purge() == 0
 
 
-def test_ids_are_unique_whatever_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_are_unique_after_steps_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(1)
     monkeypatch.setattr(time, "time_ns", lambda: rng.randrange(10**18, 10**18 + 10**7))
     assert len({new_id() for _ in range(10_000)}) == 10_000

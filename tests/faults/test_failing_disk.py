@@ -58,7 +58,7 @@ class Failing:
         ("SQLITE_FULL", LogUnavailable),
     ],
 )
-async def test_what_is_told_is_what_is_known(tmp_path: Path, error: str, refusal: type[Refusal]) -> None:
+async def test_answers_on_a_failing_disk_are_true(tmp_path: Path, error: str, refusal: type[Refusal]) -> None:
     shop = domains.load("shop")
     store = SqliteEventStore(tmp_path / "log.db")
     await store.open()
@@ -113,7 +113,7 @@ async def test_bug_a_commit_that_was_not_synced_was_said_to_be_none_and_was_ther
             await retried(client, duplicate=True)
 
 
-async def test_a_commit_that_was_not_synced_is_none_once_another_took_its_place(tmp_path: Path, disk: Path) -> None:
+async def test_a_commit_that_was_not_synced_is_void_after_a_later_commit(tmp_path: Path, disk: Path) -> None:
     with command_server(tmp_path / "data") as server:
         async with connected(server) as client:
             disk.touch()

@@ -28,7 +28,7 @@ PLANTS = {
 
 
 @pytest.mark.timeout(120 + KILLS * 20)
-async def test_nothing_is_lost_whatever_befalls_the_servers(tmp_path: Path) -> None:
+async def test_nothing_is_lost_under_all_faults_at_once(tmp_path: Path) -> None:
     rng = random.Random(SEED)
     deaths = part = steps = 0
     began = time.monotonic()

@@ -205,7 +205,7 @@ def commands_of_one_type_are_all_alike(original: Original) -> Original:
 
 
 @pytest.mark.parametrize("bug", PLANTS)
-def test_a_bug_in_a_layer_is_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+def test_a_planted_bug_in_a_layer_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     machine, owner, name, around = PLANTS[bug]
     original = vars(owner)[name]
     monkeypatch.setattr(owner, name, around(original))

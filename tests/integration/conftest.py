@@ -1,4 +1,4 @@
-"""Fixtures for tests with real processes; `harness.py` says what can be done with them."""
+"""Fixtures for tests with real processes; `tests/support/pair.py` describes them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from tests.support.pair import Pair, started_pair
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    """A pair of the shop with nothing recorded, for one test, which may break it."""
+    """A pair of the shop with an empty log, for one test, which may break it."""
     with started_pair(tmp_path / "data") as pair:
         yield pair
 
 
 @pytest.fixture(scope="module")
 def shared_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """A pair of the shop for all tests of a module, which use ids of their own and leave it in order."""
+    """A pair of the shop for all tests of a module, which use ids of their own and leave it intact."""
     with started_pair(tmp_path_factory.mktemp("shared") / "data") as pair:
         yield pair
 
 
 @pytest.fixture
 async def shop(pair: Pair) -> AsyncIterator[Connection]:
-    """A client of `pair`."""
+    """Client of `pair`."""
     async with pair.connect() as connection:
         yield connection
 
 
 @pytest.fixture
 async def shared_shop(shared_pair: Pair) -> AsyncIterator[Connection]:
-    """A client of `shared_pair`."""
+    """Client of `shared_pair`."""
     async with shared_pair.connect() as connection:
         yield connection

@@ -1,4 +1,4 @@
-"""Backup and restore with real processes: what each server, each projection and each client is told afterwards."""
+"""Backup and restore with real processes: answers of each server, projection and client afterwards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONG = 60.0
 
 
 async def diptych(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command line to its end."""
+    """Run the command line to its end."""
     return await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "diptych.cli", *arguments],
@@ -46,7 +46,7 @@ def user(number: int) -> RegisterUserRequest:
 
 
 async def register(shop: Connection, *numbers: int) -> list[Any]:
-    """Registers users, each under a request id of its own; returns the results."""
+    """Register users, each under a request id of its own; return the results."""
     return [(await shop.execute(user(number), request_id=f"register-{number}")).result for number in numbers]
 
 
@@ -59,7 +59,7 @@ async def projection(pair: Pair, name: str) -> states.ProjectionStatus:
 
 
 async def applied(pair: Pair, position: int) -> None:
-    """Waits until every projection has applied a position, and has it on disk."""
+    """Wait until every projection has applied a position and stored it."""
 
     async def there() -> bool:
         found = [await projection(pair, name) for name in ("analytics", "orders", "products", "users")]
@@ -69,13 +69,13 @@ async def applied(pair: Pair, position: int) -> None:
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    """What a condition comes to, as soon as it is true."""
+    """Return a condition's value as soon as it is true."""
     found: Any = await eventually(condition, seconds=LONG)
     return found
 
 
 async def refused(call: Any) -> CallRefused:
-    """The refusal that a call ends with."""
+    """Return the refusal that a call ends with."""
     try:
         await call
     except CallRefused as refusal:
@@ -100,7 +100,7 @@ async def wait_for(pair: Pair, view: str, token: str) -> read_model_pb2.WaitForV
 
 
 async def restored(pair: Pair, backup: Path) -> str:
-    """Restores the log under its stopped server, and starts that again; returns what the command said."""
+    """Restore the log under its stopped server, and start the server; return the command's output."""
     assert pair.command.stop() == 0
     done = await diptych("restore", str(backup), f"--log=sqlite:///{pair.data / 'log.db'}", "--force")
     assert done.returncode == 0, done.stderr
@@ -113,7 +113,7 @@ class Restored(NamedTuple):
 
     pair: Pair
     shop: Connection
-    kept: CommandResult
+    before: CommandResult
     """Result at position 3."""
     lost: CommandResult
     """Result at position 7."""
@@ -138,7 +138,7 @@ async def restored_after_more_writes(pair: Pair, shop: Connection, backup: Path)
         product_id="tea", name="Tea", category="drinks", price=Money(currency_code="GBP", units=3)
     )
     await shop.execute(tea)
-    kept = (await register(shop, 1, 2))[-1]
+    before = (await register(shop, 1, 2))[-1]
     await applied(pair, 3)
     await steer(pair, lambda stub: stub.Pause(states.PauseRequest(projection="products"), timeout=LONG))
 
@@ -155,7 +155,7 @@ async def restored_after_more_writes(pair: Pair, shop: Connection, backup: Path)
 
     output = await restored(pair, backup)
     assert "restored up to position 3; epoch 2 begins at 4. 4 later events" in output
-    return Restored(pair, shop, kept, lost)
+    return Restored(pair, shop, before, lost)
 
 
 async def check_projection_beyond_the_backup_stalls(now: Restored) -> None:
@@ -198,16 +198,16 @@ async def check_lost_tokens_are_refused(now: Restored) -> None:
         user_1 = events_pb2.ReadStreamRequest(aggregate=AggregateRef(type="user", id="user-1"))
         stream = events_pb2_grpc.EventServiceStub(commands).ReadStream(user_1, metadata=((TOKEN_KEY, lost.token),))
         trailers = dict(await stream.trailing_metadata())
-        assert trailers[TOKEN_KEY] == now.kept.token, "a lost token is not sent back"
+        assert trailers[TOKEN_KEY] == now.before.token, "a lost token is not sent back"
     ahead = await refused(first_frame(pair, events_pb2.SubscribeRequest(position=7)))
     assert (ahead.code, ahead.reason) == (grpc.StatusCode.OUT_OF_RANGE, "TOKEN_AHEAD_OF_LOG")
 
 
 async def check_kept_tokens_are_good(now: Restored) -> None:
     """Check that tokens of the backup are accepted by reads and subscriptions."""
-    answer = await now.shop.query(GetUserRequest(user_id="user-2"), token=now.kept.token)
+    answer = await now.shop.query(GetUserRequest(user_id="user-2"), token=now.before.token)
     assert answer.user_id == "user-2"
-    second = str(Token.parse(now.kept.token)._replace(position=2))
+    second = str(Token.parse(now.before.token)._replace(position=2))
     frame = await first_frame(now.pair, events_pb2.SubscribeRequest(token=second))
     assert [one.position for one in frame.batch.events] == [3]
 
@@ -215,7 +215,7 @@ async def check_kept_tokens_are_good(now: Restored) -> None:
 async def check_request_ids_and_unique_values_are_those_of_the_backup(now: Restored) -> CommandResult:
     """Check duplicates and unique emails; return the result of the first command after the restore."""
     (again,) = await register(now.shop, 2)
-    assert (again.duplicate, again.token) == (True, now.kept.token)
+    assert (again.duplicate, again.token) == (True, now.before.token)
     taken = RegisterUserRequest(user_id="another", email="user-2@example.com")
     assert (await refused(now.shop.execute(taken))).reason == "EMAIL_TAKEN"
     free = RegisterUserRequest(user_id="heir", email="user-5@example.com")
@@ -260,7 +260,7 @@ async def steer(pair: Pair, call: Callable[[projections_pb2_grpc.ProjectionServi
         await call(projections_pb2_grpc.ProjectionServiceStub(channel))
 
 
-async def test_a_reader_is_told_once_that_what_it_saw_is_lost(pair: Pair, tmp_path: Path) -> None:
+async def test_a_reader_is_refused_once_when_its_token_is_lost(pair: Pair, tmp_path: Path) -> None:
     async with pair.connect(read_your_writes=True) as shop:
         await register(shop, 1)
         await diptych("backup", f"--log=sqlite:///{pair.data / 'log.db'}", f"--to={tmp_path / 'backup.db'}")
@@ -268,7 +268,7 @@ async def test_a_reader_is_told_once_that_what_it_saw_is_lost(pair: Pair, tmp_pa
         assert (await shop.query(GetUserRequest(user_id="user-2"))).user_id == "user-2"
         await restored(pair, tmp_path / "backup.db")
 
-        async def told() -> bool:
+        async def is_refused() -> bool:
             try:
                 await shop.query(GetUserRequest(user_id="user-1"))
             except CallRefused as error:
@@ -276,13 +276,13 @@ async def test_a_reader_is_told_once_that_what_it_saw_is_lost(pair: Pair, tmp_pa
                 return error.reason == "TOKEN_OF_OLDER_EPOCH"
             return False
 
-        await until(told)
+        await until(is_refused)
         assert (await shop.query(GetUserRequest(user_id="user-1"))).user_id == "user-1"
         assert shop.token != ""
 
 
-async def test_a_command_server_runs_on_while_it_is_backed_up(pair: Pair, tmp_path: Path) -> None:
-    """And each backup is a log that a server can be started on."""
+async def test_a_command_server_accepts_commands_during_a_backup(pair: Pair, tmp_path: Path) -> None:
+    """Each backup is a complete log that a server can start on."""
     stop = asyncio.Event()
     recorded = 0
 

@@ -1,4 +1,4 @@
-"""Promise 3: rows do not depend on how events were batched. One log, three read stores, every table byte by byte."""
+"""Promise 3: rows do not depend on batch sizes. One log, three read stores, every table compared byte by byte."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ BATCHES = (1, 7, 1000)
 
 
 def commands() -> Iterator[Message]:
-    """A rich sample: every event of the shop, with hot rows, rows made and changed in one batch, and changes undone."""
+    """Commands that record every event of the shop, with hot rows, rows changed in one batch, and changes undone."""
     yield from sample.COMMANDS
     rng = random.Random(1)
     people = [f"person-{number}" for number in range(25)]
@@ -87,7 +87,7 @@ def commands() -> Iterator[Message]:
 
 
 def first_orders() -> list[Message]:
-    """Orders and registrations that come to all ends that need no fault: they are made when the sample is there."""
+    """Orders and registrations with all ends that need no fault. They follow the sample."""
     return [
         *(_placed(f"placed-{number}", {"good-1": 1, "good-2": 2}) for number in range(3)),
         _placed("too-many", {"good-3": 1, "good-4": 1_000_000}),
@@ -97,7 +97,7 @@ def first_orders() -> list[Message]:
 
 
 def later_orders() -> list[Message]:
-    """What becomes of confirmed orders; and one that will not be paid."""
+    """Changes of confirmed orders, and an order whose payment is declined."""
     return [
         UpdateOrderStatusRequest(order_id="placed-0", status=ORDER_STATUS_SHIPPED),
         CancelOrderRequest(order_id="placed-1", reason="changed my mind"),
@@ -142,7 +142,7 @@ def _return(rng: random.Random, return_id: str, user_id: str, goods: list[str]) 
 
 
 def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Every table of a view in a read store, with its rows in order."""
+    """Return every table of a view in a read store, with its rows in order."""
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         found = connection.execute(
@@ -155,7 +155,7 @@ def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 async def _applied(address: str, head: int) -> bool:
-    """Whether every projection of a projector has applied everything."""
+    """Return True if every projection of a projector has applied all events."""
     async with open_channel(address) as channel:
         call: Any = channel.unary_unary(
             "/diptych.v1.ProjectionService/ListProjections",
@@ -188,7 +188,7 @@ def command_server(tmp_path: Path, provider: PaymentProvider) -> Iterator[Server
         server.close()
 
 
-async def test_rows_are_byte_equal_whatever_the_batches(
+async def test_rows_are_byte_equal_for_all_batch_sizes(
     tmp_path: Path, command_server: Server, provider: PaymentProvider
 ) -> None:
     await _load(command_server.address, list(commands()))
@@ -217,7 +217,7 @@ async def test_rows_are_byte_equal_whatever_the_batches(
 
 
 async def _load(address: str, batch: list[Message]) -> None:
-    """Sends commands, and waits until the processes that they start have done what they can."""
+    """Send commands, and wait until the processes that they start have done all they can."""
     async with Connection(address) as connection, connection.command_stream() as stream:
         outcomes = await (await stream.submit(batch))
     assert not [each for each in outcomes if isinstance(each, CallRefused) and each.reason != "USER_DEACTIVATED"]

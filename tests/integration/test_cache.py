@@ -1,4 +1,4 @@
-"""The cache in real servers: what it answers while others write, and when it steps aside."""
+"""Cache of real query servers: its answers while clients write, and the cases in which it is bypassed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.scripted_upstreams import ScriptedUpstreams
 
 
 class Metrics:
-    """What the query server counts."""
+    """Metrics of the query server."""
 
     def __init__(self, address: str) -> None:
         self._url = f"http://{address}/metrics"
@@ -91,7 +91,7 @@ def rename(user_id: str, name: str) -> UpdateUserProfileRequest:
 
 
 async def until_cached(shop: Connection, metrics: Metrics, user_id: str) -> None:
-    """Asks for a user until the answer comes from the cache."""
+    """Query a user until the answer comes from the cache."""
 
     async def hit() -> Any:
         before = await metrics.hits()
@@ -127,20 +127,20 @@ async def test_answers_come_from_memory_and_are_counted(cached: Connection, metr
     assert len((await cached.query(ListUsersRequest())).users) == 2
 
 
-async def test_what_is_absent_is_remembered_until_it_is_there(cached: Connection, metrics: Metrics) -> None:
+async def test_an_absent_row_is_cached_until_it_is_created(cached: Connection, metrics: Metrics) -> None:
     await cached.execute(register("ada"))
 
-    async def kept() -> bool:
+    async def is_cached() -> bool:
         with pytest.raises(CallRefused, match="USER_NOT_FOUND"):
             await cached.query(GetUserRequest(user_id="bob"))
         return await metrics.hits() >= 1
 
-    await eventually(kept, seconds=15, every=0)
+    await eventually(is_cached, seconds=15, every=0)
     token = (await cached.execute(register("bob"))).result.token
     assert (await cached.query(GetUserRequest(user_id="bob"), token=token)).user_id == "bob"
 
 
-async def test_writers_read_what_they_wrote_and_nobody_reads_backwards(cached_pair: Pair, metrics: Metrics) -> None:
+async def test_cached_reads_include_own_writes_and_never_go_back(cached_pair: Pair, metrics: Metrics) -> None:
     users, rounds = 8, 40
     done = asyncio.Event()
 
@@ -155,7 +155,7 @@ async def test_writers_read_what_they_wrote_and_nobody_reads_backwards(cached_pa
                     assert len((await shop.query(ListUsersRequest(), token=token)).users) >= 1
 
     async def read() -> int:
-        """Each answer's token is presented with the next read, which must not see an earlier name."""
+        """Present each answer's token with the next read, which must not return an earlier name."""
         reads = 0
         async with cached_pair.connect(read_your_writes=True) as shop:
             seen = dict.fromkeys(range(users), 0)
@@ -181,7 +181,7 @@ async def test_writers_read_what_they_wrote_and_nobody_reads_backwards(cached_pa
     assert await metrics.hits() > users * rounds
 
 
-async def test_it_is_bypassed_while_the_projector_is_frozen(
+async def test_the_cache_is_bypassed_while_the_projector_is_frozen(
     cached_pair: Pair, cached: Connection, metrics: Metrics
 ) -> None:
     await cached.execute(register("ada"))
@@ -210,7 +210,7 @@ async def test_it_is_bypassed_while_the_projector_is_frozen(
     await until_cached(cached, metrics, "ada")
 
 
-async def test_it_is_bypassed_while_the_projector_is_gone(
+async def test_the_cache_is_bypassed_while_the_projector_is_down(
     cached_pair: Pair, cached: Connection, metrics: Metrics
 ) -> None:
     await cached.execute(register("ada"))
@@ -236,7 +236,7 @@ async def test_it_is_bypassed_while_the_projector_is_gone(
 
 @pytest.fixture
 async def scripted(tmp_path: Path) -> AsyncIterator[tuple[QueryServer, StoreFile]]:
-    """A query server of the library that has heard that everything up to 10, of 10, is applied."""
+    """A query server of the library whose projections have applied 10 of 10 events."""
     identity = LogIdentity.new()
     store = library_store(tmp_path / "read.db", identity)
     store.write(members, {"ada": Member(member_id="ada", name="Ada")}, 10)
@@ -268,7 +268,7 @@ async def until_ada_is_kept(server: QueryServer) -> None:
     await eventually(hit)
 
 
-async def test_a_bound_on_staleness_holds_for_what_is_kept(scripted: tuple[QueryServer, StoreFile]) -> None:
+async def test_max_staleness_holds_for_cached_rows(scripted: tuple[QueryServer, StoreFile]) -> None:
     server, _ = scripted
     await until_ada_is_kept(server)
     within = Consistency(max_staleness=Duration(seconds=1))
@@ -294,7 +294,7 @@ async def test_a_bound_on_staleness_holds_for_what_is_kept(scripted: tuple[Query
     assert counted("hits_total", "members") == hits + 1, "nothing changed it"
 
 
-async def test_a_projector_that_does_not_tell_what_changed_is_not_believed(
+async def test_the_cache_is_bypassed_when_feed_frames_lack_changed_rows(
     scripted: tuple[QueryServer, StoreFile],
 ) -> None:
     server, store = scripted
@@ -306,7 +306,7 @@ async def test_a_projector_that_does_not_tell_what_changed_is_not_believed(
     assert answer.response.name == "Countess"
 
 
-async def test_what_depends_on_the_time_is_not_kept(scripted: tuple[QueryServer, StoreFile]) -> None:
+async def test_a_query_that_reads_the_clock_is_not_cached(scripted: tuple[QueryServer, StoreFile]) -> None:
     server, _ = scripted
     await until_ada_is_kept(server)
     for _ in range(3):

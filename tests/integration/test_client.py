@@ -1,4 +1,4 @@
-"""`diptych.client`, against real servers."""
+"""`diptych.client` with real servers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_a_request_id_makes_a_repeat_safe(shared_shop: Connection) -> None
     assert again.result.token == first.result.token
 
 
-async def test_the_greatest_token_is_kept_and_presented(shared_pair: Pair) -> None:
+async def test_the_greatest_token_is_sent_with_later_reads(shared_pair: Pair) -> None:
     async with shared_pair.connect(read_your_writes=True) as shop:
         for number in range(20):
             answer = await shop.execute(register(f"mine-{number}"))
@@ -49,7 +49,7 @@ async def test_the_greatest_token_is_kept_and_presented(shared_pair: Pair) -> No
             assert shop.token >= answer.result.token
 
 
-async def test_a_refusal_tells_all_that_the_status_does(shared_shop: Connection) -> None:
+async def test_a_refusal_has_all_details_of_the_status(shared_shop: Connection) -> None:
     await shared_shop.execute(register("taken"))
     with pytest.raises(CallRefused) as refused:
         await shared_shop.execute(register("other", email="taken@example.com"))
@@ -60,7 +60,7 @@ async def test_a_refusal_tells_all_that_the_status_does(shared_shop: Connection)
     assert str(refused.value).startswith("ALREADY_EXISTS EMAIL_TAKEN: ")
 
 
-async def test_broken_rules_are_told_by_field(shared_shop: Connection) -> None:
+async def test_broken_rules_are_listed_by_field(shared_shop: Connection) -> None:
     with pytest.raises(CallRefused) as refused:
         await shared_shop.execute(RegisterUserRequest(user_id="no such id", email="no email"))
     assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
@@ -91,13 +91,13 @@ async def test_a_message_without_an_rpc_is_named(shared_shop: Connection) -> Non
         await shared_shop.query(CommandResult())
 
 
-async def test_without_an_address_the_connection_says_so() -> None:
+async def test_a_connection_fails_with_the_missing_address() -> None:
     async with Connection() as nowhere:
         with pytest.raises(ValueError, match="without the address of a command server"):
             await nowhere.execute(register("nobody"))
 
 
-async def test_no_server_is_unavailable_and_retried_for_as_long_as_asked() -> None:
+async def test_a_call_without_a_server_is_retried_until_its_limit() -> None:
     async with Connection("127.0.0.1:1", retry_seconds=0.5) as nowhere:
         started = asyncio.get_running_loop().time()
         with pytest.raises(CallRefused) as refused:
@@ -128,7 +128,7 @@ async def test_a_refusal_in_a_stream_is_an_outcome(shared_shop: Connection) -> N
     assert isinstance(third, CommandResult)
 
 
-async def test_a_stream_that_is_left_by_an_error_gives_up_what_is_under_way(shared_shop: Connection) -> None:
+async def test_a_command_stream_cancels_open_commands_when_its_block_raises(shared_shop: Connection) -> None:
     answers = []
 
     async def leave_early() -> None:
@@ -141,7 +141,7 @@ async def test_a_stream_that_is_left_by_an_error_gives_up_what_is_under_way(shar
     assert [answer.done() for answer in answers] == [True]
 
 
-async def test_a_stream_to_nobody_fails_what_is_under_way() -> None:
+async def test_a_command_stream_without_a_server_fails_its_commands() -> None:
     async with Connection("127.0.0.1:1") as nowhere, nowhere.command_stream(retry_seconds=0.3) as stream:
         answer = await stream.submit([register("nobody")])
         with pytest.raises(CallRefused, match="UNAVAILABLE"):

@@ -1,4 +1,4 @@
-"""The command server when it is killed, and when its disk is full."""
+"""Command server that is killed, and one whose disk is full."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def all_events(client: Client) -> list[RecordedEvent]:
 
 
 class Worker:
-    """A client that sends one command after the other and never gives up on one, until it is told to stop."""
+    """A client that sends one command after the other, and repeats each one until it is acknowledged."""
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
@@ -70,7 +70,7 @@ class Worker:
         self.stopping = False
 
     async def unary(self, client: Client) -> None:
-        """Works through the unary rpcs."""
+        """Send commands by the unary rpcs."""
         number = 0
         while not self.stopping:
             request_id = f"{self.user_id}-{number}"
@@ -84,7 +84,7 @@ class Worker:
                 await asyncio.sleep(0.02)
 
     async def streaming(self, client: Client) -> None:
-        """Works through `Execute`, with several messages under way; what had no outcome is sent again."""
+        """Send commands by `Execute`, several messages at a time; send those without an outcome again."""
         number = 0
         while not self.stopping:
             call = client.execute(seconds=None)
@@ -110,7 +110,7 @@ class Worker:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_what_was_acknowledged_before_a_kill_is_there_once(tmp_path: Path, seed: int) -> None:
+async def test_a_command_acknowledged_before_a_kill_is_in_the_log_once(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     with command_server(tmp_path / "data", "--snapshot-events=20", "--state-cache-entries=3") as server:
         async with connected(server) as client:
@@ -154,7 +154,7 @@ async def check(client: Client, workers: list[Worker]) -> None:
 
 
 async def fill(client: Client, user_id: str) -> tuple[int, Any]:
-    """Writes until the disk is full; returns the last version acknowledged and the refusal."""
+    """Write until the disk is full; return the last acknowledged version and the refusal."""
     version = 1
     async with asyncio.timeout(60):
         while True:
@@ -166,7 +166,7 @@ async def fill(client: Client, user_id: str) -> tuple[int, Any]:
 
 
 async def check_full(client: Client, version: int, answer: Any) -> None:
-    """What a full disk may and may not do."""
+    """Check the server on a full disk: refusals, reads, and the other commands."""
     assert answer.reason == ("UNAVAILABLE", "diptych.v1", "LOG_UNAVAILABLE")
     assert "SQLITE_" in answer.metadata["cause"]
     several = await asyncio.gather(*(client.command(register(f"more-{n}", f"more-{n}")) for n in range(20)))
@@ -186,7 +186,7 @@ async def check_full(client: Client, version: int, answer: Any) -> None:
 
 
 async def check_recovered(client: Client, version: int) -> None:
-    """By itself, with nothing lost or doubled, and with what was refused not remembered."""
+    """Check that the server recovers by itself, lost and doubled nothing, and forgot refused commands."""
     async with asyncio.timeout(20):
         while True:
             answer = await client.command(register("more-0", "more-0"))
@@ -242,7 +242,7 @@ async def test_a_full_disk_refuses_commands_until_there_is_room(small_disk: Path
             assert server.running
 
 
-async def test_a_server_started_again_after_a_full_disk_has_what_was_acknowledged(tmp_path: Path) -> None:
+async def test_a_restart_after_a_full_disk_has_every_acknowledged_command(tmp_path: Path) -> None:
     with command_server(tmp_path / "data") as server:
         async with connected(server) as client:
             await client.command(register("ada"))
@@ -253,5 +253,5 @@ async def test_a_server_started_again_after_a_full_disk_has_what_was_acknowledge
 
 
 def limit(server: Server, file_bytes: int) -> None:
-    """Lets no file of the server grow beyond a size."""
+    """Limit the size of the server's files."""
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (file_bytes, resource.RLIM_INFINITY))

@@ -1,4 +1,4 @@
-"""Emails, handed in at a real SMTP server and written into a maildir: what is sent, sent once, and refused."""
+"""Emails to a real SMTP server and into a maildir: sent once, or rejected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server() -> Iterator[MailServer]:
         yield running
 
 
-async def test_an_email_is_handed_in_under_an_id_made_from_its_key(server: MailServer) -> None:
+async def test_an_email_has_a_message_id_made_from_its_key(server: MailServer) -> None:
     async with email_smtp.connect(ShopSettings(smtp_url=server.url, email_from="shop@diptych.test")) as send:
         first = await send(WELCOME, calling("k1"))
         again = await send(WELCOME, calling("k1"))
@@ -47,14 +47,14 @@ async def test_an_email_is_handed_in_under_an_id_made_from_its_key(server: MailS
     assert content.decode().replace("\r\n", "\n") == WELCOME.text
 
 
-async def test_a_recipient_who_is_refused_has_failed_for_good(server: MailServer) -> None:
+async def test_a_rejected_recipient_fails_permanently(server: MailServer) -> None:
     async with email_smtp.connect(ShopSettings(smtp_url=server.url)) as send:
         with pytest.raises(EffectFailed, match="no such mailbox") as failed:
             await send(SendEmailRequest(to="nobody@example.com", subject="s", text="t"), calling("k1"))
     assert failed.value.reason == "RECIPIENT_REFUSED"
 
 
-async def test_a_server_that_is_busy_or_away_is_asked_again(server: MailServer) -> None:
+async def test_a_busy_or_absent_mail_server_is_tried_again(server: MailServer) -> None:
     server.busy = 1
     async with email_smtp.connect(ShopSettings(smtp_url=server.url)) as send:
         with pytest.raises(Exception, match="later") as busy:
@@ -68,7 +68,7 @@ async def test_a_server_that_is_busy_or_away_is_asked_again(server: MailServer) 
         assert not isinstance(away.value, EffectFailed)
 
 
-async def test_a_maildir_has_one_file_for_each_email_read_or_not(tmp_path: Path) -> None:
+async def test_a_maildir_has_one_file_for_each_email(tmp_path: Path) -> None:
     folder = tmp_path / "some" / "mail"
     async with email_maildir.connect(ShopSettings(maildir=str(folder))) as send:
         assert not folder.exists(), "it is made when there is something to write"
@@ -86,7 +86,7 @@ async def test_a_maildir_has_one_file_for_each_email_read_or_not(tmp_path: Path)
     assert (read["To"], read["X-Correlation-ID"]) == ("ada@example.com", "correlated")
 
 
-async def test_what_a_crash_left_half_written_is_no_email(tmp_path: Path) -> None:
+async def test_a_half_written_email_is_ignored_after_a_crash(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp" / "half").write_text("Subj")
     async with email_maildir.connect(ShopSettings(maildir=str(tmp_path))) as send:
@@ -94,7 +94,7 @@ async def test_what_a_crash_left_half_written_is_no_email(tmp_path: Path) -> Non
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
-def test_without_a_setting_emails_go_among_the_users_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_emails_go_to_the_users_data_folder_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert email_maildir.user_data() == tmp_path
     monkeypatch.setenv("XDG_DATA_HOME", "relative")

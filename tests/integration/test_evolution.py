@@ -1,4 +1,4 @@
-"""Changed code over events that other code recorded: the example of `docs/evolution.md`, in real servers too."""
+"""Changed code over events of earlier code: the example of `docs/evolution.md`, also in real servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLOCK = re.compile(r"^```(?:proto|python) (parcels/\S+)\n(.*?)^```$", re.MULTILI
 
 @pytest.fixture(scope="module")
 def parcels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The example as files, with its generated code, in a folder that Python imports from."""
+    """The example as files with generated code, in a folder that Python imports from."""
     folder = tmp_path_factory.mktemp("evolution")
     blocks = dict(BLOCK.findall((ROOT / "docs" / "evolution.md").read_text("utf-8")))
     assert set(blocks) == {
@@ -57,7 +57,7 @@ def test_the_example_passes_its_own_tests(parcels: Path) -> None:
 
 
 class Servers:
-    """The three servers of the parcels, which can be started again with other code."""
+    """The three servers of the example's domain, which can be started again with other code."""
 
     def __init__(self, folder: Path, data: Path, stack: ExitStack) -> None:
         self._folder = folder
@@ -75,7 +75,7 @@ class Servers:
         self.query = server("query-server", commands, f"--projector={self.projector.address}", read_store)
 
     async def start(self, code: str) -> None:
-        """Starts all with one state of the code, ending those that run."""
+        """Start all servers with one state of the code; end running ones first."""
         (self._folder / "parcels" / "__init__.py").write_text(f"from parcels.{code} import domain as domain\n")
         for server in (self.query, self.projector, self.command):
             if server.running:
@@ -85,7 +85,7 @@ class Servers:
 
 
 async def history(servers: Servers, id: str) -> list[str]:
-    """The types of an aggregate's events, as `ReadStream` tells them."""
+    """Return the types of an aggregate's events, as `ReadStream` sends them."""
     async with open_channel(servers.command.address) as channel:
         stub = events_pb2_grpc.EventServiceStub(channel)
         request = events_pb2.ReadStreamRequest(aggregate=AggregateRef(type="parcel", id=id))
@@ -94,7 +94,7 @@ async def history(servers: Servers, id: str) -> list[str]:
 
 
 async def subscribed(servers: Servers, *types: str) -> list[int]:
-    """The positions of the events of some types, as `Subscribe` tells them."""
+    """Return the positions of the events of some types, as `Subscribe` sends them."""
     positions: list[int] = []
     async with open_channel(servers.command.address) as channel:
         request = events_pb2.SubscribeRequest(event_types=types)
@@ -110,7 +110,7 @@ def snapshots(data: Path) -> list[tuple[Any, ...]]:
         return log.execute("SELECT stream, version FROM snapshots ORDER BY stream").fetchall()
 
 
-async def test_events_of_before_are_read_by_the_code_of_after(parcels: Path, tmp_path: Path) -> None:
+async def test_events_of_earlier_code_are_read_by_later_code(parcels: Path, tmp_path: Path) -> None:
     messages: Any = importlib.import_module("parcels.v1.parcels_pb2")
     with ExitStack() as stack:
         servers = Servers(parcels, tmp_path, stack)

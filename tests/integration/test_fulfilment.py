@@ -1,4 +1,4 @@
-"""Fulfilment through the real servers and a real provider of payments: all ends of an order, and exact sums."""
+"""Fulfilment with real servers and a payment provider: all ends of an order, and exact sums."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, provider: PaymentProvider) ->
 
 @pytest.fixture
 async def shop(pair: Pair, provider: PaymentProvider) -> AsyncIterator[Connection]:
-    """A client that reads what it wrote; nothing goes wrong unless a test says so."""
+    """A client that reads its own writes. The provider has no fault unless a test sets one."""
     if not provider.running:
         await provider.restart()
     await provider.set_fault(FAULT_UNSPECIFIED)
@@ -95,15 +95,15 @@ async def shop(pair: Pair, provider: PaymentProvider) -> AsyncIterator[Connectio
 
 
 async def begun(shop: Connection, name: str, **stock: int) -> None:
-    """A customer, and products with that much in stock."""
+    """Create a customer, and products with this much stock."""
     await shop.execute(RegisterUserRequest(user_id=name, email=f"{name}@example.com"))
     for product, pieces in stock.items():
         price = Money(currency_code="GBP", units=3)
         await shop.execute(CreateProductRequest(product_id=f"{name}-{product}", price=price, stock=pieces))
 
 
-async def place(shop: Connection, name: str, **items: int) -> None:
-    """Places an order for those products, which has the customer's name."""
+async def place_order(shop: Connection, name: str, **items: int) -> None:
+    """Place an order for these products under the customer's name."""
     placed = [PlacedItem(product_id=f"{name}-{product}", quantity=quantity) for product, quantity in items.items()]
     context = CommandContext(correlation_id=f"order-of-{name}")
     await shop.execute(PlaceOrderRequest(context=context, order_id=name, customer_id=name, items=placed))
@@ -115,7 +115,7 @@ async def end_of(shop: Connection, name: str) -> Fulfilment:
 
 
 async def stock_of(shop: Connection, name: str, product: str) -> tuple[int, int]:
-    """What can be sold, and what is reserved."""
+    """Return a product's stock and its reserved pieces."""
     row = await shop.query(GetProductRequest(product_id=f"{name}-{product}"))
     return row.stock, row.reserved
 
@@ -130,7 +130,7 @@ async def test_an_order_is_fulfilled_under_one_correlation_id(
 ) -> None:
     await begun(shop, "ada", tea=5, mug=1)
     watching = asyncio.create_task(watched(shop, "fulfilments", ["ada"]))
-    await place(shop, "ada", tea=2, mug=1)
+    await place_order(shop, "ada", tea=2, mug=1)
     rows = (await watching)["ada"]
     end = await end_of(shop, "ada")
     assert rows[-1] == end == await shop.query(GetFulfilmentRequest(order_id="ada"))
@@ -162,11 +162,11 @@ async def test_an_order_is_fulfilled_under_one_correlation_id(
     assert [await stock_of(shop, "ada", product) for product in ("tea", "mug")] == [(3, 0), (0, 0)]
 
 
-async def test_an_order_of_which_one_item_is_not_to_be_had_is_cancelled_and_the_rest_released(
+async def test_an_order_is_cancelled_and_its_stock_released_when_one_item_is_sold_out(
     shop: Connection, provider: PaymentProvider
 ) -> None:
     await begun(shop, "bob", tea=5, mug=1)
-    await place(shop, "bob", tea=2, mug=2)
+    await place_order(shop, "bob", tea=2, mug=2)
     end = await end_of(shop, "bob")
     assert (end.status, end.reason, end.payment_status) == (
         PROCESS_STATUS_FAILED,
@@ -183,7 +183,7 @@ async def test_an_order_of_which_one_item_is_not_to_be_had_is_cancelled_and_the_
 async def test_an_order_whose_payment_is_declined_is_cancelled(shop: Connection, provider: PaymentProvider) -> None:
     await begun(shop, "cleo", tea=5)
     await provider.set_fault(FAULT_DECLINE, calls=1)
-    await place(shop, "cleo", tea=2)
+    await place_order(shop, "cleo", tea=2)
     end = await end_of(shop, "cleo")
     assert (end.status, end.reason, end.payment_status) == (
         PROCESS_STATUS_FAILED,
@@ -198,20 +198,20 @@ async def test_an_order_whose_payment_is_declined_is_cancelled(shop: Connection,
 async def test_a_payment_that_is_answered_twice_is_taken_once(shop: Connection, provider: PaymentProvider) -> None:
     await begun(shop, "dan", tea=5)
     await provider.set_fault(FAULT_ANSWER_TWICE, calls=2)
-    await place(shop, "dan", tea=2)
+    await place_order(shop, "dan", tea=2)
     assert (await end_of(shop, "dan")).status == PROCESS_STATUS_COMPLETED
     charge = (await provider.charges())["dan"]
     assert (charge.status, charge.charge_count, charge.repeat_count) == (CHARGE_STATUS_CHARGED, 1, 2)
 
 
 @pytest.mark.parametrize("fault", [FAULT_DIE_BEFORE, FAULT_DIE_AFTER])
-async def test_a_provider_that_dies_over_a_payment_takes_it_once(
+async def test_a_payment_is_taken_once_when_the_provider_dies(
     shop: Connection, provider: PaymentProvider, fault: int
 ) -> None:
     name = f"eve{fault}"
     await begun(shop, name, tea=5)
     await provider.set_fault(fault, calls=1)  # type: ignore[arg-type]
-    await place(shop, name, tea=2)
+    await place_order(shop, name, tea=2)
     await eventually(lambda: not provider.running, seconds=60)
     await provider.restart()
     assert (await end_of(shop, name)).status == PROCESS_STATUS_COMPLETED
@@ -224,7 +224,7 @@ async def test_a_customer_who_cancels_while_the_payment_is_under_way_pays_nothin
 ) -> None:
     await begun(shop, "fay", tea=5)
     await provider.set_fault(FAULT_DELAY, calls=1, seconds=3600)
-    await place(shop, "fay", tea=2)
+    await place_order(shop, "fay", tea=2)
     await watched(shop, "fulfilments", ["fay"], until=lambda row: row.payment_status == PAYMENT_STATUS_CHARGING)
     await shop.execute(CancelOrderRequest(order_id="fay", reason="changed my mind"))
     end = await end_of(shop, "fay")
@@ -239,11 +239,11 @@ async def test_a_customer_who_cancels_while_the_payment_is_under_way_pays_nothin
     assert charge.charge_count == charge.refund_count
 
 
-async def test_a_confirmed_order_that_is_cancelled_is_refunded_once_though_the_provider_dies_over_it(
+async def test_a_cancelled_order_is_refunded_once_when_the_provider_dies(
     shop: Connection, provider: PaymentProvider
 ) -> None:
     await begun(shop, "gus", tea=5)
-    await place(shop, "gus", tea=5)
+    await place_order(shop, "gus", tea=5)
     assert (await end_of(shop, "gus")).status == PROCESS_STATUS_COMPLETED
     assert await stock_of(shop, "gus", "tea") == (0, 5)
     await provider.set_fault(FAULT_DIE_AFTER, calls=1, voids=True)
@@ -265,7 +265,7 @@ async def test_an_imported_order_is_not_fulfilled(shop: Connection) -> None:
     imported.order_time.GetCurrentTime()
     await shop.execute(imported)
     await shop.execute(CancelOrderRequest(order_id="hal-old"))
-    await place(shop, "hal", tea=1)  # What comes later is heard later.
+    await place_order(shop, "hal", tea=1)  # What comes later is heard later.
     await end_of(shop, "hal")
     with pytest.raises(CallRefused) as refused:
         await shop.query(GetFulfilmentRequest(order_id="hal-old"))
@@ -273,9 +273,7 @@ async def test_an_imported_order_is_not_fulfilled(shop: Connection) -> None:
     assert await stock_of(shop, "hal", "tea") == (4, 1)
 
 
-async def test_hundreds_of_orders_at_once_leave_sums_that_are_exact(
-    shop: Connection, provider: PaymentProvider
-) -> None:
+async def test_hundreds_of_concurrent_orders_leave_exact_sums(shop: Connection, provider: PaymentProvider) -> None:
     plan = await open_rush(shop, "rush", products=6, stock=40)
     told = await rush(shop, plan, orders=300, concurrency=64)
     assert await checked(shop, plan, told) == []
@@ -285,7 +283,7 @@ async def test_hundreds_of_orders_at_once_leave_sums_that_are_exact(
     assert {id for id in plan.orders if id in charges and charges[id].status == CHARGE_STATUS_CHARGED} == told.paid
 
 
-async def test_every_order_ends_whatever_is_killed_at_any_step(
+async def test_every_order_ends_after_kills_at_any_step(
     pair: Pair, shop: Connection, provider: PaymentProvider
 ) -> None:
     rng = random.Random(6)
@@ -331,7 +329,7 @@ async def test_a_payment_that_is_silent_too_long_is_voided_whenever_it_was_taken
             for name, fault in (("ivy", FAULT_DELAY), ("jan", FAULT_ANSWER_LATE), ("kim", FAULT_ANSWER_LATE)):
                 await begun(shop, name, tea=5)
                 await provider.set_fault(fault, calls=1, seconds=3600)
-                await place(shop, name, tea=2)
+                await place_order(shop, name, tea=2)
                 if name == "kim":  # And a provider that is not there to be asked for the money is asked until it is.
                     await eventually(lambda: _is_asked(provider, "kim"), seconds=60)
                     provider.kill()

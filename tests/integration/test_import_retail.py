@@ -1,4 +1,4 @@
-"""The retail import with the real servers: agreement, a kill in the middle, refusals, and the real file."""
+"""Retail import with real servers: agreement with the file, a kill in the middle, refusals, and the real file."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ DECEMBER, JANUARY = Timestamp(seconds=1_291_161_600), Timestamp(seconds=1_293_84
 
 
 def arguments(pair: Pair, file: Path, *options: str) -> list[str]:
-    """How Python is told to run the import."""
+    """Return the arguments for Python to run the import."""
     addresses = [f"--command-address={pair.command.address}", f"--query-address={pair.query.address}"]
     return ["-m", "shop.import_retail", str(file), *addresses, *options]
 
 
 def import_file(pair: Pair, file: Path, *options: str) -> CompletedProcess[str]:
-    """Runs the import to its end."""
+    """Run the import to its end."""
     command = [sys.executable, *arguments(pair, file, *options)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 def generated(path: Path, invoices: int) -> Path:
-    """A file with every kind of invoice."""
+    """Write a file with every kind of invoice and return its path."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
@@ -74,14 +74,14 @@ def generated(path: Path, invoices: int) -> Path:
 
 
 def expected_events(file: Path) -> int:
-    """How many events a whole import records: one for each command."""
+    """Return the number of events of a whole import: one for each command."""
     commands = Commands()
     with file.open(encoding="utf-8", newline="") as opened:
         return sum(len(list(commands.of(invoice))) for invoice in InvoiceReader(opened))
 
 
 async def head(shop: Connection) -> int:
-    """The number of events in the log."""
+    """Return the number of events in the log."""
     get_status = shop.queries.unary_unary(
         "/diptych.v1.ReadModelService/GetStatus",
         request_serializer=GetStatusRequest.SerializeToString,
@@ -92,7 +92,7 @@ async def head(shop: Connection) -> int:
 
 
 async def december(shop: Connection) -> OrderAnalytics:
-    """The figures of December 2010."""
+    """Return the figures of December 2010."""
     answer: OrderAnalytics = await shop.query(GetOrderAnalyticsRequest(start_time=DECEMBER, end_time=JANUARY))
     return answer
 
@@ -136,7 +136,7 @@ async def test_a_killed_import_can_be_run_again_and_doubles_nothing(
     assert await december(shop) == figures
 
 
-async def test_a_command_server_that_is_killed_in_the_middle_costs_time_only(
+async def test_an_import_completes_when_the_command_server_is_killed(
     pair: Pair, shop: Connection, tmp_path: Path
 ) -> None:
     file = generated(tmp_path / "retail.csv", 600)
@@ -157,7 +157,7 @@ async def test_a_longer_file_goes_on_where_a_shorter_one_ended(pair: Pair, shop:
     assert await head(shop) == expected_events(long)
 
 
-async def test_what_was_there_already_stays_and_what_is_refused_is_told(
+async def test_an_import_keeps_existing_records_and_reports_refusals(
     pair: Pair, shop: Connection, tmp_path: Path
 ) -> None:
     file = generated(tmp_path / "retail.csv", 3)
@@ -174,7 +174,7 @@ async def test_what_was_there_already_stays_and_what_is_refused_is_told(
     assert (await shop.query(GetProductRequest(product_id="P_0"))).name == "Mine"
 
 
-def test_without_servers_it_says_so(shared_pair: Pair, tmp_path: Path) -> None:
+def test_an_import_without_servers_fails_with_the_cause(shared_pair: Pair, tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
@@ -184,7 +184,9 @@ def test_without_servers_it_says_so(shared_pair: Pair, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "InvoiceNo,StockCode\n1,2\n", None])
-def test_a_file_that_is_none_ends_with_status_2(shared_pair: Pair, tmp_path: Path, content: str | None) -> None:
+def test_an_import_of_an_invalid_file_ends_with_status_2(
+    shared_pair: Pair, tmp_path: Path, content: str | None
+) -> None:
     file = tmp_path / "retail.csv"
     if content is not None:
         file.write_text(content, encoding="utf-8")
@@ -197,7 +199,7 @@ def test_a_file_that_is_none_ends_with_status_2(shared_pair: Pair, tmp_path: Pat
 @pytest.mark.skipif(
     not RETAIL.exists(), reason=f"The data set is not at {RETAIL}; DIPTYCH_RETAIL_CSV can say where it is."
 )
-async def test_the_real_file_is_taken_as_it_is(pair: Pair, shop: Connection) -> None:
+async def test_the_real_file_is_imported_completely(pair: Pair, shop: Connection) -> None:
     run = import_file(pair, RETAIL)
     assert run.returncode == 0, run.stderr
     assert AGREED in run.stdout
@@ -220,7 +222,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 async def _figures_are_those_of(rows: list[dict[str, str]], shop: Connection) -> None:
-    """Adds the file up in another way than the import does."""
+    """Add the file up in another way than the import does."""
     gross: defaultdict[str, Decimal] = defaultdict(Decimal)
     returned: defaultdict[str, Decimal] = defaultdict(Decimal)
     for line in rows:
@@ -237,7 +239,7 @@ async def _figures_are_those_of(rows: list[dict[str, str]], shop: Connection) ->
 
 
 async def _catalogue_is_that_of(rows: list[dict[str, str]], shop: Connection) -> None:
-    """Looks some products up: the first name, and the price of the last line, of all that is no stock correction."""
+    """Check some products: the first name, and the price of the last line that is no stock correction."""
     names: dict[str, str] = {}
     prices: dict[str, Decimal] = {}
     for number, lines in groupby(rows, key=lambda line: line["InvoiceNo"]):

@@ -1,4 +1,4 @@
-"""Too much, too late, and the end: what is refused, what is not decided, and that a stop loses nothing."""
+"""Overload, passed deadlines, and stops: refusals, undecided commands, and no loss at a stop."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def register(user_id: str) -> RegisterUserRequest:
 
 
 async def head(client: Client) -> int:
-    """The head of the log, as the other servers are told."""
+    """Return the head of the log, as the other servers read it."""
     answer = await client.call("diptych.internal.v1.LogService/GetHead", GetHeadRequest(), seconds=LONG)
     assert answer.code is grpc.StatusCode.OK, answer.message
     return GetHeadResponse.FromString(answer.response).head_position
 
 
 async def recorded(client: Client) -> set[str]:
-    """The ids of all users that are recorded."""
+    """Return the ids of all recorded users."""
     found: set[str] = set()
     call = client.stream(SUBSCRIBE, SubscribeRequest(), seconds=LONG)
     while True:
@@ -52,7 +52,7 @@ async def recorded(client: Client) -> set[str]:
 
 @contextmanager
 def hung(log: Path) -> Iterator[None]:
-    """Keeps the server from writing its log, for less time than it waits for that."""
+    """Lock the server's log, for less time than the server waits for it."""
     connection = sqlite3.connect(log, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -85,7 +85,7 @@ async def test_a_command_whose_deadline_has_passed_is_not_decided(client: Client
     assert await recorded(client) == {"taken", "patient"}
 
 
-async def test_a_command_whose_caller_is_gone_is_not_decided(client: Client, tmp_path: Path) -> None:
+async def test_a_command_of_a_cancelled_call_is_not_decided(client: Client, tmp_path: Path) -> None:
     with hung(tmp_path / "data" / "log.db"):
         taken = asyncio.create_task(client.command(register("taken"), seconds=LONG))
         await head(client)  # It is taken, and waits for the log; what comes now forms the next batch.
@@ -177,7 +177,7 @@ async def test_a_server_that_stops_under_load_answers_every_call_and_loses_nothi
     assert not refused & found, f"refused and recorded: {sorted(refused & found)[:5]}"
 
 
-async def test_a_server_that_stops_while_the_log_hangs_tells_everybody_in_time(tmp_path: Path) -> None:
+async def test_a_server_that_stops_while_the_log_hangs_answers_every_call_in_time(tmp_path: Path) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(command_server(tmp_path / "data", "--stop-seconds=2"))
         async with connected(server) as client:

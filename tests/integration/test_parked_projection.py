@@ -1,4 +1,4 @@
-"""A projector that meets events that it cannot fold, between a scripted log and a real read store."""
+"""Projector with events that it cannot fold, between a scripted log and a real read store."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def log() -> AsyncIterator[ScriptedLog]:
 
 
 def by_key(poison: str = "poison") -> Notes:
-    """Notes whose streams touch rows of their own."""
+    """Notes whose streams change rows of their own."""
     return Notes(poison=poison, count_under=lambda event: event.key)
 
 
@@ -53,7 +53,7 @@ def note(key: str) -> AggregateRef:
 
 
 async def parked(projector: Running, *, discarded: bool = False, size: int = 0) -> list[states.ParkedStream]:
-    """All pages."""
+    """Return the parked streams of all pages."""
     found: list[states.ParkedStream] = []
     request = states.ListParkedRequest(projection="notes", page_size=size, include_discarded=discarded)
     while True:
@@ -83,7 +83,7 @@ def folded(log: ScriptedLog, *left_out: int) -> Any:
 
 
 def read(path: Path, generation: int = 1) -> Any:
-    """Both tables of a generation."""
+    """Return both tables of a generation."""
     connection = sqlite3.connect(f"file:{path / 'read.db'}?mode=ro", uri=True)
     try:
         return tuple(
@@ -100,7 +100,7 @@ async def fed(projector: Running) -> Any:
     return told
 
 
-async def test_poison_parks_its_stream_and_all_else_goes_on(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_an_event_that_cannot_be_folded_parks_its_stream_only(tmp_path: Path, log: ScriptedLog) -> None:
     async with running(tmp_path, log, by_key().projection, **QUICKLY) as projector:
         await log.append(
             Noted(key="a", text="x"),
@@ -132,7 +132,9 @@ async def test_poison_parks_its_stream_and_all_else_goes_on(tmp_path: Path, log:
 
 
 @pytest.mark.parametrize("batch_events_max", [1, 3, 1000])
-async def test_what_is_parked_stays_so_after_a_restart(tmp_path: Path, log: ScriptedLog, batch_events_max: int) -> None:
+async def test_a_parked_stream_stays_parked_after_a_restart(
+    tmp_path: Path, log: ScriptedLog, batch_events_max: int
+) -> None:
     await log.append(
         *(Noted(key=f"k{n % 3}", text="poison" if n == 10 else str(n)) for n in range(60)),
         by_key=True,
@@ -150,7 +152,7 @@ async def test_what_is_parked_stays_so_after_a_restart(tmp_path: Path, log: Scri
     assert read(tmp_path) == folded(log, *left_out, 61)
 
 
-async def test_others_are_not_held_up_while_an_event_is_tried_again(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_retries_of_an_event_delay_no_other_projection(tmp_path: Path, log: ScriptedLog) -> None:
     good = Notes("healthy", poison="-")
     async with running(tmp_path, log, by_key().projection, good.projection, park_pause_seconds=3600) as projector:
         await log.append(Noted(key="a", text="x"), Noted(key="a", text="poison"), by_key=True)
@@ -182,7 +184,7 @@ async def test_an_event_that_can_be_folded_after_all_is_not_parked(tmp_path: Pat
         assert (failures, status.parked_streams) == (4, 0)
 
 
-async def test_parking_that_cannot_be_written_is_told_and_tried_again(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_parking_is_reported_and_tried_again_when_the_store_fails(tmp_path: Path, log: ScriptedLog) -> None:
     async with running(tmp_path, log, by_key().projection, **QUICKLY) as projector:
         await log.append(Noted(key="a", text="x"), by_key=True)
         await projector.applied(1)
@@ -202,7 +204,7 @@ async def test_parking_that_cannot_be_written_is_told_and_tried_again(tmp_path: 
     assert read(tmp_path) == folded(log, 2)
 
 
-async def test_over_a_hundred_parked_streams_it_stalls_soon_and_tries_again_when_resumed(
+async def test_a_projection_stalls_over_a_hundred_parked_streams_until_resumed(
     tmp_path: Path, log: ScriptedLog
 ) -> None:
     notes = by_key()
@@ -227,7 +229,7 @@ async def test_over_a_hundred_parked_streams_it_stalls_soon_and_tries_again_when
     assert read(tmp_path) == folded(log, *left_out)
 
 
-async def test_what_is_parked_is_folded_in_place(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_parked_stream_is_refolded_in_place(tmp_path: Path, log: ScriptedLog) -> None:
     notes = by_key()
     async with running(tmp_path, log, notes.projection, **QUICKLY) as projector:
         await log.append(
@@ -258,7 +260,9 @@ async def test_what_is_parked_is_folded_in_place(tmp_path: Path, log: ScriptedLo
         assert (await fed(projector)).filling == after.filling
 
 
-async def test_what_others_have_touched_since_is_folded_by_a_new_generation(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_parked_stream_with_shared_rows_is_refolded_by_a_new_generation(
+    tmp_path: Path, log: ScriptedLog
+) -> None:
     notes = by_key()
 
     def switched(to: int) -> Any:
@@ -345,7 +349,9 @@ async def test_a_discarded_stream_goes_on_with_its_next_event(tmp_path: Path, lo
     assert read(tmp_path) == folded(log, 1, 2)
 
 
-async def test_the_log_that_is_away_is_told_and_nothing_is_changed(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_refold_is_refused_without_effect_while_the_log_is_unreachable(
+    tmp_path: Path, log: ScriptedLog
+) -> None:
     notes = by_key()
     async with running(tmp_path, log, notes.projection, **QUICKLY) as projector:
         await log.append(Noted(key="a", text="poison"), Noted(key="b", text="x"), by_key=True)
@@ -361,7 +367,7 @@ async def test_the_log_that_is_away_is_told_and_nothing_is_changed(tmp_path: Pat
     assert read(tmp_path) == folded(log)
 
 
-async def test_pages_and_names_that_are_wrong(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_list_parked_refuses_wrong_pages_and_names(tmp_path: Path, log: ScriptedLog) -> None:
     async with running(tmp_path, log, by_key().projection) as projector:
         calls = [
             (states.ListParkedRequest(projection="nobody"), "PROJECTION_NOT_FOUND"),

@@ -1,4 +1,4 @@
-"""Parked streams with real processes: what each server says of them, and what becomes of them."""
+"""Parked streams with real processes: what each server reports, and how operators end them."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from tests.support.polling import eventually
 from tests.support.programs import ROOT, Program
 
 LONG = 60.0
-"""A time limit that only an answer that is not told at once would come near to."""
+"""Time limit of a call, in seconds, that only a call that waits would reach."""
 
 AT_ONCE = 30.0
-"""What the slowest machine may take for an answer that waits for nothing."""
+"""Limit in seconds on an answer that waits for nothing, on the slowest machine."""
 
 
 class Library:
-    """A running library whose read model breaks on what the test says."""
+    """A running library whose read model fails at chosen aggregates."""
 
     def __init__(self, pair: Pair, client: Connection, operator: Operator, broken: Path) -> None:
         self.pair = pair
@@ -53,16 +53,16 @@ class Library:
         self._broken = broken
 
     def breaks(self, *ids: str) -> None:
-        """From now on the projection `lending` breaks on events of these aggregates."""
+        """Make the projection `lending` fail at events of these aggregates from now on."""
         self._broken.write_text("\n".join(ids))
 
     async def do(self, command: Any) -> str:
-        """Executes a command; returns its token."""
+        """Execute a command; return its token."""
         token: str = (await self.client.execute(command)).result.token
         return token
 
     async def stock(self, *copies: str) -> None:
-        """Registers ada and lin, and adds copies."""
+        """Register ada and lin, and add copies."""
         for member in ("ada", "lin"):
             await self.do(RegisterMemberRequest(member_id=member, email=f"{member}@example.com", name=member))
         for copy in copies:
@@ -83,12 +83,12 @@ class Library:
         return count
 
     async def outcome(self, token: str, view: str = "") -> tuple[WaitOutcome, str]:
-        """What comes of waiting for a token, and the projection that it is said of."""
+        """Return the outcome of a wait for a token, and its projection."""
         waited = await self.client.wait_for(token, view, timeout_seconds=LONG)
         return waited.outcome, waited.projection
 
     async def parked(self, count: int) -> list[states.ParkedStream]:
-        """The parked streams, when there are so many."""
+        """Return the parked streams as soon as there are `count`."""
 
         async def there() -> Any:
             request = states.ListParkedRequest(projection="lending")
@@ -115,7 +115,7 @@ async def library(brittle: tuple[Pair, Path]) -> AsyncIterator[Library]:
 
 
 async def refusal(call: Any) -> CallRefused:
-    """What a call is refused with, at once."""
+    """Return the refusal of a call, which must come at once."""
     began = time.monotonic()
     with pytest.raises(CallRefused) as refused:
         await call
@@ -124,7 +124,7 @@ async def refusal(call: Any) -> CallRefused:
 
 
 async def diptych(*arguments: str) -> tuple[int, str, str]:
-    """Runs the command line to its end: exit status, stdout, stderr."""
+    """Run the command line to its end; return exit status, stdout and stderr."""
     command = [sys.executable, "-m", "diptych.cli", *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "library_domain")}  # Where the contracts are.
     done = await asyncio.to_thread(
@@ -138,7 +138,7 @@ PARKED = WaitOutcome.WAIT_OUTCOME_PARKED
 REACHED = WaitOutcome.WAIT_OUTCOME_REACHED
 
 
-async def test_what_is_parked_is_told_and_everything_else_is_served(library: Library) -> None:
+async def test_parked_rows_are_refused_and_all_others_are_served(library: Library) -> None:
     await library.stock("c1", "c2")
     library.breaks("c1")
     borrowed = await library.borrow("c1")
@@ -171,8 +171,8 @@ async def test_what_is_parked_is_told_and_everything_else_is_served(library: Lib
     assert before.outcome == REACHED
     assert (await refusal(library.client.query(GetOpenLoanRequest(loan_id="c1.1")))).reason == "ROW_NOT_FOUND"
 
-    seen = await library.operator.until("lending", states.PROJECTION_STATE_RUNNING)
-    assert (seen.parked_streams, seen.left_out_events, seen.reason) == (1, 2, "")
+    status = await library.operator.until("lending", states.PROJECTION_STATE_RUNNING)
+    assert (status.parked_streams, status.left_out_events, status.reason) == (1, 2, "")
     assert await library.operator.serving("query", "diptych.projection.lending")
     assert await library.operator.serving("projector", "diptych.projection.lending")
 
@@ -181,7 +181,7 @@ async def test_what_is_parked_is_told_and_everything_else_is_served(library: Lib
     await library.pair.query.restart()
     assert (await refusal(library.loan("c1.1", borrowed))).reason == "READ_MODEL_PARKED"
     assert await library.open_loans("lin", other) == 1
-    assert (await library.operator.seen("lending")).parked_streams == 1
+    assert (await library.operator.at_query_server("lending")).parked_streams == 1
     await library.pair.projector.restart()
     (stream,) = await library.parked(1)
     assert (stream.aggregate.type, stream.aggregate.id, stream.first_position, stream.events) == (*COPY, 5, 2)
@@ -191,7 +191,7 @@ async def test_what_is_parked_is_told_and_everything_else_is_served(library: Lib
 
 
 async def frames_until(frames: AsyncIterator[WatchResponse], last: str) -> list[WatchResponse]:
-    """Frames up to the first of this kind."""
+    """Return the frames up to the first of this kind."""
     found = []
     async with asyncio.timeout(LONG):
         async for frame in frames:
@@ -201,7 +201,7 @@ async def frames_until(frames: AsyncIterator[WatchResponse], last: str) -> list[
     raise AssertionError(f"the watch ended before {last}")
 
 
-async def test_what_is_folded_in_place_is_read_and_watched(library: Library) -> None:
+async def test_refolded_rows_are_read_and_watched(library: Library) -> None:
     await library.stock("c1", "c2")
     library.breaks("c1")
     first = await library.borrow("c1")
@@ -250,7 +250,7 @@ async def test_what_is_folded_in_place_is_read_and_watched(library: Library) -> 
     assert (await diptych("parked", "list", projector))[1] == "Nothing is parked in any projection.\n"
 
 
-async def test_what_is_entangled_is_folded_by_a_new_generation(library: Library) -> None:
+async def test_an_entangled_stream_is_refolded_by_a_new_generation(library: Library) -> None:
     await library.stock("c1", "c2")
     library.breaks("c1")
     first = await library.borrow("c1")
@@ -274,7 +274,7 @@ async def test_what_is_entangled_is_folded_by_a_new_generation(library: Library)
     assert await library.open_loans("ada", second) == 2
     assert await library.parked(0) == []
     await library.operator.until("lending", states.PROJECTION_STATE_RUNNING)
-    assert (await library.operator.seen("lending")).generation == 2
+    assert (await library.operator.at_query_server("lending")).generation == 2
 
 
 async def test_a_discarded_stream_goes_on(library: Library) -> None:
@@ -301,7 +301,7 @@ async def test_a_discarded_stream_goes_on(library: Library) -> None:
     assert (status, "give TYPE/ID, such as user/ada" in err) == (2, True)
 
 
-async def test_whenever_it_is_killed_what_is_parked_is_what_breaks(library: Library) -> None:
+async def test_exactly_the_failing_streams_are_parked_after_kills(library: Library) -> None:
     copies = [f"c{n}" for n in range(12)]
     broken = copies[1::3]
     await library.stock(*copies)

@@ -1,4 +1,4 @@
-"""Pausing a projection and letting it go on, with real processes: what each server says of it, and for how long."""
+"""Pause and resume of a projection with real processes: what each server reports, and for how long."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from tests.support.polling import eventually
 from tests.support.programs import ROOT
 
 LONG = 60.0
-"""A time limit that only an answer that is not told at once would come near to."""
+"""Time limit of a call, in seconds, that only a call that waits would reach."""
 
 AT_ONCE = 10.0
-"""What the slowest machine may take for an answer that waits for nothing."""
+"""Limit in seconds on an answer that waits for nothing, on the slowest machine."""
 
 
 PRICE = Money(currency_code="GBP", units=3)
 
 
 class Operator:
-    """Whoever steers the projector and looks at the query server."""
+    """Operator's client of the projector and the query server."""
 
     def __init__(self, pair: Pair, projector: grpc.aio.Channel, query: grpc.aio.Channel) -> None:
         self.pair = pair
@@ -56,37 +56,37 @@ class Operator:
         return paused
 
     async def resume(self, name: str) -> states.ProjectionStatus:
-        """Resumes, and waits until the query server has heard of it."""
+        """Resume a projection, and wait until the query server reports it."""
         resumed: states.ProjectionStatus = (await self.projections.Resume(states.ResumeRequest(projection=name))).status
         await self.until(name, states.PROJECTION_STATE_RUNNING, states.PROJECTION_STATE_CATCHING_UP)
         return resumed
 
     async def listed(self, name: str) -> states.ProjectionStatus:
-        """The projection, by the projector."""
+        """Return the projection's status at the projector."""
         answer = await self.projections.ListProjections(states.ListProjectionsRequest(), wait_for_ready=True)
         found: states.ProjectionStatus
         (found,) = [projection for projection in answer.projections if projection.name == name]
         return found
 
-    async def seen(self, name: str) -> states.ProjectionStatus:
-        """The projection, by the query server."""
+    async def at_query_server(self, name: str) -> states.ProjectionStatus:
+        """Return the projection's status at the query server."""
         answer = await self._read_model.GetStatus(read_model_pb2.GetStatusRequest(), wait_for_ready=True)
         found: states.ProjectionStatus
         (found,) = [projection for projection in answer.projections if projection.name == name]
         return found
 
-    async def until(self, name: str, *wanted: states.ProjectionState) -> states.ProjectionStatus:
-        """What the query server says of the projection, as soon as it is in one of these states."""
+    async def until(self, name: str, *expected: states.ProjectionState) -> states.ProjectionStatus:
+        """Return the projection's status at the query server once it is in one of these states."""
 
         async def met() -> Any:
-            status = await self.seen(name)
-            return status if status.state in wanted else None
+            status = await self.at_query_server(name)
+            return status if status.state in expected else None
 
         found: states.ProjectionStatus = await eventually(met)
         return found
 
     async def serving(self, server: str, name: str) -> bool:
-        """The projection's health, by a server."""
+        """Return True if a server reports the projection as SERVING."""
         request = health_pb2.HealthCheckRequest(service=name)
         answer = await self._health[server].Check(request)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
@@ -105,21 +105,21 @@ async def operator(pair: Pair) -> AsyncIterator[Operator]:
 
 
 async def register(shop: Connection, user_id: str) -> str:
-    """Registers a user; returns the token."""
+    """Register a user; return the token."""
     answer = await shop.execute(RegisterUserRequest(user_id=user_id, email=f"{user_id}@example.com"))
     token: str = answer.result.token
     return token
 
 
 async def user(shop: Connection, user_id: str, token: str | None = None, **more: Any) -> str:
-    """Reads a user's email."""
+    """Read a user's email."""
     found = await shop.query(GetUserRequest(user_id=user_id, **more), token=token, timeout_seconds=LONG)
     email: str = found.email
     return email
 
 
 async def refusal(call: Any) -> CallRefused:
-    """What a call is refused with, at once."""
+    """Return the refusal of a call, which must come at once."""
     began = time.monotonic()
     with pytest.raises(CallRefused) as refused:
         await call
@@ -168,7 +168,9 @@ async def barrier(shop: Connection, applied: Token) -> None:
     assert await user(shop, "ada", str(applied)) == "ada@example.com"
 
 
-async def test_waits_under_way_are_told_at_once(pair: Pair, shop: Connection, operator: Operator) -> None:
+async def test_open_waits_end_at_once_when_the_projection_is_paused(
+    pair: Pair, shop: Connection, operator: Operator
+) -> None:
     token = Token.parse(await register(shop, "ada"))
     assert await user(shop, "ada", str(token)) == "ada@example.com"
     later = str(Token(token.log_id, token.epoch, token.position + 1))
@@ -194,7 +196,7 @@ async def test_waits_under_way_are_told_at_once(pair: Pair, shop: Connection, op
     assert (await waiting).outcome == WaitOutcome.WAIT_OUTCOME_REACHED
 
 
-async def test_every_server_says_so(shop: Connection, operator: Operator) -> None:
+async def test_every_server_reports_a_paused_projection(shop: Connection, operator: Operator) -> None:
     async def health(name: str) -> tuple[bool, bool]:
         service = f"diptych.projection.{name}"
         return await operator.serving("projector", service), await operator.serving("query", service)
@@ -211,10 +213,10 @@ async def test_every_server_says_so(shop: Connection, operator: Operator) -> Non
     assert await health("products") == (True, True)
     assert await operator.serving("query", "shop.v1.QueryService")
     assert await operator.serving("projector", "")
-    seen = await operator.until("users", states.PROJECTION_STATE_PAUSED)
-    assert (seen.reason, seen.HasField("stalled_event")) == ("", False)
+    status = await operator.until("users", states.PROJECTION_STATE_PAUSED)
+    assert (status.reason, status.HasField("stalled_event")) == ("", False)
     assert (await operator.listed("users")).state == states.PROJECTION_STATE_PAUSED
-    assert (await operator.seen("products")).state == states.PROJECTION_STATE_RUNNING
+    assert (await operator.at_query_server("products")).state == states.PROJECTION_STATE_RUNNING
     assert "PAUSED" in operator.pair.projector.logged()
 
     assert (await operator.pause("users")).progress.applied_position == first.progress.applied_position
@@ -236,7 +238,7 @@ async def test_a_pause_outlives_every_process(pair: Pair, shop: Connection, oper
     refused = await refusal(user(shop, "lin", lin))
     assert (refused.reason, refused.metadata["applied_position"]) == ("READ_MODEL_PAUSED", "1")
     assert await user(shop, "ada", ada) == "ada@example.com"
-    assert (await operator.seen("products")).state == states.PROJECTION_STATE_UNSPECIFIED
+    assert (await operator.at_query_server("products")).state == states.PROJECTION_STATE_UNSPECIFIED
 
     await pair.projector.restart()
     listed = await operator.listed("users")
@@ -251,10 +253,10 @@ async def test_a_pause_outlives_every_process(pair: Pair, shop: Connection, oper
     await operator.until("users", states.PROJECTION_STATE_RUNNING)
 
 
-async def test_nothing_is_applied_after_the_answer_and_nothing_is_lost(
+async def test_no_event_is_applied_after_a_pause_and_none_is_lost(
     pair: Pair, shop: Connection, operator: Operator
 ) -> None:
-    """Paused and resumed again and again while commands come, it stands still each time and ends complete."""
+    """The projection stands still after each pause, and is complete at the end."""
     tokens: list[str] = []
 
     async def write() -> None:
@@ -282,7 +284,7 @@ async def test_nothing_is_applied_after_the_answer_and_nothing_is_lost(
     assert pair.projector.running
 
 
-async def test_a_projection_that_is_not_there(operator: Operator) -> None:
+async def test_pausing_an_unknown_projection_is_refused(operator: Operator) -> None:
     for call, request in (
         (operator.projections.Pause, states.PauseRequest(projection="nobody")),
         (operator.projections.Resume, states.ResumeRequest(projection="nobody")),
@@ -295,7 +297,7 @@ async def test_a_projection_that_is_not_there(operator: Operator) -> None:
 
 
 async def diptych(*arguments: str) -> tuple[int, str, str]:
-    """Runs the command line to its end: exit status, stdout, stderr."""
+    """Run the command line to its end; return exit status, stdout and stderr."""
     command = [sys.executable, "-m", "diptych.cli", *arguments]
     done = await asyncio.to_thread(
         subprocess.run, command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
@@ -303,7 +305,7 @@ async def diptych(*arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-async def test_the_command_line(pair: Pair, shop: Connection, operator: Operator) -> None:
+async def test_the_command_line_pauses_and_resumes(pair: Pair, shop: Connection, operator: Operator) -> None:
     ada = await register(shop, "ada")
     assert await user(shop, "ada", ada) == "ada@example.com"
     projector = f"--projector={pair.projector.address}"

@@ -1,4 +1,4 @@
-"""Placed orders through the real servers: from the catalogue's price to the figures, read by the commands' tokens."""
+"""Placed orders with real servers: from the catalogue's price to the figures, read with the commands' tokens."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def gbp(units: int) -> Money:
 
 @pytest.fixture
 async def shop(shared_pair: Pair) -> AsyncIterator[Connection]:
-    """A client that reads what it wrote."""
+    """A client that reads its own writes."""
     async with shared_pair.connect(read_your_writes=True) as connection:
         yield connection
 
 
 async def begun(shop: Connection, name: str) -> PlaceOrderRequest:
-    """A customer and a product, and the command that orders three pieces of it."""
+    """Create a customer and a product; return the command that orders three pieces of it."""
     await shop.execute(RegisterUserRequest(user_id=name, email=f"{name}@example.com", first_name=name.title()))
     await shop.execute(CreateProductRequest(product_id=f"{name}-tea", name="Tea", price=gbp(2), stock=10))
     return PlaceOrderRequest(

@@ -1,4 +1,4 @@
-"""The judge of `tests/history` sees bugs in real servers: each plant of `programs.py` breaks one promise."""
+"""Bugs planted in real servers: the judge of `tests/history` finds the promise that each plant breaks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ BUGS = [
 
 
 RUNS_MAX = 6
-"""A run is short and its schedule the machine's, so that a bug may not show in the first."""
+"""Runs until a bug is found. A run is short and its timing random, so the first one may not show it."""
 
 
 @pytest.mark.parametrize(("program", "bug", "check"), BUGS, ids=[bug for _, bug, _ in BUGS])
-async def test_a_bug_in_a_real_server_is_seen(tmp_path: Path, program: str, bug: str, check: str) -> None:
+async def test_a_planted_bug_in_a_real_server_is_found(tmp_path: Path, program: str, bug: str, check: str) -> None:
     # A read model that lags shows what would otherwise be over before anybody looks.
     slow = {"projector>command-server": 0.1} if program == "query-server" else {}
     reports = []

@@ -1,4 +1,4 @@
-"""Processes in a real command server: killed at any moment, seen and mended by operators."""
+"""Processes in a real command server: killed at any moment, and shown to and repaired by operators."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ pytestmark = pytest.mark.timeout(240)
 
 
 class MailProvider:
-    """A mail provider that honours keys: a line of JSON in, a line of JSON out. `failing` names texts that fail."""
+    """Mail provider that honours idempotency keys: a line of JSON in, one out. `failing` is a text that fails."""
 
     def __init__(self) -> None:
         self.sent: dict[str, tuple[str, str]] = {}
-        """Email and text by key, whatever was answered."""
+        """Email and text by key, also of calls whose answer was an error."""
         self.calls: list[dict[str, Any]] = []
         self.failing = ""
         self._server: asyncio.Server | None = None
 
     @property
     def address(self) -> str:
-        """HOST:PORT."""
+        """Address as HOST:PORT."""
         assert self._server is not None
         host, port = self._server.sockets[0].getsockname()
         return f"{host}:{port}"
@@ -76,7 +76,7 @@ class MailProvider:
 
 @contextmanager
 def command_server(folder: Path, mail: MailProvider, **env: str) -> Iterator[Server]:
-    """A command server of the library, which is not started yet."""
+    """A command server of the library, not started yet."""
     server = Server(
         "command-server",
         "--domain=library",
@@ -97,7 +97,7 @@ async def mail() -> AsyncIterator[MailProvider]:
 
 
 async def execute(client: Client, command: Message) -> None:
-    """Sends a command until it is accepted or refused, whatever is killed meanwhile."""
+    """Send a command until it is accepted or refused, over restarts of the server."""
     name = command.DESCRIPTOR.name.removesuffix("Request")
     async with asyncio.timeout(LONG):
         while True:
@@ -121,7 +121,7 @@ def reserve(copy_id: str, seconds: float = 3600) -> StartReservationRequest:
 
 
 async def stream_of(client: Client, kind: str, id: str) -> list[str]:
-    """The types of a stream's events, without their package."""
+    """Return the types of a stream's events, without their package."""
     request = events_pb2.ReadStreamRequest(aggregate=AggregateRef(type=kind, id=id), page_size=1000)
     answer = await client.call("diptych.v1.EventService/ReadStream", request)
     events = events_pb2.ReadStreamResponse.FromString(answer.response).events
@@ -129,14 +129,14 @@ async def stream_of(client: Client, kind: str, id: str) -> list[str]:
 
 
 async def status_of(client: Client) -> processes_pb2.ProcessStatus:
-    """What the command server says of reservations; empty while it cannot be asked."""
+    """Return the status of reservations; -1 running instances while the server does not answer."""
     answer = await client.call("diptych.v1.ProcessService/ListProcesses", processes_pb2.ListProcessesRequest())
     found = processes_pb2.ListProcessesResponse.FromString(answer.response).processes
     return found[0] if found else processes_pb2.ProcessStatus(running_instances=-1)
 
 
 async def diptych(*arguments: str) -> tuple[int, str]:
-    """Runs the command line to its end: exit status, and all that it said."""
+    """Run the command line to its end; return exit status and all output."""
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "diptych.cli", *arguments],
@@ -199,7 +199,7 @@ async def _send_slowly(client: Client, copies: list[str]) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_a_poison_input_is_seen_and_mended_by_an_operator(tmp_path: Path, mail: MailProvider) -> None:
+async def test_a_parked_instance_is_shown_and_retried_by_an_operator(tmp_path: Path, mail: MailProvider) -> None:
     poison, good = "100%", "c1"
     with command_server(tmp_path, mail) as server:
         server.start()

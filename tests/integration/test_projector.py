@@ -1,4 +1,4 @@
-"""The projector between a real log service and a real read store."""
+"""Projector between a scripted log service and a real read store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Running:
-    """A projector that runs in this process, and a client of it."""
+    """A projector in this process, and a client of it."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.feeds = feed_pb2_grpc.FeedServiceStub(channel)
@@ -62,7 +62,7 @@ class Running:
     async def until(
         self, condition: Callable[[states.ProjectionStatus], bool], name: str = "notes"
     ) -> states.ProjectionStatus:
-        """The status as soon as it meets the condition."""
+        """Return the status as soon as it meets the condition."""
 
         async def met() -> Any:
             status = await self.status(name)
@@ -159,7 +159,9 @@ def is_running(status: states.ProjectionStatus) -> bool:
 
 
 @pytest.mark.parametrize("batch_events_max", [1, 7, 1000])
-async def test_it_catches_up_and_goes_on_live(tmp_path: Path, log: ScriptedLog, batch_events_max: int) -> None:
+async def test_a_projector_catches_up_and_then_follows_live_events(
+    tmp_path: Path, log: ScriptedLog, batch_events_max: int
+) -> None:
     await log.append(*(Noted(key=f"k{n % 50}", text=str(n)) for n in range(350)))
     async with running(tmp_path, log, batch_events_max=batch_events_max) as projector:
         status = await projector.until(is_running)
@@ -199,15 +201,13 @@ async def test_ignored_events_advance_at_once_and_are_written_later(tmp_path: Pa
     assert rows(tmp_path)["a"][1] == 1
 
 
-async def test_it_asks_only_for_what_its_views_fold(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_projector_subscribes_only_to_the_types_that_its_views_fold(tmp_path: Path, log: ScriptedLog) -> None:
     async with running(tmp_path, log) as projector:
         await projector.until(is_running)
     assert list(log.followed[0].event_types) == ["notes.v1.Erased", "notes.v1.Noted", "notes.v1.Tagged"]
 
 
-async def test_a_stalled_projection_stands_alone_and_what_came_before_is_committed(
-    tmp_path: Path, log: ScriptedLog
-) -> None:
+async def test_a_stalled_projection_commits_earlier_events_and_stops_no_other(tmp_path: Path, log: ScriptedLog) -> None:
     good = Notes("healthy", poison="-")
     projections = Notes().projection, good.projection
     async with running(tmp_path, log, *projections, parked_streams_max=0, park_attempts=1) as projector:
@@ -230,15 +230,19 @@ async def test_a_stalled_projection_stands_alone_and_what_came_before_is_committ
         assert (status.progress.applied_position, status.progress.lag_events) == (2, 3)
         assert status.progress.lag_time.ToNanoseconds() > 0
         frame = await anext(aiter(projector.feeds.FollowFeed(feed_pb2.FollowFeedRequest())))
-        (told,) = [projection for projection in frame.projections if projection.name == "notes"]
-        assert (told.state, told.reason, told.stalled_event) == (status.state, status.reason, log.events[2])
+        (sent,) = [projection for projection in frame.projections if projection.name == "notes"]
+        assert (sent.state, sent.reason, sent.stalled_event) == (
+            status.state,
+            status.reason,
+            log.events[2],
+        )
         assert len(log.followed) == 2, "a stalled projection does not ask again"
     assert set(rows(tmp_path)) == {"a"}
     assert set(rows(tmp_path, "healthy")) == {"a", "b", "c"}
     assert checkpoint(tmp_path) == (1, "a-1")
 
 
-async def test_mended_code_goes_on_from_the_event_it_stalled_on(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_repaired_code_continues_at_the_event_that_stalled_it(tmp_path: Path, log: ScriptedLog) -> None:
     await log.append(Noted(key="a", text="x"), Noted(key="a", text="poison"), Noted(key="b", text="y"))
     async with running(tmp_path, log, parked_streams_max=0) as projector:
         await projector.until(is_stalled)
@@ -259,7 +263,7 @@ async def test_a_restart_continues_at_the_checkpoint(tmp_path: Path, log: Script
     assert rows(tmp_path)["a"][2] == Note(text="y", edits=2).SerializeToString()
 
 
-async def test_it_serves_before_the_log_is_there_and_follows_when_it_comes(tmp_path: Path) -> None:
+async def test_a_projector_serves_before_the_log_is_reachable(tmp_path: Path) -> None:
     log = ScriptedLog()
     await log.start()
     await log.stop()  # Its port is known now.
@@ -283,7 +287,7 @@ async def test_it_serves_before_the_log_is_there_and_follows_when_it_comes(tmp_p
         await log.stop()
 
 
-async def test_a_log_that_refuses_is_told_and_asked_again(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_refusing_log_is_reported_and_tried_again(tmp_path: Path, log: ScriptedLog) -> None:
     log.refusal = grpc.StatusCode.INVALID_ARGUMENT
     async with running(tmp_path, log) as projector:
         status = await projector.until(is_stalled)
@@ -328,7 +332,7 @@ async def test_another_log_is_not_followed(tmp_path: Path, log: ScriptedLog) -> 
     await diverged(tmp_path, log, f"filled from log {b'scripted'.hex()}, and the command server has log")
 
 
-async def test_another_event_at_the_checkpoint_is_told(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_another_event_at_the_checkpoint_stalls_the_projection(tmp_path: Path, log: ScriptedLog) -> None:
     await log.append(Noted(key="a", text="x"), Noted(key="a", text="y"))
     async with running(tmp_path, log) as projector:
         await projector.applied(2)
@@ -338,7 +342,7 @@ async def test_another_event_at_the_checkpoint_is_told(tmp_path: Path, log: Scri
     await diverged(tmp_path, log, "at position 2 the read store has event a-2, and the log has event b-2")
 
 
-async def test_a_log_shorter_than_the_checkpoint_is_told(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_log_shorter_than_the_checkpoint_stalls_the_projection(tmp_path: Path, log: ScriptedLog) -> None:
     await log.append(Noted(key="a", text="x"), Noted(key="a", text="y"))
     async with running(tmp_path, log) as projector:
         await projector.applied(2)
@@ -346,7 +350,7 @@ async def test_a_log_shorter_than_the_checkpoint_is_told(tmp_path: Path, log: Sc
     await diverged(tmp_path, log, "and the log has no event")
 
 
-async def test_a_log_that_diverged_while_it_was_away_is_told(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_log_that_diverged_while_unreachable_stalls_the_projection(tmp_path: Path, log: ScriptedLog) -> None:
     await log.append(Noted(key="a", text="x"), Archived(key="a"))
     async with running(tmp_path, log) as projector:
         await projector.applied(2)
@@ -359,7 +363,7 @@ async def test_a_log_that_diverged_while_it_was_away_is_told(tmp_path: Path, log
         assert "the read store has event a-2, and the log has event b-2" in status.reason
 
 
-async def test_a_new_epoch_after_the_checkpoint_is_kept(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_new_epoch_after_the_checkpoint_is_accepted(tmp_path: Path, log: ScriptedLog) -> None:
     await log.append(Noted(key="a", text="x"))
     async with running(tmp_path, log) as projector:
         first = await projector.applied(1)
@@ -372,7 +376,7 @@ async def test_a_new_epoch_after_the_checkpoint_is_kept(tmp_path: Path, log: Scr
     assert second.progress.token > first.progress.token
 
 
-async def test_the_feed_tells_every_projection_first_then_what_changed(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_feed_sends_every_projection_first_and_then_changes(tmp_path: Path, log: ScriptedLog) -> None:
     async with running(tmp_path, log, Notes().projection, Notes("second").projection) as projector:
         await projector.until(is_running)
         await projector.until(is_running, "second")
@@ -388,9 +392,9 @@ async def test_the_feed_tells_every_projection_first_then_what_changed(tmp_path:
                 idle = not frame.projections
                 latest.update({projection.name: projection for projection in frame.projections})
         assert set(latest) == {"notes", "second"}
-        told = latest["notes"]
-        assert (told.version, told.generation, told.changed_position) == (1, 1, 1)
-        assert told.identity.log_id == b"scripted"
+        sent = latest["notes"]
+        assert (sent.version, sent.generation, sent.changed_position) == (1, 1, 1)
+        assert sent.identity.log_id == b"scripted"
 
 
 async def test_feeds_have_a_limit_and_a_feed_that_ends_makes_room(tmp_path: Path, log: ScriptedLog) -> None:
@@ -402,14 +406,14 @@ async def test_feeds_have_a_limit_and_a_feed_that_ends_makes_room(tmp_path: Path
         assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         first.cancel()
 
-        async def told() -> Any:
+        async def has_changed() -> Any:
             try:
                 await anext(aiter(projector.feeds.FollowFeed(feed_pb2.FollowFeedRequest())))
             except grpc.aio.AioRpcError:
                 return False
             return True
 
-        await eventually(told)
+        await eventually(has_changed)
 
 
 async def test_a_checkpoint_of_no_projection_is_refused(tmp_path: Path, log: ScriptedLog) -> None:
@@ -419,7 +423,7 @@ async def test_a_checkpoint_of_no_projection_is_refused(tmp_path: Path, log: Scr
         assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_another_writer_of_the_checkpoint_ends_this_one_visibly(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_projection_stalls_when_another_writer_moves_its_checkpoint(tmp_path: Path, log: ScriptedLog) -> None:
     async with running(tmp_path, log) as projector:
         await log.append(Noted(key="a", text="x"))
         await projector.applied(1)
@@ -433,7 +437,7 @@ async def test_another_writer_of_the_checkpoint_ends_this_one_visibly(tmp_path: 
     assert rows(tmp_path)["a"][1] == 1
 
 
-async def test_a_store_that_cannot_be_written_is_told_and_tried_again(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_failing_store_is_reported_and_tried_again(tmp_path: Path, log: ScriptedLog) -> None:
     async with running(tmp_path, log) as projector:
         await log.append(Noted(key="a", text="x"))
         await projector.applied(1)
@@ -472,8 +476,8 @@ async def test_a_paused_projection_follows_nothing_and_the_others_go_on(tmp_path
         in_state = {"projection": "notes", "state": "PAUSED"}
         assert REGISTRY.get_sample_value("diptych_projection_state", in_state) == 1
         frame = await anext(aiter(projector.feeds.FollowFeed(feed_pb2.FollowFeedRequest())))
-        told = {projection.name: (projection.state, projection.applied_position) for projection in frame.projections}
-        assert told["notes"] == (states.PROJECTION_STATE_PAUSED, 4)
+        sent = {projection.name: (projection.state, projection.applied_position) for projection in frame.projections}
+        assert sent["notes"] == (states.PROJECTION_STATE_PAUSED, 4)
     followed = len(log.followed)
     async with running(tmp_path, log, *projections) as projector:
         assert is_paused(await projector.status())
@@ -503,7 +507,7 @@ async def test_a_stalled_projection_can_be_paused_and_tries_again_when_resumed(
         await projector.until_not_serving("notes")
 
 
-async def test_what_stood_in_the_way_is_gone_when_it_is_resumed(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_resumed_projection_continues_after_its_obstacle_is_removed(tmp_path: Path, log: ScriptedLog) -> None:
     await log.append(Noted(key="a", text="x"))
     async with running(tmp_path, log) as projector:
         await projector.applied(1)
@@ -518,7 +522,7 @@ async def test_what_stood_in_the_way_is_gone_when_it_is_resumed(tmp_path: Path, 
         assert await projector.serving("notes")
 
 
-async def test_a_pause_that_cannot_be_written_is_none(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_a_pause_is_refused_when_the_store_fails(tmp_path: Path, log: ScriptedLog) -> None:
     async def refused(call: Any) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await call
@@ -585,7 +589,7 @@ class Killable:
             return await self.process.wait()
 
 
-async def test_whenever_it_is_killed_the_rows_are_those_of_the_log(tmp_path: Path, log: ScriptedLog) -> None:
+async def test_rows_are_those_of_the_log_after_kills_at_any_time(tmp_path: Path, log: ScriptedLog) -> None:
     choose = random.Random(5)
     projector = await Killable.start(tmp_path, log)
     for _ in range(3):

@@ -1,6 +1,6 @@
-"""Promises 1 to 4, with real processes: clients write and read while everything is killed, stopped and cut.
+"""Promises 1 to 4 with real processes: clients write and read while servers are killed, frozen and cut off.
 
-`DIPTYCH_TEST_SEEDS=7,8,9 DIPTYCH_TEST_SECONDS=60 pytest tests/integration/test_promises.py` runs others, and longer.
+`DIPTYCH_TEST_SEEDS=7,8,9 DIPTYCH_TEST_SECONDS=60 pytest tests/integration/test_promises.py` makes other, longer runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SECONDS = float(os.environ.get("DIPTYCH_TEST_SECONDS", "5"))
 
 @pytest.mark.parametrize("seed", seeds("1,2,3"))
 @pytest.mark.timeout(SECONDS * 8 + 90)
-async def test_the_promises_hold_whatever_is_killed(tmp_path: Path, seed: int) -> None:
+async def test_the_promises_hold_under_kills_and_network_faults(tmp_path: Path, seed: int) -> None:
     outcome = await run(tmp_path / "data", Plan(seed=seed, seconds=SECONDS, reads_min=31, writes_min=101))
     print(f"seed {seed}: {outcome.summary()}")
     assert not outcome.findings, f"seed {seed}: {outcome.report()}"
@@ -36,7 +36,7 @@ async def test_the_promises_hold_whatever_is_killed(tmp_path: Path, seed: int) -
     assert sum(read.refused is None for read in outcome.history.reads) > 30, outcome.summary()
 
 
-async def test_a_plain_read_after_reached_shows_it_though_the_feed_hangs(tmp_path: Path) -> None:
+async def test_a_plain_read_after_reached_includes_the_version_while_the_feed_hangs(tmp_path: Path) -> None:
     history = History()
     stage = Stage(tmp_path / "data", load("shop").domain, history, random.Random(1))
     async with stage:

@@ -1,4 +1,4 @@
-"""Rebuilding a projection while everything goes on, with real processes: nothing is taken away, and nothing is old."""
+"""Rebuild of a projection under load, with real processes: no read is lost, and none is stale."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ from tests.support.polling import eventually
 from tests.support.programs import ROOT, Server
 
 SECONDS = 60.0
-"""What the slowest machine may take for anything here."""
+"""Limit in seconds on anything here, on the slowest machine."""
 
 
 HISTORY_SECONDS = float(os.environ.get("DIPTYCH_TEST_SECONDS", "5"))
-"""How long a run lasts in which everything is rebuilt and killed at random."""
+"""Seconds of a run with random rebuilds and kills."""
 
 
 class Operator:
-    """Whoever rebuilds, and looks at the projector and the query server."""
+    """Operator's client of the projector and the query server."""
 
     def __init__(self, projector: grpc.aio.Channel) -> None:
         self.projections = projections_pb2_grpc.ProjectionServiceStub(projector)
 
     def rebuild(self, name: str) -> Any:
-        """The stream of a rebuild."""
+        """Open the stream of a rebuild."""
         return self.projections.Rebuild(states.RebuildRequest(projection=name), timeout=SECONDS, wait_for_ready=True)
 
     async def rebuilt(self, name: str) -> list[states.RebuildResponse]:
-        """All that a rebuild told, to its end."""
-        return [told async for told in self.rebuild(name)]
+        """Return all frames of a rebuild, to its end."""
+        return [frame async for frame in self.rebuild(name)]
 
     async def cancel(self, name: str) -> states.ProjectionStatus:
         answer = await self.projections.CancelRebuild(states.CancelRebuildRequest(projection=name), timeout=SECONDS)
@@ -71,7 +71,7 @@ class Operator:
         return found
 
     async def generations(self, name: str) -> dict[int, str]:
-        """The projection's generations, and what each is for."""
+        """Return the projection's generations and their states."""
         return {
             one.generation: states.GenerationState.Name(one.state).removeprefix("GENERATION_STATE_")
             for one in (await self.listed(name)).generations
@@ -102,7 +102,7 @@ def reason_of(error: BaseException) -> str:
 
 
 async def registered(shop: Connection, count: int, *, first: int = 0) -> list[str]:
-    """Registers users, all in one stream."""
+    """Register users through one stream."""
     names = [f"user-{number}" for number in range(first, first + count)]
     async with shop.command_stream() as stream:
         for begin in range(0, count, 500):
@@ -113,7 +113,7 @@ async def registered(shop: Connection, count: int, *, first: int = 0) -> list[st
 
 
 def kept_tables(path: Path) -> set[str]:
-    """The generations of which the read store has any table of the projection `users`."""
+    """Return the generations that have a table of the projection `users` in the read store."""
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
@@ -132,7 +132,7 @@ def rows(path: Path, table: str) -> list[Any]:
 
 
 class Watcher:
-    """Follows a view and keeps what it was told."""
+    """Watch a view and record the frames."""
 
     def __init__(self, shop: Connection, view: str, *, resume_token: str = "") -> None:
         self.held: dict[str, bytes] = {}
@@ -170,8 +170,10 @@ async def watching(shop: Connection, view: str, *, resume_token: str = "") -> As
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_rebuild_under_load_takes_nothing_away(pair: Pair, shop: Connection, operator: Operator) -> None:
-    """While writers write, readers read what was just written, and somebody watches: nothing old, nothing refused."""
+async def test_a_rebuild_under_load_makes_no_read_stale_or_refused(
+    pair: Pair, shop: Connection, operator: Operator
+) -> None:
+    """Readers read what writers just wrote, and a client watches: no read is stale or refused."""
     names = await registered(shop, 1500)
     await shop.wait_for()
     logins = dict.fromkeys(names[:20], 0)
@@ -200,16 +202,16 @@ async def test_a_rebuild_under_load_takes_nothing_away(pair: Pair, shop: Connect
         bookmark = watcher.tokens[-1]
         working = [asyncio.create_task(write_and_read(name)) for name in logins]
         try:
-            told = await operator.rebuilt("users")
+            frames = await operator.rebuilt("users")
             before = reads
             await eventually(lambda: reads > before + 100, seconds=SECONDS)  # Some after the switch, too.
         finally:
             going = False
             await asyncio.gather(*working)
         assert old == []
-        assert [one.switched for one in told[-2:]][-1]
-        assert {one.generation for one in told} == {2}
-        assert told[-1].position >= 1500
+        assert [one.switched for one in frames[-2:]][-1]
+        assert {one.generation for one in frames} == {2}
+        assert frames[-1].position >= 1500
         final = await shop.wait_for()
         head = final.progress.head_position
         await eventually(lambda: watcher.position >= head, seconds=SECONDS)
@@ -229,7 +231,9 @@ async def test_a_rebuild_under_load_takes_nothing_away(pair: Pair, shop: Connect
     assert (await shop.query(GetUserRequest(user_id=names[0]))).login_count == logins[names[0]]
 
 
-async def test_one_generation_is_kept_and_the_others_go(pair: Pair, shop: Connection, operator: Operator) -> None:
+async def test_one_retired_generation_is_kept_and_the_others_are_dropped(
+    pair: Pair, shop: Connection, operator: Operator
+) -> None:
     await registered(shop, 1200)
     await operator.rebuilt("users")
     page = await shop.query(ListUsersRequest(page_size=10))
@@ -288,16 +292,16 @@ async def test_a_rebuild_goes_on_without_its_caller_and_after_a_crash(
     pair.projector.kill()
     await pair.projector.restart()
     # Whoever asks again hears of the one under way, or of the one after it.
-    told = await operator.rebuilt("users")
-    assert told[-1].switched
-    assert told[0].generation in (2, 3)
+    frames = await operator.rebuilt("users")
+    assert frames[-1].switched
+    assert frames[0].generation in (2, 3)
 
-    assert (await operator.listed("users")).generation == told[-1].generation
-    assert len(rows(pair.data / "read.db", f"users_g{told[-1].generation}")) == 6000
+    assert (await operator.listed("users")).generation == frames[-1].generation
+    assert len(rows(pair.data / "read.db", f"users_g{frames[-1].generation}")) == 6000
     assert (await shop.query(GetUserRequest(user_id="user-5999"), token=shop.token)).user_id == "user-5999"
 
 
-async def test_a_projector_that_stops_says_so_to_who_waits(pair: Pair, operator: Operator) -> None:
+async def test_a_projector_that_stops_ends_rebuild_calls_with_a_reason(pair: Pair, operator: Operator) -> None:
     pair.command.freeze()  # So the rebuild cannot end by itself.
     call = operator.rebuild("users")
     await call.read()
@@ -308,11 +312,13 @@ async def test_a_projector_that_stops_says_so_to_who_waits(pair: Pair, operator:
     assert await stopping == 0
 
 
-async def test_an_empty_log_and_events_that_are_not_for_it(pair: Pair, shop: Connection, operator: Operator) -> None:
+async def test_a_rebuild_ends_on_an_empty_log_and_without_matching_events(
+    pair: Pair, shop: Connection, operator: Operator
+) -> None:
     assert (await operator.rebuilt("orders"))[-1].switched
     await registered(shop, 50)  # None of these is for orders.
-    told = await operator.rebuilt("orders")
-    assert (told[-1].generation, told[-1].position, told[-1].switched) == (3, 50, True)
+    frames = await operator.rebuilt("orders")
+    assert (frames[-1].generation, frames[-1].position, frames[-1].switched) == (3, 50, True)
     waited = await shop.wait_for(view="orders")
     assert waited.outcome == WaitOutcome.WAIT_OUTCOME_REACHED
 
@@ -371,7 +377,7 @@ async def test_the_promises_hold_while_everything_is_rebuilt(tmp_path: Path, see
 
 
 def changed_library(folder: Path, *changes: tuple[str, str]) -> Path:
-    """The library with changes in its read model, as somebody would deploy it."""
+    """Return a copy of the library with a changed read model."""
     shutil.copytree(ROOT / "tests" / "library_domain", folder)
     source = folder / "library" / "lending.py"
     text = source.read_text()
@@ -388,7 +394,7 @@ OTHER_SHAPE = ('members.column("name", lambda row: row.name)', 'members.column("
 
 
 class Deployed:
-    """Servers of a version of the library that are started beside a pair."""
+    """Servers of another version of the library, beside a pair."""
 
     def __init__(self, pair: Pair, code: Path, label: str) -> None:
         env = {"PYTHONPATH": f"{ROOT}:{code}"}
@@ -406,7 +412,7 @@ class Deployed:
         self._started: list[Server] = []
 
     def start(self, *servers: Server, ready: bool = True) -> None:
-        """Starts servers, all at once."""
+        """Start servers, all at once."""
         self._started += servers
         for server in servers:
             server.spawn()
@@ -420,7 +426,7 @@ class Deployed:
 
 @asynccontextmanager
 async def library(tmp_path: Path, *changes: tuple[str, str]) -> AsyncIterator[tuple[Pair, Deployed]]:
-    """A pair of the library, and servers of changed code that are not started yet."""
+    """A pair of the library, and servers with changed code that are not started yet."""
     with started_pair(tmp_path / "data", "library") as pair:
         deployed = Deployed(pair, changed_library(tmp_path / "changed", *changes), "2")
         try:
@@ -438,7 +444,7 @@ async def members(client: Connection, numbers: Sequence[int]) -> str:
 
 
 def active(path: Path) -> set[tuple[str, int, int]]:
-    """The active generations of a store: projection, version, generation."""
+    """Return the active generations of a store: projection, version, generation."""
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         return set(
@@ -451,7 +457,7 @@ def active(path: Path) -> set[tuple[str, int, int]]:
 
 
 async def test_a_new_version_is_deployed_beside_the_old_one(tmp_path: Path) -> None:
-    """Both versions are folded and answer; what did not change is folded by one, and taken over when that one goes."""
+    """Both versions answer. An unchanged projection is folded by one of them, and taken over when that one ends."""
     async with library(tmp_path, VERSION_2, OTHER_FOLD, OTHER_SHAPE) as (pair, new):
         store = pair.data / "read.db"
         async with pair.connect() as old_client, Connection(pair.command.address, new.query.address) as new_client:
@@ -495,8 +501,8 @@ async def test_a_new_version_is_deployed_beside_the_old_one(tmp_path: Path) -> N
                 )
 
 
-async def test_a_new_version_alone_builds_beside_what_the_old_one_left(tmp_path: Path) -> None:
-    """Rows of the old version are read as long as nothing newer is asked for, and what is gets told at once."""
+async def test_a_new_version_alone_rebuilds_beside_the_old_rows(tmp_path: Path) -> None:
+    """Rows of the old version answer reads without a newer token; others are refused at once."""
     async with library(tmp_path, VERSION_2, OTHER_FOLD) as (pair, new):  # noqa: SIM117 - the second needs the first.
         async with pair.connect() as client, Connection(pair.command.address, new.query.address) as renewed:
             token = await members(client, range(20))
@@ -509,7 +515,7 @@ async def test_a_new_version_alone_builds_beside_what_the_old_one_left(tmp_path:
             assert (await renewed.query(GetMemberRequest(member_id="m3"))).name == "member 3", "as it was"
             assert len((await renewed.query(ListMembersRequest(page_size=100), token=token)).members) == 20
 
-            async def told() -> str:
+            async def outcome() -> str:
                 waited = await renewed.wait_for(later, "members", timeout_seconds=SECONDS)
                 return WaitOutcome.Name(waited.outcome)
 
@@ -517,7 +523,7 @@ async def test_a_new_version_alone_builds_beside_what_the_old_one_left(tmp_path:
                 return await _state(new.query, "lending") == states.PROJECTION_STATE_REBUILDING
 
             await eventually(rebuilding, seconds=SECONDS)
-            assert await told() == "WAIT_OUTCOME_REBUILDING"
+            assert await outcome() == "WAIT_OUTCOME_REBUILDING"
             with pytest.raises(CallRefused) as refused:
                 await renewed.query(GetMemberRequest(member_id="m25"), token=later, timeout_seconds=SECONDS)
             assert refused.value.reason == "READ_MODEL_REBUILDING"
@@ -531,7 +537,7 @@ async def test_a_new_version_alone_builds_beside_what_the_old_one_left(tmp_path:
 
 
 async def once_rebuilt(client: Connection, query: Any, token: str) -> Any:
-    """The answer, as soon as it is not refused any more because of a rebuild."""
+    """Return the answer as soon as a rebuild does not cause a refusal any more."""
 
     async def answer() -> Any:
         try:
@@ -545,7 +551,7 @@ async def once_rebuilt(client: Connection, query: Any, token: str) -> Any:
 
 
 async def _state(query: Server, name: str) -> states.ProjectionState:
-    """A projection's state, by a query server."""
+    """Return a projection's state at a query server."""
     async with open_channel(query.address) as channel:
         get_status: Any = channel.unary_unary("/diptych.v1.ReadModelService/GetStatus")
         status = read_model_pb2.GetStatusResponse.FromString(await get_status(b"", timeout=SECONDS))

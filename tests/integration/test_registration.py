@@ -1,4 +1,4 @@
-"""Registration through the real servers and a real mail server: done, undone, and ended whatever is killed."""
+"""Registration with real servers and a real mail server: completed, compensated, and ended after any kill."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, mail: MailServer) -> Iterator
 
 @pytest.fixture
 async def shop(pair: Pair) -> AsyncIterator[Connection]:
-    """A client that reads what it wrote."""
+    """A client that reads its own writes."""
     async with pair.connect(read_your_writes=True, retry_seconds=60) as connection:
         yield connection
 
@@ -129,7 +129,7 @@ async def test_a_username_that_is_taken_undoes_the_registration_and_frees_the_em
     assert (await shop.query(GetUserRequest(user_id="second"))).email == "second@example.com"
 
 
-async def test_an_email_that_nobody_can_be_reached_at_is_free_again(shop: Connection, mail: MailServer) -> None:
+async def test_an_unreachable_email_is_free_again(shop: Connection, mail: MailServer) -> None:
     await shop.execute(StartRegistrationRequest(registration_id="unknown", email="nobody@example.com"))
     end = (await last(shop, "registrations", ["unknown"]))["unknown"]
     assert (end.status, end.reason) == (PROCESS_STATUS_FAILED, "RECIPIENT_REFUSED")
@@ -156,9 +156,7 @@ async def test_a_mail_server_that_is_busy_delays_a_registration(shop: Connection
     assert set(mail.to("patient@example.com")) == {WELCOME}
 
 
-async def test_every_registration_ends_whatever_is_killed_at_any_step(
-    pair: Pair, shop: Connection, mail: MailServer
-) -> None:
+async def test_every_registration_ends_after_kills_at_any_step(pair: Pair, shop: Connection, mail: MailServer) -> None:
     rng = random.Random(6)
     await shop.execute(RegisterUserRequest(user_id="holder", email="holder@example.com", username="held"))
     started: dict[str, str] = {}

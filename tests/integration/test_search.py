@@ -1,4 +1,4 @@
-"""SearchProducts through the real servers: filters, orders, pages, prices and text, as the read store answers them."""
+"""SearchProducts with real servers: filters, orders, pages, prices and text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ HUGE = gbp(2**63 - 1, 999_999_999)
 
 
 def catalogue() -> Iterator[Message]:
-    """Five products that differ in everything, and many that are much the same."""
+    """Five products that differ in every field, and many similar ones."""
     for user_id in ("ada", "bob"):
         yield RegisterUserRequest(user_id=user_id, email=f"{user_id}@example.com")
     for id, name, category, brand, price, stock in (
@@ -62,7 +62,7 @@ def catalogue() -> Iterator[Message]:
 
 @pytest.fixture
 async def shop(shared_pair: Pair) -> AsyncIterator[Connection]:
-    """The module's shop with the catalogue: under request ids, so that loading it again changes nothing."""
+    """The module's shop with the catalogue. Request ids make it safe to load it again."""
     commands = [with_context(one, request_id=f"catalogue-{number}") for number, one in enumerate(catalogue())]
     async with shared_pair.connect(read_your_writes=True) as connection:
         async with connection.command_stream() as stream:
@@ -73,13 +73,13 @@ async def shop(shared_pair: Pair) -> AsyncIterator[Connection]:
         yield connection
 
 
-async def ids(shop: Connection, **asked: Any) -> str:
-    found = await shop.query(SearchProductsRequest(**asked))
+async def ids(shop: Connection, **search: Any) -> str:
+    found = await shop.query(SearchProductsRequest(**search))
     return " ".join(product.product_id for product in found.products)
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("search", "expected"),
     [
         ({"text": "TEA"}, "tea pot"),
         ({"text": "ÖZ"}, "tea"),
@@ -103,11 +103,11 @@ async def ids(shop: Connection, **asked: Any) -> str:
     ],
     ids=str,
 )
-async def test_products_are_found(shop: Connection, asked: dict[str, Any], expected: str) -> None:
-    assert await ids(shop, **asked) == expected
+async def test_products_are_found(shop: Connection, search: dict[str, Any], expected: str) -> None:
+    assert await ids(shop, **search) == expected
 
 
-async def test_products_come_in_the_order_asked_for(shop: Connection) -> None:
+async def test_products_come_in_the_requested_order(shop: Connection) -> None:
     def names(products: list[Product]) -> list[str]:
         return [f"{product.name}\n{product.brand}".casefold() for product in products]
 
@@ -127,16 +127,16 @@ async def test_products_come_in_the_order_asked_for(shop: Connection) -> None:
 
 @pytest.mark.parametrize("order_by", ["", "name desc", "price", "price desc", "rating desc"])
 @pytest.mark.parametrize(
-    "asked",
+    "search",
     [{}, {"category": "Pegs"}, {"text": "peg", "in_stock": True}, {"min_price": gbp(1), "max_price": gbp(2)}],
     ids=str,
 )
-async def test_pages_put_together_are_the_whole_answer(shop: Connection, asked: dict[str, Any], order_by: str) -> None:
-    whole = await shop.query(SearchProductsRequest(order_by=order_by, include_total=True, **asked))
+async def test_all_pages_together_are_the_whole_answer(shop: Connection, search: dict[str, Any], order_by: str) -> None:
+    whole = await shop.query(SearchProductsRequest(order_by=order_by, include_total=True, **search))
     assert whole.total_size == len(whole.products)
     token, found = "", []
     while True:
-        query = SearchProductsRequest(order_by=order_by, page_size=4, page_token=token, **asked)
+        query = SearchProductsRequest(order_by=order_by, page_size=4, page_token=token, **search)
         page = await shop.query(query)
         found += page.products
         token = page.next_page_token
@@ -159,7 +159,7 @@ async def test_a_page_token_is_good_for_its_own_search_alone(shop: Connection) -
         assert refused.value.reason == "PAGE_TOKEN_INVALID"
 
 
-async def test_a_search_with_a_token_sees_the_change(shop: Connection) -> None:
+async def test_a_search_with_a_token_includes_the_change(shop: Connection) -> None:
     await shop.execute(CreateProductRequest(product_id="hat", name="Hat", category="Hats", price=gbp(3)))
     assert await ids(shop, category="Hats", text="hat", max_price=gbp(3)) == "hat"
     await shop.execute(ChangePriceRequest(product_id="hat", price=jpy(3)))

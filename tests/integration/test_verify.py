@@ -1,4 +1,4 @@
-"""`diptych verify`: on a running pair nothing differs, and each kind of damage is named."""
+"""`diptych verify`: no finding for a running pair, and a finding for each kind of damage."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Damage = Callable[[sqlite3.Connection], object]
 
 
 async def fill(shop: Connection) -> str:
-    """Records some of everything; returns the last token."""
+    """Record events of every kind; return the last token."""
     for name in ("ada", "bob", "eve"):
         command = RegisterUserRequest(user_id=name, email=f"{name}@example.com", username=name)
         await shop.execute(command, request_id=f"register-{name}")
@@ -58,7 +58,7 @@ async def fill(shop: Connection) -> str:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of a pair that was stopped, for copies."""
+    """Files of a stopped pair, to copy."""
     data = tmp_path_factory.mktemp("filled") / "data"
 
     async def record(pair: Pair) -> None:
@@ -75,7 +75,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def verify(data: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
-    """Runs the command here; returns its exit status and what it said."""
+    """Run the command in this process; return its exit status and output."""
     files = f"--log=sqlite:///{data / 'log.db'}", f"--read-store=sqlite:///{data / 'read.db'}"
     status = main(["verify", *files, *arguments])
     return status, capsys.readouterr().out.splitlines()
@@ -88,7 +88,7 @@ def head(log: sqlite3.Connection) -> int:
 
 
 def edit(position: int, change: Callable[[RecordedEvent], object]) -> Damage:
-    """Writes an event's frame anew, with something changed."""
+    """Write an event's frame again with a change."""
 
     def damage(log: sqlite3.Connection) -> None:
         ((frame,),) = log.execute("SELECT frame FROM events WHERE position = ?", (position,))
@@ -206,7 +206,7 @@ LOG: dict[str, tuple[Damage, str, str]] = {
 
 
 def view(name: str, statement: str) -> Damage:
-    """Changes the table of a view in its first generation."""
+    """Change the table of a view in its first generation."""
     return run(statement.format(table=f"{name}_g1"))
 
 
@@ -262,7 +262,7 @@ ROWS: dict[str, tuple[Damage, str, str]] = {
 
 @pytest.fixture
 def data(filled: Path, tmp_path: Path) -> Path:
-    """The files of the pair, for one test, which may damage them."""
+    """Copies of the pair's files for one test, which may damage them."""
     copied = tmp_path / "data"
     copied.mkdir()
     for name in ("log.db", "read.db"):
@@ -275,7 +275,7 @@ def damage(file: Path, harm: Damage) -> None:
         harm(connection)
 
 
-def test_what_is_as_it_must_be_is_found_so(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_has_no_findings_for_intact_files(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, said = verify(data, capsys)
     assert (status, said[-1]) == (0, "nothing differs"), said
     recorded_head = head(sqlite3.connect(data / "log.db"))
@@ -318,7 +318,7 @@ def test_a_damaged_page_is_named(data: Path, capsys: pytest.CaptureFixture[str])
     assert [line for line in said if line.startswith("FILE_DAMAGED: ")], said
 
 
-def test_many_differences_are_counted_and_some_are_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_many_findings_are_counted_and_the_first_ones_are_shown(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damage(data / "log.db", run("UPDATE events SET frame = x'00' WHERE position > 4"))
     status, said = verify(data, capsys)
     assert status == 1
@@ -340,7 +340,7 @@ def test_an_event_that_is_listed_as_parked_is_left_out(data: Path, capsys: pytes
     assert verify(data, capsys)[0] == 0
 
 
-def test_what_cannot_be_checked_is_not_called_right(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_fails_when_a_part_cannot_be_checked(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damage(data / "read.db", run("UPDATE diptych_generations SET version = 99 WHERE projection = 'users'"))
     status, said = verify(data, capsys)
     assert status == 2

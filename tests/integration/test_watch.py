@@ -1,4 +1,4 @@
-"""Watches of a pair of real processes: through restarts, kills, slow clients and clients that vanish."""
+"""Watches with real processes: restarts, kills, slow clients and clients that vanish."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BUFFER_ROWS = 50
 
 @pytest.fixture(scope="module")
 def metrics() -> Iterator[Reservation]:
-    """Where the query server tells its metrics."""
+    """Address of the query server's metrics."""
     reservation = Reservation("127.0.0.1:0")
     yield reservation
     reservation.close()
@@ -67,7 +67,7 @@ def fresh(tmp_path: Path) -> Iterator[Pair]:
 
 
 async def readable(pair: Pair) -> None:
-    """Waits until the query server has found the read store."""
+    """Wait until the query server has opened the read store."""
     async with open_channel(pair.query.address) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
 
@@ -80,11 +80,11 @@ async def readable(pair: Pair) -> None:
 
 
 class Watched:
-    """What a watch has told so far."""
+    """Frames of a watch so far."""
 
     def __init__(self, frames: AsyncIterator[WatchResponse]) -> None:
         self.rows: dict[str, Any] = {}
-        self.told: list[tuple[str, int]] = []
+        self.row_changes: list[tuple[str, int]] = []
         self.frames: list[WatchResponse] = []
         self.resets: list[ResetReason] = []
         self.caught_up = False
@@ -111,10 +111,10 @@ class Watched:
         if frame.HasField("reset"):
             self.resets.append(frame.reset.reason)
             self.rows.clear()
-            self.told.clear()
+            self.row_changes.clear()
             self.caught_up = False
         for row in frame.rows.rows:
-            self.told.append((row.key, row.position))
+            self.row_changes.append((row.key, row.position))
             if row.HasField("deleted"):
                 self.rows.pop(row.key, None)
             else:
@@ -124,7 +124,7 @@ class Watched:
         self.resume_token = frame.resume_token or self.resume_token
 
     async def until(self, condition: Any) -> None:
-        """Waits until something is so."""
+        """Wait until a condition on the frames is true."""
 
         def holds() -> bool:
             assert self.error is None, self.error
@@ -133,14 +133,14 @@ class Watched:
         await eventually(holds, seconds=SECONDS, every=0.005)
 
     def unique(self) -> bool:
-        return len(set(self.told)) == len(self.told)
+        return len(set(self.row_changes)) == len(self.row_changes)
 
 
 @asynccontextmanager
 async def watching(
     connection: Connection, view: str, keys: list[str] | None = None, **more: Any
 ) -> AsyncIterator[Watched]:
-    """A watch by the client's own iterator."""
+    """Watch by the client's own iterator."""
     watched = Watched(connection.watch(view, keys, **more))
     try:
         yield watched
@@ -150,7 +150,7 @@ async def watching(
 
 @asynccontextmanager
 async def plain(server: Server, view: str, resume_token: str = "") -> AsyncIterator[Watched]:
-    """A watch that ends with its connection."""
+    """Watch until the connection ends."""
     async with open_channel(server.address) as channel:
         stub = read_model_pb2_grpc.ReadModelServiceStub(channel)
         watched = Watched(stub.Watch(WatchRequest(view=view, all=AllRows(), resume_token=resume_token)))
@@ -179,7 +179,7 @@ async def lend(library: Connection, copy_id: str, member_id: str) -> None:
 
 
 async def members(library: Connection, prefix: str, count: int) -> str:
-    """Many members, quickly; the token of the last."""
+    """Register many members through one stream; return the last token."""
     async with library.command_stream() as stream:
         commands = [
             RegisterMemberRequest(member_id=f"{prefix}{n}", email=f"{prefix}{n}@example.com", name="n" * 200)
@@ -199,7 +199,7 @@ def gauge(metrics: Reservation, name: str) -> float:
     raise AssertionError(f"there is no {name}")
 
 
-async def test_rows_changes_and_deletes_are_told(library: Pair) -> None:
+async def test_a_watch_sends_rows_changes_and_deletes(library: Pair) -> None:
     async with library.connect() as client:
         await member(client, "ada")
         await lend(client, "ada-1", "ada")
@@ -226,7 +226,7 @@ async def test_a_cut_can_be_compared_with_a_commands_token(library: Pair) -> Non
         assert watched.rows == {}
 
 
-async def test_requests_are_judged(library: Pair) -> None:
+async def test_invalid_watch_requests_are_refused(library: Pair) -> None:
     async with library.connect() as client, watching(client, "members") as good:
         await good.until(lambda: good.resume_token)
         stub = read_model_pb2_grpc.ReadModelServiceStub(client.queries)
@@ -251,7 +251,7 @@ async def test_requests_are_judged(library: Pair) -> None:
             assert watched.error.token, "a refusal carries a token, too"
 
 
-async def test_there_is_a_limit_and_clients_that_vanish_free_their_place(library: Pair, metrics: Reservation) -> None:
+async def test_watches_are_limited_and_vanished_clients_are_not_counted(library: Pair, metrics: Reservation) -> None:
     await eventually(lambda: gauge(metrics, "diptych_watches") == 0)
     async with library.connect() as client:
         await member(client, "crowd")
@@ -273,7 +273,7 @@ async def test_there_is_a_limit_and_clients_that_vanish_free_their_place(library
             await watched.until(lambda: watched.caught_up)
 
 
-async def test_a_client_that_reads_nothing_harms_nobody_and_gets_it_all_in_the_end(
+async def test_a_client_that_reads_nothing_delays_no_other_and_gets_all_rows_later(
     library: Pair, metrics: Reservation
 ) -> None:
     # A window of HTTP/2 that does not grow, so that what is sent stays on the server.
@@ -302,7 +302,7 @@ async def test_a_client_that_reads_nothing_harms_nobody_and_gets_it_all_in_the_e
         assert quick.unique()
 
 
-async def test_it_goes_on_through_a_restart_of_the_query_server(fresh: Pair) -> None:
+async def test_a_watch_resumes_after_a_restart_of_the_query_server(fresh: Pair) -> None:
     async with fresh.connect() as client:
         await member(client, "m1")
         await client.wait_for()
@@ -315,10 +315,10 @@ async def test_it_goes_on_through_a_restart_of_the_query_server(fresh: Pair) -> 
                 await watched.until(lambda number=number: f"m{number}" in watched.rows)
             assert not watched.resets
             assert watched.unique()
-            assert len(watched.told) == 3
+            assert len(watched.row_changes) == 3
 
 
-async def test_a_watch_ends_when_its_server_stops_and_goes_on_at_another_one(fresh: Pair) -> None:
+async def test_a_watch_resumes_at_another_server_when_its_own_stops(fresh: Pair) -> None:
     async with fresh.connect() as client:
         await member(client, "m1")
         await lend(client, "c1", "m1")
@@ -335,12 +335,12 @@ async def test_a_watch_ends_when_its_server_stops_and_goes_on_at_another_one(fre
         await client.execute(ReturnCopyRequest(copy_id="c1"))
         other = await asyncio.to_thread(fresh.another_query_server)
         async with plain(other, "open_loans", first.resume_token) as second:
-            await second.until(lambda: second.caught_up and second.told)
-            assert [key for key, _ in second.told] == ["c1.1"], "what is gone is told, and no snapshot is sent"
+            await second.until(lambda: second.caught_up and second.row_changes)
+            assert [key for key, _ in second.row_changes] == ["c1.1"], "the deleted row is sent, and no snapshot"
             assert second.rows == {}
 
 
-async def test_it_stays_open_while_the_projector_is_away(fresh: Pair) -> None:
+async def test_a_watch_stays_open_while_the_projector_is_down(fresh: Pair) -> None:
     async with fresh.connect() as client:
         await member(client, "m1")
         await client.wait_for()
@@ -352,10 +352,10 @@ async def test_it_stays_open_while_the_projector_is_away(fresh: Pair) -> None:
                 await fresh.projector.restart()
                 await watched.until(lambda number=number: f"m{number}" in watched.rows)
             assert watched.unique()
-            assert len(watched.told) == 4
+            assert len(watched.row_changes) == 4
 
 
-async def test_a_frozen_client_does_not_hold_up_the_stop(fresh: Pair) -> None:
+async def test_a_frozen_client_does_not_delay_the_stop(fresh: Pair) -> None:
     async with fresh.connect() as client:
         await members(client, "many", 3000)
         await client.wait_for()
@@ -368,7 +368,7 @@ async def test_a_frozen_client_does_not_hold_up_the_stop(fresh: Pair) -> None:
             call.cancel()
 
 
-async def test_old_tombstones_go_and_old_tokens_with_them(tmp_path: Path) -> None:
+async def test_a_resume_token_expires_with_the_tombstones(tmp_path: Path) -> None:
     settings = {"projector": {"tombstone_hours": 0.0005}}
     with started_pair(tmp_path / "data", "library", settings) as pair:
         await readable(pair)
@@ -382,7 +382,7 @@ async def test_old_tombstones_go_and_old_tokens_with_them(tmp_path: Path) -> Non
             await client.execute(ReturnCopyRequest(copy_id="c1"))
             await client.wait_for()
             async with plain(pair.query, "open_loans", token) as second:
-                await second.until(lambda: second.told)
+                await second.until(lambda: second.row_changes)
 
             async def expired() -> CallRefused | None:
                 async with plain(pair.query, "open_loans", token) as third:

@@ -100,7 +100,7 @@ def test_the_first_screen_works_by_grpcurl(terminal: Terminal) -> None:
     assert compared >= 3
 
 
-def test_the_servers_tell_their_contracts(terminal: Terminal) -> None:
+def test_the_servers_send_their_contracts(terminal: Terminal) -> None:
     services, request, status = (terminal.run(command) for command in commands_for("grpcurl"))
     assert "shop.v1.CommandService" in services.splitlines()
     assert "diptych.v1.EventService" in services.splitlines()

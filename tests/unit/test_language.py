@@ -28,7 +28,6 @@ NOT_DONE = frozenset(
     projector/generation
     tests/conformance
     tests/faults
-    tests/integration
     tests/unit/
     """.split()
 )
