@@ -11,7 +11,7 @@ from command_server.event_service import EventService
 from command_server.event_tail import EventTail
 from command_server.head_reader import HeadReader
 from command_server.log_service import LogService
-from diptych.contract.token import METADATA_KEY
+from diptych.contract.token import TOKEN_KEY
 from diptych.internal.v1.log_pb2 import GetHeadResponse
 from diptych.server.router import Router
 from diptych.server.settings import CommandServerSettings
@@ -23,7 +23,7 @@ class Call:
     """A call whose status and trailers a test reads."""
 
     def __init__(self, *tokens: str) -> None:
-        self._metadata = tuple((METADATA_KEY, token) for token in tokens)
+        self._metadata = tuple((TOKEN_KEY, token) for token in tokens)
         self.code = 0
         self.trailers: dict[str, str | bytes] = {}
 

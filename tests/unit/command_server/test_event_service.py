@@ -7,7 +7,7 @@ from pathlib import Path
 
 from google.rpc import code_pb2
 
-from diptych.contract.token import METADATA_KEY
+from diptych.contract.token import TOKEN_KEY
 from diptych.v1.events_pb2 import EventBatch, SubscribeResponse
 from tests.support.batch_desk import register
 from tests.support.two_servers import Call, two_servers
@@ -38,4 +38,4 @@ async def test_subscribe_refuses_a_token_beyond_the_log_with_the_presented_token
         call = Call(identity.token(1))
         assert [frame async for frame in server.subscribe(call, identity.token(2))] == []
         assert call.code == code_pb2.OUT_OF_RANGE
-        assert call.trailers[METADATA_KEY] == identity.token(1)
+        assert call.trailers[TOKEN_KEY] == identity.token(1)
