@@ -79,7 +79,10 @@ class RequestContext:
     @property
     def presented_tokens(self) -> tuple[str, ...]:
         """Tokens that the caller sent in the metadata, unparsed."""
-        return tuple([str(value) for name, value in self.metadata() if name == TOKEN_KEY])
+        metadata = self._metadata
+        if metadata is None:  # As in `metadata`, without its call: every query comes through here.
+            metadata = self._metadata = self._call.invocation_metadata() or ()
+        return tuple([str(value) for name, value in metadata if name == TOKEN_KEY])
 
     def presented_token(self, identity: LogIdentity) -> str:
         """Return the greatest token of a log that the caller sent; empty without one.
