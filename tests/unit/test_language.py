@@ -23,9 +23,6 @@ NAMES_AT = ("diptych/domain/", "diptych/testing/", "shop/", "tests/")
 
 NOT_DONE = frozenset(
     """
-    projector
-    projector/feed
-    projector/generation
     tests/conformance
     tests/faults
     tests/unit/
