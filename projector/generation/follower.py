@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 import structlog
@@ -110,7 +111,7 @@ class Follower:
         """Publish the state before the first stream."""
         self.publisher.expose_metrics()
         if self.machine.idle:
-            self.publisher.log_state("projection is paused", warning=True)
+            self.publisher.log_state("projection is paused", logging.WARNING)
         await self._publish_all()
 
     async def run(self) -> None:
@@ -246,7 +247,7 @@ class Follower:
         if failure.lost_cause:
             self._stream_log.lost(failure.lost_cause)
         if failure.stalled:
-            self.publisher.log_state("projection stalled", warning=True)
+            self.publisher.log_state("projection stalled", logging.ERROR)
         return failure.retry
 
     def _measure_lag(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import structlog
 from google.protobuf.duration_pb2 import Duration
 
@@ -98,10 +100,11 @@ class StatusPublisher:
         if self.enabled:
             await self._health.set(self._health_service, STATES[self._machine.reported_state].serving)
 
-    def log_state(self, event: str, *, warning: bool = False) -> None:
+    def log_state(self, event: str, level: int = logging.INFO) -> None:
         """Log an event with the state, its reason and the positions."""
         fields = {"reason": self._machine.reason} if self._machine.reason else {}
-        (self._log.warning if warning else self._log.info)(
+        self._log.log(
+            level,
             event,
             state=STATES[self._machine.reported_state].label,
             applied_position=self._progress.applied_position,
