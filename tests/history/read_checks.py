@@ -10,6 +10,7 @@ from tests.history.case import (
     Case,
     check,
     describe,
+    required_position,
 )
 from tests.history.model import FOREVER, overlap, position_of
 from tests.history.records import Read, Wait, Write, WriteStatus
