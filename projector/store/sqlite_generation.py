@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import bindparam, select, update
 
@@ -56,7 +57,6 @@ class SqliteGenerationStore(GenerationStore):
         self._parked_streams = ParkedStreams(self.projection.name, generation)
         self._rows = [RowStatement(view_table(view, generation)) for view in self.projection.views]
         self._tombstones = TombstoneStatements(self.projection, generation)
-        self._updates: dict[tuple[str, ...], Compiled] = {}
 
     def load(self) -> None:
         """Read the generation's state. Runs on the database's thread. Raise `LeaseLostError`, `sqlite3.Error`."""
@@ -115,7 +115,9 @@ class SqliteGenerationStore(GenerationStore):
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint in a transaction of the caller, who sets `stored` after the commit."""
-        self._update({"position": checkpoint.position, "event_id": checkpoint.event_id})
+        of_this = (self.projection.name, self.generation, self.lease.fence, *self.stored)
+        if self._writer.connection.execute(_MOVE, (*checkpoint, *of_this)).rowcount != 1:
+            self._raise_lost()
 
     def _fold(
         self,
@@ -156,12 +158,15 @@ class SqliteGenerationStore(GenerationStore):
             for statement, rows, before in zip(self._rows, change.rows, columns, strict=True):
                 if rows:
                     statement.write(connection, rows.values(), before)
+        checkpoint = change.checkpoint or self.stored
+        if change[2:] == _NOTHING_ELSE:  # Nearly every change.
+            self.write_checkpoint(checkpoint)
+            return self.left_out, 0
         left_out, events = self.left_out, 0
         if change.hold or change.park or change.fail_again or change.release or change.discard:
             # A leader that lost its lease would violate a key, as the stream may be parked already.
             check_fence(connection, self.lease)
             left_out, events = self._parked_streams.write(connection, change, self.parked, left_out)
-        checkpoint = change.checkpoint or self.stored
         values: dict[str, Any] = {"position": checkpoint.position, "event_id": checkpoint.event_id}
         if left_out is not self.left_out:
             values["parked_streams"], values["left_out_events"], values["left_out_position"] = left_out
@@ -194,15 +199,11 @@ class SqliteGenerationStore(GenerationStore):
 
     def _update(self, values: dict[str, Any]) -> None:
         """Update the generation's own row, if the store has the fence and checkpoint of this leader."""
-        columns = tuple(values)
-        statement = self._updates.get(columns)
-        if statement is None:
-            statement = self._updates[columns] = _update_statement(columns)
         bound = {f"new_{name}": value for name, value in values.items()}
         old_position, old_event_id = self.stored
         cursor = execute(
             self._writer.connection,
-            statement,
+            _update_statement(tuple(values)),
             of_projection=self.projection.name,
             of_generation=self.generation,
             old_fence=self.lease.fence,
@@ -211,11 +212,14 @@ class SqliteGenerationStore(GenerationStore):
             **bound,
         )
         if cursor.rowcount != 1:
-            check_fence(self._writer.connection, self.lease)
-            raise LeaseLostError(
-                f"another projector has written generation {self.generation} of projection {self.projection.name}: "
-                f"its checkpoint is no longer {old_position}, where this projector left it"
-            )
+            self._raise_lost()
+
+    def _raise_lost(self) -> NoReturn:
+        check_fence(self._writer.connection, self.lease)
+        raise LeaseLostError(
+            f"another projector has written generation {self.generation} of projection {self.projection.name}: "
+            f"its checkpoint is no longer {self.stored.position}, where this projector left it"
+        )
 
     def _raise_floor(self, now: float, expired: float) -> int:
         connection = self._writer.connection
@@ -230,7 +234,9 @@ class SqliteGenerationStore(GenerationStore):
             return self._tombstones.remove(connection, floor)
 
 
-def _update_statement(columns: Sequence[str]) -> Compiled:
+@functools.lru_cache
+def _update_statement(columns: tuple[str, ...]) -> Compiled:
+    """Return the update of columns of a generation's own row, guarded by the fence and the checkpoint."""
     return compile_sqlite(
         update(generations)
         .where(
@@ -245,6 +251,14 @@ def _update_statement(columns: Sequence[str]) -> Compiled:
 
 
 _C = generations.c
+_NOTHING_ELSE = Change()[2:]
+"""Fields of a change after its checkpoint and rows."""
+
+_MOVE, _MOVE_NAMES, _ = _update_statement(("position", "event_id"))
+assert list(_MOVE_NAMES) == [
+    *("new_position", "new_event_id"),
+    *("of_projection", "of_generation", "old_fence", "old_position", "old_event_id"),
+]
 _STATE = compile_sqlite(
     select(
         _C.position,

@@ -23,7 +23,7 @@ from tests.support.watch_stage import Stage
 READERS = {
     "command_server/writer.py": "the record time and the event ids, which are for people and need not ascend",
     "command_server/processes/": "timers, which are due at a time of day, and since when something is waited for",
-    "diptych/domain/aggregate.py": "ids that the server makes, which are unique by their random part",
+    "diptych/domain/ids.py": "ids that the server makes, which are unique by their random part",
     "projector/store/parked_streams.py": "when a stream was parked, which is for people",
     "projector/store/tombstones.py": "where its own steady clock begins",
     "query_server/queries/cached_list.py": "the time that a query's finder is given",
