@@ -67,14 +67,14 @@ def unique_values_are_never_released(original: Original) -> Original:
 def snapshots_of_any_shape_are_taken(original: Original) -> Original:
     class AnyShape(dict[str, bytes]):
         def get(self, key: str, default: Any = None) -> Any:
-            return next(iter(self.seen), default)
+            return next(iter(self.rows), default)
 
-        seen: list[bytes]
+        rows: list[bytes]
 
     def history(self: Any, name: str) -> Any:
         shapes = AnyShape()
         rows = self._connection.execute("SELECT shape FROM snapshots WHERE stream = ?", (name,))
-        shapes.seen = [row[0] for row in rows]
+        shapes.rows = [row[0] for row in rows]
         self._reads = self._reads._replace(shapes=shapes)
         return original(self, name)
 
@@ -131,14 +131,14 @@ def streams_are_read_from_the_next_version(original: Original) -> Original:
 
 @plant(RequestIds, Batch, "_repeat")
 def a_request_id_is_good_for_any_command(original: Original) -> Original:
-    return lambda self, one, known: original(self, one, known._replace(digest=one.digest))
+    return lambda self, one, recorded: original(self, one, recorded._replace(digest=one.digest))
 
 
 @plant(RequestIds, Batch, "_repeat")
 def a_repeat_gets_the_version_of_now(original: Original) -> Original:
-    def repeat(self: Any, one: Any, known: Any) -> None:
+    def repeat(self: Any, one: Any, recorded: Any) -> None:
         stream = self._loaded_streams.get(one.stream) if self._loaded_streams else None
-        original(self, one, known if stream is None else known._replace(version=stream.version))
+        original(self, one, recorded if stream is None else recorded._replace(version=stream.version))
 
     return repeat
 
