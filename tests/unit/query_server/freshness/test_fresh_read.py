@@ -168,6 +168,9 @@ async def test_a_pause_refuses_reads_beyond_it_until_it_is_resumed() -> None:
     await turns()
     assert not wait.done()
     stage.feed(8, 8)
+    await turns()
+    assert not wait.done(), "the store does not show it yet"
+    stage.poll(8)
     assert (await wait)[1] == 8
 
 

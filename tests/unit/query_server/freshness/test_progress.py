@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from diptych.contract.identity_codec import identity_to_message
 from diptych.contract.token import Epoch, LogIdentity
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
-from query_server.freshness.progress import ProjectionProgress
+from query_server.freshness.progress import UNBOUNDED, ProjectionProgress
 from query_server.rows.row_source import StoredGeneration
 from tests.support.freshness import LOG
 
@@ -168,6 +169,22 @@ class Model:
             self.applied_ever = max(self.applied_ever, len(filling.folded))
             self._commit(self.active)
 
+    def replace(self, number: int) -> None:
+        """Rebuild from the log of today, and switch."""
+        self.rebuild(number)
+        assert self.filling is not None
+        while len(self.filling.folded) < len(self.log):
+            self.fold(1)
+        self.switch(0)
+
+    def advance(self, number: int) -> None:
+        """Record an event, fold it into the active generation, and deliver every frame."""
+        self.record(number)
+        self.fold(2 * (number % 4))
+        self.send(0)
+        while self.frames:
+            self.deliver(0)
+
     def send(self, number: int) -> None:
         """Send a frame about a generation."""
         if number % 2 and self.filling is not None:
@@ -243,23 +260,69 @@ class Model:
 
 
 STEPS = (
-    *(("record", "fold", "send", "deliver") * 2),
-    *("poll", "read", "restore", "hear_head", "hear_head", "flush", "restart", "rebuild", "switch", "lose"),
+    *("record", "fold", "send", "deliver", "advance", "advance", "advance", "poll", "read"),
+    *("restore", "hear_head", "flush", "restart", "rebuild", "switch", "replace", "lose"),
 )
 
 
-@settings(deadline=None)
-@given(
-    shows_commits=st.booleans(),
-    steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 60)), max_size=60),
-)
-def test_no_read_is_proved_to_include_an_event_that_it_lacks(shows_commits: bool, steps: list[tuple[str, int]]) -> None:
+ANY_STEPS = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 60)), max_size=60)
+
+
+def run_model(shows_commits: bool, steps: list[tuple[str, int]]) -> None:
+    """Run some steps, and check every claim after each."""
     model = Model(shows_commits=shows_commits)
     for name, number in steps:
         getattr(model, name)(number)
         model.check()
         for position in range(1, len(model.log) + 1):
             model.check_own_event(position)
+
+
+@settings(deadline=None, max_examples=400)
+@given(shows_commits=st.booleans(), steps=ANY_STEPS)
+def test_no_read_is_proved_to_include_an_event_that_it_lacks(shows_commits: bool, steps: list[tuple[str, int]]) -> None:
+    run_model(shows_commits, steps)
+
+
+def includes_whatever_changed(progress: ProjectionProgress, generation: int, checkpoint: int) -> int:
+    if generation == progress.feed_generation:
+        checkpoint = max(checkpoint, progress.feed_applied)
+    return min(checkpoint, progress.bound)
+
+
+def includes_of_any_generation(progress: ProjectionProgress, generation: int, checkpoint: int) -> int:
+    if progress.changed <= checkpoint:
+        checkpoint = max(checkpoint, progress.feed_applied)
+    return min(checkpoint, progress.bound)
+
+
+def own_event_whatever_is_left_out(progress: ProjectionProgress, position: int) -> int:
+    return progress.feed_generation if position <= progress.feed_applied else 0
+
+
+@pytest.mark.parametrize(
+    ("name", "bug"),
+    [
+        ("includes", includes_whatever_changed),
+        ("includes", includes_of_any_generation),
+        ("own_event_applied", own_event_whatever_is_left_out),
+        ("_bound_for", lambda progress, generation: UNBOUNDED),
+        ("_bound_for", lambda progress, generation: progress.bound),
+    ],
+)
+def test_the_model_finds_planted_bugs(monkeypatch: pytest.MonkeyPatch, name: str, bug: object) -> None:
+    """A model that finds nothing proves something only if it finds these."""
+    monkeypatch.setattr(ProjectionProgress, name, bug)
+    search = settings(
+        max_examples=5000,
+        phases=[Phase.generate],
+        derandomize=True,
+        deadline=None,
+        database=None,
+        report_multiple_bugs=False,
+    )
+    with pytest.raises(AssertionError):
+        search(given(st.booleans(), ANY_STEPS)(run_model))()
 
 
 @given(
