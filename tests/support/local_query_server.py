@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
+from prometheus_client import CollectorRegistry
 
+import query_server.server
 from diptych.contract.token import LogIdentity
 from diptych.domain.loading import load
 from diptych.server.grpc_transport import GrpcHandlers
@@ -21,7 +24,6 @@ from diptych.server.supervise import TaskSupervisor
 from diptych.v1 import read_model_pb2_grpc
 from library.lending import activity, lending
 from library.v1 import query_service_pb2_grpc
-from query_server.server import bootstrap
 from tests.support.read_store_file import StoreFile
 from tests.support.scripted_upstreams import ScriptedUpstreams
 
@@ -67,7 +69,13 @@ class Answer:
 class QueryServer:
     """The server, and stubs of its services."""
 
-    def __init__(self, channel: grpc.aio.Channel, upstreams: ScriptedUpstreams, identity: LogIdentity) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        upstreams: ScriptedUpstreams,
+        identity: LogIdentity,
+        registry: CollectorRegistry,
+    ) -> None:
         self.channel = channel
         self.upstreams = upstreams
         self.identity = identity
@@ -78,6 +86,12 @@ class QueryServer:
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
+
+        self._registry = registry
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return a metric's value; 0 if it has none yet."""
+        return self._registry.get_sample_value(name, labels) or 0.0
 
     async def ask(self, method: Any, request: Any, *, tokens: tuple[str, ...] = (), seconds: float = 10) -> Answer:
         """Call a method; raise `Refused`."""
@@ -109,18 +123,21 @@ async def started_query_server(path: Path, upstreams: ScriptedUpstreams, **setti
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     port = server.add_insecure_port(chosen.address)
     health = Health(f"127.0.0.1:{port}")
-    async with TaskSupervisor() as tasks:
-        parts = await bootstrap(chosen, load("library"), health, tasks)
-        health.bind(parts.router)
-        server.add_generic_rpc_handlers((GrpcHandlers(parts.router),))
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            try:
-                yield QueryServer(channel, upstreams, upstreams.identity)
-            finally:
-                await parts.drain()
-                await server.stop(1)
-                await parts.close()
+    # A registry of its own: a projector in the same process would have metrics of the same names.
+    registry = CollectorRegistry()
+    with mock.patch.object(query_server.server, "REGISTRY", registry):
+        async with TaskSupervisor() as tasks:
+            parts = await query_server.server.bootstrap(chosen, load("library"), health, tasks)
+            health.bind(parts.router)
+            server.add_generic_rpc_handlers((GrpcHandlers(parts.router),))
+            await server.start()
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                try:
+                    yield QueryServer(channel, upstreams, upstreams.identity, registry)
+                finally:
+                    await parts.drain()
+                    await server.stop(1)
+                    await parts.close()
 
 
 def library_store(path: Path, identity: LogIdentity | None) -> StoreFile:
