@@ -11,6 +11,7 @@ from diptych.contract.identity_codec import identity_to_message
 from diptych.contract.projection_state import STATES
 from diptych.contract.token import LogIdentity
 from diptych.domain.projection import Projection
+from diptych.internal.v1 import log_pb2
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
 from diptych.server.health import Health
 from diptych.storage.read_store_schema import shape
@@ -57,6 +58,9 @@ class StatusPublisher:
         self._projection = writer.projection
         self._shape = shape(writer.projection)
         self._log = _log.bind(projection=writer.projection.name)
+        # The message is made once for each identity, as a frame is published for each batch.
+        self._identity: LogIdentity | None = None
+        self._identity_message = log_pb2.LogIdentity()
         self._health_service = health_service(writer.projection)
 
     def publish(self, *, rows_known: bool = True) -> None:
@@ -86,7 +90,11 @@ class StatusPublisher:
             filling_up=not machine.answers,
             shape=self._shape,
         )
-        add_identity(frame, writer.identity)
+        identity = writer.identity
+        if identity is not None:
+            if identity is not self._identity:
+                self._identity, self._identity_message = identity, identity_to_message(identity)
+            frame.identity.CopyFrom(self._identity_message)
         changed, progress.changed_rows = progress.changed_rows, []
         if not rows_known:
             self._feed.publish(frame, None)
