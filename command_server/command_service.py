@@ -34,7 +34,7 @@ class CommandService:
             identity = self._tail.identity
             caller = Caller.of(context)
             presented = context.presented_token(identity)
-            context.token = presented or identity.token(0)  # For a refusal without a position.
+            context.token = presented or identity.zero_token  # For a refusal without a position.
             try:
                 command = self._dispatcher.parse(method, request)
                 submission = self._dispatcher.submission(method, command, caller)

@@ -79,13 +79,18 @@ class EventService:
         router.bind_unary(SERVICE, "ReadStream", self._read_stream)
         router.bind_unary(SERVICE, "GetPosition", self._get_position)
 
+    def _zero_token(self, context: RequestContext) -> str:
+        """Return the presented token, or that of position 0: for a refusal without a position."""
+        identity = self._tail.identity
+        return context.presented_token(identity) or identity.zero_token
+
     def _token(self, context: RequestContext, position: int) -> str:
         """Return the greater of the presented token and that of a position."""
         identity = self._tail.identity
         return max(context.presented_token(identity), identity.token(position))
 
     async def _subscribe(self, data: bytes, context: RequestContext) -> AsyncIterator[bytes]:
-        context.token = self._token(context, 0)  # For a refusal; a subscription ends in no other way.
+        context.token = self._zero_token(context)  # For a refusal; a subscription ends in no other way.
         async with aclosing(self._subscription(data)) as frames:
             async for frame in frames:
                 yield frame
@@ -167,7 +172,7 @@ class EventService:
         return AggregateRef(message.type, message.id)
 
     async def _read_stream(self, data: bytes, context: RequestContext) -> bytes:
-        context.token = self._token(context, 0)
+        context.token = self._zero_token(context)
         request = parse(ReadStreamRequest, data)
         stream = str(self._aggregate(request.aggregate))
         tokens = PageTokens(f"{SERVICE}/ReadStream", request)
@@ -189,7 +194,7 @@ class EventService:
         return response
 
     async def _get_position(self, data: bytes, context: RequestContext) -> bytes:
-        context.token = self._token(context, 0)
+        context.token = self._zero_token(context)
         request = parse(GetPositionRequest, data)
         ref = self._aggregate(request.aggregate)
         if self._waits >= self._waits_max:

@@ -67,13 +67,15 @@ class Epoch(NamedTuple):
 class LogIdentity:
     """A log's id and the history of its epochs. It makes tokens and judges them."""
 
-    __slots__ = ("_first_position", "_text", "epochs", "log_id")
+    __slots__ = ("_first_position", "_text", "epochs", "log_id", "zero_token")
 
     def __init__(self, log_id: bytes, epochs: Sequence[Epoch]) -> None:
         self.log_id = log_id
         self.epochs = tuple(epochs)
         self._first_position = self.epochs[-1].first_position
         self._text = str(Token(log_id, self.epochs[-1].epoch, 0))[:-8]
+        self.zero_token = str(Token(log_id, self.epochs[0].epoch, 0))
+        """Token of position 0, which every event is after."""
 
     @classmethod
     def new(cls) -> LogIdentity:
