@@ -18,7 +18,7 @@ def place_of(handler: Any) -> str:
     The file is relative to the working directory if it is below it.
     """
     code = _code_of(handler)
-    return _place(code.co_filename, code.co_firstlineno) if code is not None else ""
+    return _file_and_line(code.co_filename, code.co_firstlineno) if code is not None else ""
 
 
 def named(handler: Any) -> str:
@@ -26,7 +26,7 @@ def named(handler: Any) -> str:
     code = _code_of(handler)
     if code is None:
         return repr(handler)
-    return f"{code.co_name} ({_place(code.co_filename, code.co_firstlineno)})"
+    return f"{code.co_name} ({_file_and_line(code.co_filename, code.co_firstlineno)})"
 
 
 def calling_place() -> str:
@@ -34,7 +34,7 @@ def calling_place() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         if not frame.f_code.co_filename.startswith(_ENGINE):
-            return _place(frame.f_code.co_filename, frame.f_lineno)
+            return _file_and_line(frame.f_code.co_filename, frame.f_lineno)
         if frame.f_back is None:
             break
         frame = frame.f_back
@@ -56,7 +56,7 @@ def _code_of(handler: Any) -> CodeType | None:
     return code if isinstance(code, CodeType) else None
 
 
-def _place(file: str, line: int) -> str:
+def _file_and_line(file: str, line: int) -> str:
     path = Path(file)
     directory = Path.cwd()
     return f"{path.relative_to(directory) if path.is_relative_to(directory) else path}:{line}"

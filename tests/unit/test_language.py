@@ -24,7 +24,6 @@ NAMES_AT = ("diptych/domain/", "diptych/testing/", "shop/", "tests/")
 NOT_DONE = frozenset(
     """
     tests/conformance
-    tests/faults
     tests/unit/
     """.split()
 )
