@@ -35,7 +35,7 @@ from query_server.upstream import NoSuchVersion, NotInTime, NotReachable, Upstre
 SERVICE = "diptych.v1.ReadModelService"
 
 _RETRY_SECONDS = 0.1
-"""Pause before the command server is asked again for an aggregate version's position."""
+"""Pause before another request to the command server for an aggregate version's position."""
 
 _FIRST_PROGRESS_SECONDS = 0.02
 """Time before the first progress message of WatchVersion: most waits have ended by then."""

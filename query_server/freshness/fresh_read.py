@@ -60,7 +60,7 @@ class FreshReads:
     """Reads that include a position. Belongs to one event loop."""
 
     def __init__(self, tracker: FreshnessTracker, events: EventSource | None = None) -> None:
-        """Take the tracker, and the store that knows events about which neither feed nor polls said anything."""
+        """Take the tracker, and the store in which events are looked up that neither feed nor polls report."""
         self._tracker = tracker
         self._events = events
 

@@ -60,7 +60,7 @@ class ProjectionProgress:
     """Progress of one projection, and the proof of what its reads include.
 
     Every `absorb_*` method returns True if positions that were true before no longer are, so that rows in memory
-    must be dropped; `absorb_read` alone returns True if the read told something new.
+    must be dropped; `absorb_read` alone returns True if the read is new.
     """
 
     __slots__ = (
@@ -220,7 +220,7 @@ class ProjectionProgress:
         return self._update_bound() or voided
 
     def absorb_store_replaced(self) -> None:
-        """Discard everything known about the store: it is another one now."""
+        """Discard everything about the store: it is another one now."""
         self.is_stored = False
         self.generation = self.checkpoint = 0
         self._polled = (0, 0, 0)
@@ -245,11 +245,11 @@ class ProjectionProgress:
 
     def _absorb_rows_log(self, log: LogIdentity | None, generation: int) -> bool:
         """Take the log that rows were folded from, stated by feed and store, one later than the other."""
-        known = self.rows_log
+        before = self.rows_log
         if log is None:
             return False
-        if known is not None and log.log_id == known.log_id and log.epoch <= known.epoch:
-            if log.epoch == known.epoch:
+        if before is not None and log.log_id == before.log_id and log.epoch <= before.epoch:
+            if log.epoch == before.epoch:
                 self._note_generation(generation, log)
             return False
         if self.is_diverged:

@@ -34,7 +34,7 @@ class TokenJudge:
         self._request: asyncio.Future[bool] | None = None
 
     def position_at_once(self, tokens: Sequence[str], tracked: TrackedProjection) -> int | None:
-        """Return the position that tokens require of a projection; None if only `position_of` can tell.
+        """Return the position that tokens require of a projection; None if it takes `position_of`.
 
         Raises:
             TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch: As `position_of`.

@@ -74,7 +74,7 @@ class FreshnessTracker:
         }
         self.is_feed_connected = False
         self.listeners: list[Callable[[TrackedProjection], None]] = []
-        """Called with a projection after each frame, poll or read that told something new about it."""
+        """Called with a projection after each frame about it, and after each poll or read with a new checkpoint."""
         self.row_cache: ProgressListener | None = None
         """Row cache to notify of every feed frame and store poll."""
         self.poll_needed = asyncio.Event()
@@ -156,7 +156,7 @@ class FreshnessTracker:
                 row_cache.on_store_poll(name, 0, 0)
 
     def on_store_replaced(self) -> None:
-        """Note that the store is another one: everything known about the one before is void."""
+        """Note that the store is another one: discard everything about the one before."""
         for tracked in self.projections.values():
             tracked.absorb_store_replaced()
             self._void(tracked)

@@ -18,7 +18,7 @@ from query_server.freshness.tracker import FreshnessTracker
 
 
 class WaitResult(NamedTuple):
-    """Outcome of a wait, the projection worst off, and the position that it is known to include."""
+    """Outcome of a wait, the projection that decides it, and the position that this projection includes."""
 
     outcome: WaitOutcome
     projection: TrackedProjection
@@ -57,7 +57,7 @@ class VersionWaits:
             if parked:
                 return _result(WaitOutcome.WAIT_OUTCOME_PARKED, worst_of(parked))
             if behind and all(each.progress.applied >= required for each in behind):
-                continue  # They arrived while the store was asked about others.
+                continue  # They arrived while events of others were looked up.
             if tracker.now >= until or tracker.is_closed:
                 worst = worst_of(behind or projections)
                 # The position may have been applied by a generation that is no longer read.

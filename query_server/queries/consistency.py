@@ -61,7 +61,7 @@ def refuse(
         presented: The greatest token that the caller presented; empty without one.
 
     Returns:
-        The refusal to raise: one that tells more, if the projection has no generation to read.
+        The refusal to raise: a more precise one if the projection has no generation to read.
     """
     if isinstance(refusal, ReadModelNotReady) and (missing := tracker.projections.get(refusal.projection)) is not None:
         refusal = absent(tracker, missing)

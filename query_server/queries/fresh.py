@@ -39,7 +39,7 @@ def required_position(
 ) -> tuple[int | None, str]:
     """Return the position that an answer must include, and the presented token.
 
-    The position is None if only the command server can tell it.
+    The position is None if the command server has to report the head first.
     """
     if requirement is None:
         # Nothing older than what this server showed or acknowledged: after REACHED a plain read includes it.

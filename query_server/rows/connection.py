@@ -32,7 +32,7 @@ class StatementError(ReadStoreError):
 
 
 def file_id(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one at the same path; None without a file."""
+    """Return the identity of the file at a path, which changes when it is replaced; None without a file."""
     try:
         status = os.stat(path)  # noqa: PTH116 - once for every watch's read; a Path takes three times as long.
     except OSError:

@@ -72,10 +72,10 @@ class Statements:
 
         Parameters: `key` or `keys` (a JSON array), `projection`, `generation`.
         """
-        found = self._keys.get((view.name, generation))
-        if found is None:
-            found = self._keys[view.name, generation] = _by_key(self._table(view, generation))
-        return found
+        compiled = self._keys.get((view.name, generation))
+        if compiled is None:
+            compiled = self._keys[view.name, generation] = _by_key(self._table(view, generation))
+        return compiled
 
     def find(self, view: View[Any], generation: int, find: Find, *, after: bool, total: bool) -> Compiled:
         """Return the statement that reads a page of rows.
@@ -90,13 +90,13 @@ class Statements:
             after,
             total,
         )
-        found = self._finds.get(shape)
-        if found is None:
-            found = _find(self._table(view, generation), find, after=after, total=total)
-            self._finds[shape] = found
+        compiled = self._finds.get(shape)
+        if compiled is None:
+            compiled = _find(self._table(view, generation), find, after=after, total=total)
+            self._finds[shape] = compiled
             while len(self._finds) > STATEMENTS_MAX:
                 self._finds.popitem(last=False)
-        return found
+        return compiled
 
     def drop(self, view_names: Sequence[str], generation: int) -> None:
         """Drop the statements on a generation of these views."""

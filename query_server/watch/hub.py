@@ -161,7 +161,7 @@ class Hub:
             self.is_idle = not self._woken.is_set()
 
     def _needs_read(self) -> bool:
-        """Return False if no row is known to have changed; the cut then advances without a read."""
+        """Return True if rows may have changed. If not, advance the cut without a read."""
         cut, progress = self.cut, self._progress
         if cut is None or not self.is_cut_complete or self._must_read:
             return True
