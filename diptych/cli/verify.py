@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,21 +82,21 @@ def _check(log: Path, read_store: Path, domain: LoadedDomain, folder: Path, find
             with show_progress("Folding the aggregates") as report:
                 check.check_states(report)
             if copy.exists():
-                _check_rows(copy, domain, check, findings)
+                asyncio.run(_check_rows(copy, domain, check, findings))
     except LogFileError as error:
         findings.unchecked.append(str(error))
 
 
-def _check_rows(copy: Path, domain: LoadedDomain, log: LogCheck, findings: Findings) -> None:
+async def _check_rows(copy: Path, domain: LoadedDomain, log: LogCheck, findings: Findings) -> None:
     from projector.store.rows_check import RowsCheck
 
-    with RowsCheck(copy, findings) as rows:
+    async with RowsCheck(copy, findings) as rows:
         for name, projection in sorted(domain.domain.projections.items()):
-            generation = rows.generation(projection)
+            generation = await rows.generation(projection)
             if generation is None or _diverges(name, generation, log, findings):
                 continue
             with show_progress(f"Folding projection {name}") as report:
-                rows.check(projection, generation, log.pages, report)
+                await rows.check(projection, generation, log.pages, report)
 
 
 def _diverges(name: str, generation: Generation, log: LogCheck, findings: Findings) -> bool:

@@ -1,22 +1,23 @@
 """Connections to databases that others may be writing: one place that opens them read-only.
 
 `ReadOnlyDatabase` serves statements off the hot path, written once with SQLAlchemy for every database.
-`read_only_engine` and `scratch_engine` serve checks, which compare a copy with a scratch database.
+`read_only_async_engine` and `scratch_async_engine` serve checks, which compare a copy with a scratch database.
 `open_read_only` serves code that works on SQLite files themselves: hot paths, copies and checks.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, NullPool, create_engine, event
-from sqlalchemy.sql.elements import ClauseElement
+from sqlalchemy import URL, NullPool, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.sql.selectable import TypedReturnsRows
 
-from diptych.storage.database_thread import DatabaseThread
-from diptych.storage.errors import DatabaseError
-from diptych.storage.sql import Compiled, compile_sqlite
+from diptych.storage.errors import own_errors
 
 BUSY_SECONDS = 5.0
 """Longest wait for a lock that another connection holds."""
@@ -41,66 +42,68 @@ def open_read_only(path: Path, *, busy_seconds: float = BUSY_SECONDS, **options:
     return connection
 
 
-def read_only_engine(path: Path) -> Engine:
-    """Return an engine that reads a database file in autocommit mode. The caller disposes it."""
-    return create_engine("sqlite://", creator=lambda: open_read_only(path), poolclass=NullPool)
+def sqlite_dsn(path: Path) -> URL:
+    """Return the DSN of an SQLite file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path))
 
 
-def scratch_engine(path: Path) -> Engine:
-    """Return an engine on a new file that needn't survive a crash. The caller disposes it and removes the file."""
-    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
+def read_only_async_engine(dsn: str | URL) -> AsyncEngine:
+    """Return an asyncio engine that only reads, in autocommit mode. The caller disposes it.
 
-    @event.listens_for(engine, "connect")
-    def trade_safety_for_speed(connection: sqlite3.Connection, _: object) -> None:
+    An SQLite file must exist by the first query.
+    """
+    url = make_url(dsn)
+    if url.get_backend_name() != "sqlite":
+        return create_async_engine(url, isolation_level="AUTOCOMMIT", pool_size=2)
+    assert url.database, "the settings refuse a DSN without a file"
+    read_only = URL.create(
+        "sqlite+aiosqlite", database=Path(url.database).absolute().as_uri(), query={"mode": "ro", "uri": "true"}
+    )
+    return create_async_engine(
+        read_only, isolation_level="AUTOCOMMIT", pool_size=2, connect_args={"timeout": BUSY_SECONDS}
+    )
+
+
+def scratch_async_engine(path: Path) -> AsyncEngine:
+    """Return an engine on a new SQLite file that a crash may destroy. The caller disposes it and removes the file."""
+    engine = create_async_engine(URL.create("sqlite+aiosqlite", database=str(path)), poolclass=NullPool)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def trade_safety_for_speed(connection: DBAPIConnection, _: object) -> None:
+        cursor = connection.cursor()
         for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-65536"):
-            connection.execute(f"PRAGMA {pragma}")
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
 
     return engine
 
 
 class ReadOnlyDatabase:
-    """Runs queries on a connection and a thread of its own. Every query is a transaction of its own."""
+    """Runs queries through SQLAlchemy's asyncio engine. Every query is a transaction of its own."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        """Prepare a connection, which the first query opens.
+    def __init__(self, dsn: str | URL) -> None:
+        """Prepare an engine, which connects with the first query.
 
         Args:
-            path: The SQLite file.
-            name: Name of the thread.
+            dsn: DSN of the database.
         """
-        self._path = path
-        self._thread = DatabaseThread(name)
-        self._connection: sqlite3.Connection | None = None
-        self._compiled: dict[ClauseElement, Compiled] = {}
+        self._engine = read_only_async_engine(dsn)
 
-    async def fetch_all(self, query: ClauseElement, **values: Any) -> list[Row]:
+    async def fetch_all(self, query: TypedReturnsRows[Any], **values: Any) -> Sequence[Row]:
         """Run a query and return all its rows.
 
         Args:
-            query: The query, a constant of the program, since its compiled text stays in memory.
+            query: The query.
             values: Values of its bound parameters.
 
         Raises:
             DatabaseError: The database can't be read now.
         """
-        return await self._thread.run(self._fetch_all, query, values)
+        with own_errors():
+            async with self._engine.connect() as connection:
+                rows: Sequence[Row] = (await connection.execute(query, values)).all()
+                return rows
 
     async def close(self) -> None:
-        """Close the connection when the queries that were begun have ended."""
-        await self._thread.run(self._close)
-        await self._thread.close()
-
-    def _fetch_all(self, query: ClauseElement, values: dict[str, Any]) -> list[Row]:
-        compiled = self._compiled.get(query)
-        if compiled is None:
-            compiled = self._compiled[query] = compile_sqlite(query)
-        try:
-            if self._connection is None:
-                self._connection = open_read_only(self._path)
-            return self._connection.execute(compiled.sql, compiled.bind(**values)).fetchall()
-        except sqlite3.Error as error:
-            raise DatabaseError(str(error)) from error
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        """Close the connections."""
+        await self._engine.dispose()

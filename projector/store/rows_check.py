@@ -4,7 +4,7 @@
 2. It folds the log again into a scratch database, one page of events at a time, so memory does not grow with the log.
 3. It reads the rows of both by key, and reports every difference.
 
-Statements are written once for every database, and run through SQLAlchemy.
+Statements are written once for every database, and run through SQLAlchemy's asyncio engine.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError, Message
 from sqlalchemy import Connection, Table, bindparam, inspect, select, type_coerce, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import NullType
 
 from diptych.domain.folding import ChangedRow, Contents, Folding
 from diptych.domain.projection import Projection, View
-from diptych.storage.connections import read_only_engine, scratch_engine
+from diptych.storage.connections import read_only_async_engine, scratch_async_engine, sqlite_dsn
 from diptych.storage.copy import Progress
 from diptych.storage.findings import Findings, Row, align
 from diptych.storage.read_store_schema import Checkpoint, generations, parked_events, shape, view_table
@@ -49,32 +50,40 @@ class Generation(NamedTuple):
 
 
 class RowsCheck:
-    """Checks one copy of a read store by the code of its projections. Use it in `with`."""
+    """Checks one copy of a read store by the code of its projections. Use it in `async with`."""
 
     def __init__(self, copy: Path, findings: Findings) -> None:
-        """Open the copy.
+        """Prepare the check.
 
         Args:
             copy: File of the copy. The scratch database is beside it.
             findings: Takes the differences.
         """
-        self._engine = read_only_engine(copy)
-        self._stored = self._engine.connect()
+        self._engine = read_only_async_engine(sqlite_dsn(copy))
+        self._connection: AsyncConnection
+        self._stored: Connection
+        self._tables: frozenset[str]
         self._scratch = copy.with_name(f"{copy.name}.folded")
         self._findings = findings
-        self._tables = set(inspect(self._stored).get_table_names())
 
-    def __enter__(self) -> RowsCheck:
+    async def __aenter__(self) -> RowsCheck:
+        self._connection = await self._engine.connect()
+        assert self._connection.sync_connection is not None
+        self._stored = self._connection.sync_connection
+        names = await self._connection.run_sync(lambda connection: inspect(connection).get_table_names())
+        self._tables = frozenset(names)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stored.close()
-        self._engine.dispose()
+    async def __aexit__(self, *_: object) -> None:
+        await self._connection.close()
+        await self._engine.dispose()
 
-    def generation(self, projection: Projection) -> Generation | None:
+    async def generation(self, projection: Projection) -> Generation | None:
         """Return the active generation of a projection's code; None, with a finding, if there is none to check."""
         name = projection.name
-        rows = self._stored.execute(_ACTIVE, {"of_projection": name}).all() if generations.name in self._tables else []
+        rows: Sequence[Row] = []
+        if generations.name in self._tables:
+            rows = (await self._connection.execute(_ACTIVE, {"of_projection": name})).all()
         mine = [row for row in rows if (row[1], row[2]) == (projection.version, shape(projection))]
         if mine:
             generation, version, digest, position, event_id, log_id, floor = mine[0]
@@ -89,7 +98,7 @@ class RowsCheck:
         self._findings.unchecked.append(f"Projection {name} {cause}.")
         return None
 
-    def check(self, projection: Projection, generation: Generation, pages: Pages, progress: Progress) -> None:
+    async def check(self, projection: Projection, generation: Generation, pages: Pages, progress: Progress) -> None:
         """Fold the log up to a generation's checkpoint, and compare all its rows.
 
         Args:
@@ -102,13 +111,15 @@ class RowsCheck:
             sqlalchemy.exc.DBAPIError: A database can't be read or written.
         """
         self._scratch.unlink(missing_ok=True)
-        engine = scratch_engine(self._scratch)
+        engine = scratch_async_engine(self._scratch)
         try:
-            with engine.connect() as scratch:
-                self._check(projection, generation, scratch, pages, progress)
+            async with engine.connect() as scratch:
+                await scratch.run_sync(lambda opened: self._check(projection, generation, opened, pages, progress))
         finally:
-            engine.dispose()
+            await engine.dispose()
             self._scratch.unlink(missing_ok=True)
+
+    # The functions below run within `run_sync`, where both connections may be used without `await`.
 
     def _check(
         self, projection: Projection, generation: Generation, scratch: Connection, pages: Pages, progress: Progress

@@ -11,6 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from diptych.domain.projection import Projection
 from diptych.server import failpoints
 from diptych.server.errors import StartError
+from diptych.storage.connections import sqlite_dsn
 from diptych.storage.database_thread import DatabaseThread
 from diptych.storage.errors import ReadStoreError
 from diptych.storage.read_store import Generation, GenerationStore, Handover, Lease, LeaseHolder, ReadStore
@@ -46,7 +47,7 @@ class SqliteReadStore(ReadStore):
         """For functions that `run` runs."""
         self._thread = DatabaseThread("read-store")
         self._checkpoints = WalCheckpoints(path, "read-store-checkpoints", _CHECKPOINT_PAGES)
-        self._reader = StoreReader(path)
+        self._reader = StoreReader(sqlite_dsn(path))
 
     @property
     def primary(self) -> bool:  # type: ignore[override]

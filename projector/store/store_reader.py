@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BindParameter, bindparam, func, select
+from sqlalchemy import URL, BindParameter, bindparam, func, select
 
 from diptych.domain.aggregate import AggregateRef
 from diptych.storage.connections import ReadOnlyDatabase
@@ -21,8 +20,8 @@ PAGE_BYTES_MAX = 1 << 20
 class StoreReader:
     """Reads committed data on a connection of its own, beside the thread that writes."""
 
-    def __init__(self, path: Path) -> None:
-        self._database = ReadOnlyDatabase(path, "read-store-reader")
+    def __init__(self, dsn: str | URL) -> None:
+        self._database = ReadOnlyDatabase(dsn)
 
     async def close(self) -> None:
         """Close the connection."""

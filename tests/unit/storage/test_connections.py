@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, bindparam, select
+from sqlalchemy.exc import OperationalError
 
-from diptych.storage.connections import ReadOnlyDatabase, open_read_only, read_only_engine
+from diptych.storage.connections import ReadOnlyDatabase, open_read_only, read_only_async_engine, sqlite_dsn
 from diptych.storage.errors import DatabaseError
 
 numbers = Table("numbers", MetaData(), Column("number", Integer, primary_key=True))
@@ -30,7 +31,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def database(path: Path) -> AsyncIterator[ReadOnlyDatabase]:
-    database = ReadOnlyDatabase(path, "reader")
+    database = ReadOnlyDatabase(sqlite_dsn(path))
     yield database
     await database.close()
 
@@ -42,11 +43,13 @@ def test_connection_reads_and_never_writes(path: Path) -> None:
             connection.execute("DELETE FROM numbers")
 
 
-def test_engine_reads_and_never_writes(path: Path) -> None:
-    engine = read_only_engine(path)
-    with engine.connect() as connection:
-        assert connection.execute(QUERY, {"above": 1}).scalars().all() == [2, 3]
-    engine.dispose()
+async def test_engine_reads_and_never_writes(path: Path) -> None:
+    engine = read_only_async_engine(sqlite_dsn(path))
+    async with engine.connect() as connection:
+        assert (await connection.execute(QUERY, {"above": 1})).scalars().all() == [2, 3]
+        with pytest.raises(OperationalError, match="readonly"):
+            await connection.execute(numbers.delete())
+    await engine.dispose()
 
 
 async def test_database_shows_every_commit_to_the_next_query(path: Path, database: ReadOnlyDatabase) -> None:
@@ -57,7 +60,7 @@ async def test_database_shows_every_commit_to_the_next_query(path: Path, databas
 
 
 async def test_database_raises_our_error_when_a_table_or_the_file_is_missing(tmp_path: Path) -> None:
-    database = ReadOnlyDatabase(tmp_path / "missing.db", "reader")
+    database = ReadOnlyDatabase(sqlite_dsn(tmp_path / "missing.db"))
     with pytest.raises(DatabaseError, match="unable to open"):
         await database.fetch_all(QUERY, above=1)
     assert not (tmp_path / "missing.db").exists()

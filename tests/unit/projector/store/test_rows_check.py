@@ -59,12 +59,12 @@ class Checked:
             end = min(start + self.page, until)
             yield end, [event for event in self.log[start:end] if event.event.TypeName() in wanted]
 
-    def found(self) -> dict[str, list[str]]:
+    async def found(self) -> dict[str, list[str]]:
         findings = Findings()
-        with RowsCheck(self.path, findings) as check:
-            filled = check.generation(NOTES.projection)
+        async with RowsCheck(self.path, findings) as check:
+            filled = await check.generation(NOTES.projection)
             assert filled is not None, findings.unchecked
-            check.check(NOTES.projection, filled, self.pages, lambda done, total: None)
+            await check.check(NOTES.projection, filled, self.pages, lambda done, total: None)
         return findings.differences
 
 
@@ -75,52 +75,52 @@ def checked(tmp_path: Path) -> Iterator[Checked]:
     made.close()
 
 
-def test_check_does_not_depend_on_pages(checked: Checked) -> None:
+async def test_check_does_not_depend_on_pages(checked: Checked) -> None:
     for checked.page in (1, 2, 3, 100):
-        assert checked.found() == {}
+        assert await checked.found() == {}
     checked.run("UPDATE diptych_generations SET position = 6")
-    assert list(checked.found()) == ["ROW_MISSING"], "tag x is deleted too early"
+    assert list(await checked.found()) == ["ROW_MISSING"], "tag x is deleted too early"
 
 
-def test_tombstone_below_the_floor_may_be_missing(checked: Checked) -> None:
+async def test_tombstone_below_the_floor_may_be_missing(checked: Checked) -> None:
     checked.run("DELETE FROM notes_g1 WHERE key = 'a'")
     checked.run("DELETE FROM notes_tags_g1 WHERE key = 'x'")
     checked.run("UPDATE diptych_generations SET tombstone_floor = 4")
-    assert checked.found() == {
+    assert await checked.found() == {
         "TOMBSTONE_MISSING": ["Row x of view notes_tags was deleted at position 7, and its tombstone is missing."]
     }
     checked.run("UPDATE diptych_generations SET tombstone_floor = 7")
-    assert checked.found() == {}
+    assert await checked.found() == {}
     checked.run("UPDATE diptych_generations SET tombstone_floor = 0")
-    assert len(checked.found()["TOMBSTONE_MISSING"]) == 2
+    assert len((await checked.found())["TOMBSTONE_MISSING"]) == 2
 
 
-def test_check_reports_a_deleted_row_that_exists_and_a_tombstone_without_a_row(checked: Checked) -> None:
+async def test_check_reports_a_deleted_row_that_exists_and_a_tombstone_without_a_row(checked: Checked) -> None:
     checked.run("UPDATE notes_g1 SET row = x'' WHERE key = 'a'")
     checked.run("INSERT INTO notes_g1 VALUES ('z', 1, NULL)")
-    told = checked.found()["ROW_EXTRA"]
+    told = (await checked.found())["ROW_EXTRA"]
     assert [sentence.split(",")[0] for sentence in told] == [
         "Row a of view notes is there",
         "Row z of view notes is there",
     ]
 
 
-def test_check_reports_an_event_that_fails_unless_it_is_listed_as_parked(tmp_path: Path) -> None:
+async def test_check_reports_an_event_that_fails_unless_it_is_listed_as_parked(tmp_path: Path) -> None:
     log = [*LOG, *log_of([*[Noted(key="", text="")] * 7, Noted(key="c", text="poison")])[7:]]
     made = Checked(tmp_path / "read.db", log)
     try:
         # As it is with an event that was left out.
-        (told,) = made.found()["FOLD_FAILED"]
+        (told,) = (await made.found())["FOLD_FAILED"]
         assert "Event 8 (notes.v1.Noted of note/1) failed" in told
         made.run("INSERT INTO diptych_parked_events VALUES ('notes', 1, 8, 8)")
-        assert made.found() == {}
+        assert await made.found() == {}
     finally:
         made.close()
 
 
-def test_inactive_generation_is_not_checked(checked: Checked) -> None:
+async def test_inactive_generation_is_not_checked(checked: Checked) -> None:
     checked.run("UPDATE diptych_generations SET active = 0")
     findings = Findings()
-    with RowsCheck(checked.path, findings) as check:
-        assert check.generation(NOTES.projection) is None
+    async with RowsCheck(checked.path, findings) as check:
+        assert await check.generation(NOTES.projection) is None
     assert findings.unchecked == ["Projection notes has not been filled."]
