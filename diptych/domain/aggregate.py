@@ -7,6 +7,7 @@ into one of a newer type. All of them are pure: the engine passes the time, the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from google.protobuf.message import Message
 
 from diptych.domain.ids import new_id
+from diptych.domain.places import calling_place, named
 from diptych.domain.refusal import Refusal
 from diptych.domain.results import wrong_state
 from diptych.domain.upcasting import Upcaster, becomes, upcasted
@@ -130,6 +132,8 @@ class Aggregate(Generic[S]):
         self.type = type
         self.initial = initial
         self.id = id
+        self.place = calling_place()
+        """File and line of the declaration."""
         self._state_type = initial.__class__
         self.deciders: dict[str, DeciderBinding] = {}
         """By the full name of the command's type."""
@@ -227,11 +231,12 @@ class Aggregate(Generic[S]):
                 raise ValueError(f"{name} is upcast to itself by aggregate {self.type}.")
 
         def bind(upcast: Callable[[Old], E]) -> Callable[[Old], E]:
+            @functools.wraps(upcast)
             def checked(event: Old) -> E:
                 result = upcast(event)
                 if type(result) not in new:
                     raise TypeError(
-                        f"The upcaster of {name} returned a {type(result).__name__}, and it becomes "
+                        f"The upcaster of {name}, {named(upcast)}, returned a {type(result).__name__}, and it becomes "
                         f"{' or '.join(kind.DESCRIPTOR.full_name for kind in new)}."
                     )
                 return result

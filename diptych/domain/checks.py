@@ -9,19 +9,30 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf import descriptor
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from diptych.domain.aggregate import Aggregate
+from diptych.domain.aggregate import Aggregate, AggregateRef
 from diptych.domain.domain import Domain
 from diptych.domain.errors import DomainError
-from diptych.domain.folding import check_look_up
+from diptych.domain.folding import NO_LOOK_UPS, check_look_up
 from diptych.domain.outputs import After, Call, Send
 from diptych.domain.process import Process
 from diptych.domain.projection import CombinedQuery, FindQuery, GetQuery, Handler, Projection, Query, View
-from diptych.domain.query import repeated_field
+from diptych.domain.query import ColumnError, repeated_field
+from diptych.domain.recorded import Recorded
+from diptych.domain.results import no_text
+
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+"""Time of the queries that the checks make."""
+_EMPTY_PLACE = Recorded(
+    position=1, aggregate=AggregateRef("aggregate", "id"), version=1, record_time=Timestamp(), source=NO_LOOK_UPS
+)
+"""Place of the events that the checks make."""
 
 
 def check_declarations(domain: Domain, event_types: Collection[str], commands: Collection[str]) -> None:
@@ -51,7 +62,8 @@ def _check_evolvers(aggregate: Aggregate[Any]) -> None:
             if event.DESCRIPTOR.full_name not in aggregate.evolvers:
                 raise DomainError(
                     f"The decider of {command} records {event.DESCRIPTOR.full_name}, for which aggregate "
-                    f"{aggregate.type} has no evolver."
+                    f"{aggregate.type} has no evolver.",
+                    binding.decide,
                 )
 
 
@@ -62,15 +74,16 @@ def _check_upcasters(aggregate: Aggregate[Any]) -> None:
             new = kind.DESCRIPTOR.full_name
             if new not in aggregate.evolvers and new not in aggregate.upcasters:
                 raise DomainError(
-                    f"Event {name} is upcast to {new}, for which aggregate {aggregate.type} has no evolver."
+                    f"Event {name} is upcast to {new}, for which aggregate {aggregate.type} has no evolver.",
+                    upcaster.upcast,
                 )
         try:
             upcaster.upcast(upcaster.event())
         except (AttributeError, TypeError) as error:
-            raise DomainError(f"The upcaster of {name} fails on an empty event: {error}") from error
+            raise DomainError(f"The upcaster of {name} fails on an empty event: {error}", upcaster.upcast) from error
         except ValueError as error:
             if "has no" in str(error):  # The message of protobuf for a field that does not exist.
-                raise DomainError(f"The upcaster of {name} uses an unknown field: {error}") from error
+                raise DomainError(f"The upcaster of {name} uses an unknown field: {error}", upcaster.upcast) from error
 
 
 def _check_process(
@@ -84,14 +97,17 @@ def _check_process(
         ("answers to", process.answers, ports, "for which the domain has no port"),
         ("failures of", process.failures, ports, "for which the domain has no port"),
     ):
-        for name in bindings:
+        for name, binding in bindings.items():
             if name not in existing:
-                raise DomainError(f"Process {process.type} handles {what} {name}, {complaint}.")
+                raise DomainError(f"Process {process.type} handles {what} {name}, {complaint}.", binding.handle)
     for name, binding in process.events.items():
         if name in process.evolvers:
-            raise DomainError(f"Process {process.type} reacts to {name}, which is an event of its own.")
+            raise DomainError(f"Process {process.type} reacts to {name}, which is an event of its own.", binding.handle)
         assert binding.key is not None
-        _probe(f"The key of process {process.type} on {name}", binding.key, binding.message())
+        what = f"The key of process {process.type} on {name}"
+        key = _probe(what, binding.key, binding.key, binding.message())
+        if key is not None and not isinstance(key, str):
+            raise DomainError(f"{what} {no_text(key)}", binding.key)
     for handler, handle in _handlers(process):
         _check_step(process, handler, handle, commands, ports)
 
@@ -107,18 +123,22 @@ def _check_step(
     for kind in _returned_messages(handle):
         if kind.DESCRIPTOR.full_name not in process.evolvers:
             raise DomainError(
-                f"{handler} records {kind.DESCRIPTOR.full_name}, for which process {process.type} has no evolver."
+                f"{handler} records {kind.DESCRIPTOR.full_name}, for which process {process.type} has no evolver.",
+                handle,
             )
     for kind in _returned_outputs(handle, Send):
         if kind.DESCRIPTOR.full_name not in commands:
-            raise DomainError(f"{handler} sends {kind.DESCRIPTOR.full_name}, which is no command of the domain.")
+            raise DomainError(
+                f"{handler} sends {kind.DESCRIPTOR.full_name}, which is no command of the domain.", handle
+            )
     for kind in _returned_outputs(handle, Call):
         if kind.DESCRIPTOR.full_name not in ports:
-            raise DomainError(f"{handler} calls {kind.DESCRIPTOR.full_name}, for which the domain has no port.")
+            raise DomainError(f"{handler} calls {kind.DESCRIPTOR.full_name}, for which the domain has no port.", handle)
     for kind in _returned_outputs(handle, After):
         if kind.DESCRIPTOR.full_name not in process.timeouts:
             raise DomainError(
-                f"{handler} sets timeout {kind.DESCRIPTOR.full_name}, which process {process.type} does not handle."
+                f"{handler} sets timeout {kind.DESCRIPTOR.full_name}, which process {process.type} does not handle.",
+                handle,
             )
 
 
@@ -127,29 +147,47 @@ def _check_projection(projection: Projection, event_types: Collection[str]) -> N
     for view in projection.views:
         for name, handler in view.handlers.items():
             if name not in event_types:
-                raise DomainError(f"View {view.name} on {name}: no aggregate of the domain records that event.")
+                raise DomainError(
+                    f"View {view.name} on {name}: no aggregate of the domain records that event.", handler.fold
+                )
             if name in projection.upcasters:
                 raise DomainError(
-                    f"View {view.name} on {name}: that event is upcast before it is folded; fold what it becomes."
+                    f"View {view.name} on {name}: that event is upcast before it is folded; fold what it becomes.",
+                    handler.fold,
                 )
             _check_keys(view, name, handler)
         for columns in view.indexes:
             if any(column.view is not view for column in columns):
-                raise DomainError(f"An index of view {view.name} has a column of another view.")
+                raise DomainError(f"An index of view {view.name} has a column of another view.", view.place)
 
 
 def _check_keys(view: View[Any], name: str, handler: Handler) -> None:
-    """Check that the keys and look-ups of a handler use fields that exist, and that it looks up earlier views."""
-    _probe(f"The key of view {view.name} on {name}", lambda event: list(handler.keys(event)), handler.event())
+    """Check that keys and look-ups of a handler use fields that exist, and that it looks up earlier views.
+
+    Keys must be texts, by the return annotation and for an empty event.
+    """
+    what = f"The key of view {view.name} on {name}"
+    annotation = _annotation(what, handler.key)
+    if annotation in (int, float, bytes, bool, type(None)):
+        raise DomainError(
+            f"{what} is annotated to return {annotation.__name__}; return a text, as str(...).", handler.key
+        )
+    arguments = (_EMPTY_PLACE,) if handler.placed else ()
+    keys = _probe(what, handler.key, lambda event: handler.keys(event, *arguments), handler.event())
+    if isinstance(keys, str):
+        raise DomainError(f"{what} gave the text {keys!r}, not the keys themselves; use `on` for one key.", handler.key)
+    for key in keys or ():
+        if not isinstance(key, str):
+            raise DomainError(f"{what} {no_text(key)}", handler.key)
     reads = handler.reads
     if reads is None:
         return
-    refs = _probe(f"`reads` of view {view.name} on {name}", lambda event: list(reads(event)), handler.event())
+    refs = _probe(f"`reads` of view {view.name} on {name}", reads, lambda event: list(reads(event)), handler.event())
     for ref in refs or ():
         try:
             check_look_up(view, ref.view)
         except LookupError as error:
-            raise DomainError(str(error)) from None
+            raise DomainError(str(error), reads) from None
 
 
 def check_query(query: Query, method: descriptor.MethodDescriptor) -> None:
@@ -160,22 +198,32 @@ def check_query(query: Query, method: descriptor.MethodDescriptor) -> None:
             if view.row.DESCRIPTOR.full_name != answer.full_name:
                 raise DomainError(
                     f"Rpc {method.full_name} returns {answer.full_name}, and view {view.name} has rows of "
-                    f"{view.row.DESCRIPTOR.full_name}."
+                    f"{view.row.DESCRIPTOR.full_name}.",
+                    query.key,
                 )
-            _probe(f"The key of query {method.name}", query.key, query.request())
+            _probe(f"The key of query {method.name}", query.key, query.key, query.request())
         case FindQuery(view=view, response=response):
             if response.DESCRIPTOR.full_name != answer.full_name:
-                raise DomainError(f"Rpc {method.full_name} does not return {response.DESCRIPTOR.full_name}.")
+                raise DomainError(
+                    f"Rpc {method.full_name} does not return {response.DESCRIPTOR.full_name}.", query.find
+                )
             if repeated_field(answer, view.row.DESCRIPTOR) is None:
                 raise DomainError(
-                    f"{answer.full_name} needs exactly one repeated field of {view.row.DESCRIPTOR.full_name}."
+                    f"{answer.full_name} needs exactly one repeated field of {view.row.DESCRIPTOR.full_name}.",
+                    query.find,
                 )
             for name, column in query.order_by.items():
                 if column.view is not view:
-                    raise DomainError(f"Query {method.name} orders by {name}, a column of view {column.view.name}.")
+                    raise DomainError(
+                        f"Query {method.name} orders by {name}, a column of view {column.view.name}.", query.find
+                    )
+            _probe(f"Query {method.name}", query.find, lambda request: query.find(request, _NOW), query.request())
         case CombinedQuery(response=response):
             if response.DESCRIPTOR.full_name != answer.full_name:
-                raise DomainError(f"Rpc {method.full_name} does not return {response.DESCRIPTOR.full_name}.")
+                raise DomainError(
+                    f"Rpc {method.full_name} does not return {response.DESCRIPTOR.full_name}.", query.combine
+                )
+            _probe(f"Query {method.name}", query.select, lambda request: query.select(request, _NOW), query.request())
 
 
 def _handlers(process: Process[Any]) -> Iterator[tuple[str, Callable[..., object]]]:
@@ -194,10 +242,24 @@ def _handlers(process: Process[Any]) -> Iterator[tuple[str, Callable[..., object
             yield f"Process {process.type}, {what} {name},", binding.handle
 
 
+def _annotation(what: str, handle: Callable[..., object]) -> Any:
+    """Return the return annotation of a function; None if it has none. Raise `DomainError` for an unknown name."""
+    function = inspect.unwrap(handle)
+    try:
+        return typing.get_type_hints(function).get("return")
+    except NameError as error:
+        raise DomainError(
+            f"An annotation of {what} uses {error.name}, which its module does not import; import it outside of "
+            "`if TYPE_CHECKING`.",
+            function,
+        ) from error
+    except TypeError:  # A callable without annotations, as a partial.
+        return None
+
+
 def _returned(handle: Callable[..., object]) -> tuple[Any, ...]:
     """Return the types of the items in a handler's return annotation; empty if it names none."""
-    annotation = typing.get_type_hints(inspect.unwrap(handle)).get("return")
-    arguments = typing.get_args(annotation)
+    arguments = typing.get_args(_annotation("the handler", handle))
     if not arguments:
         return ()
     item = arguments[0]
@@ -224,14 +286,23 @@ def _is_message(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
 
 
-def _probe(what: str, function: Callable[[Any], Any], message: Message) -> Any:
-    """Call a function with an empty message, to find the use of a field that does not exist.
+def _probe(what: str, place: Callable[..., Any], function: Callable[[Any], Any], message: Message) -> Any:
+    """Call a function with an empty message, to find the use of a field or a column that does not exist.
 
     Returns None if the function fails for another reason: an empty message may be invalid for it.
     """
     try:
-        return function(message)
+        result = function(message)
+        return list(result) if isinstance(result, Iterator) else result
     except AttributeError as error:
-        raise DomainError(f"{what} uses an unknown field: {error}.") from error
+        if error.obj is None:
+            return None
+        fields = ""
+        if isinstance(error.obj, Message):
+            names = ", ".join(error.obj.DESCRIPTOR.fields_by_name) or "none"
+            fields = f" The fields of {error.obj.DESCRIPTOR.full_name}: {names}."
+        raise DomainError(f"{what} uses an unknown field: {error}.{fields}", place) from error
+    except ColumnError as error:
+        raise DomainError(str(error), place) from error
     except Exception:
         return None

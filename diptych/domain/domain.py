@@ -7,6 +7,7 @@ from typing import Any
 
 from diptych.domain.aggregate import Aggregate
 from diptych.domain.errors import DomainError
+from diptych.domain.places import calling_place, place_of
 from diptych.domain.port import Port
 from diptych.domain.process import Process
 from diptych.domain.projection import Projection, View
@@ -37,6 +38,8 @@ class Domain:
         ports: Sequence[Port[Any, Any]] = (),
     ) -> None:
         self.name = name
+        self.place = calling_place()
+        """File and line of the declaration."""
         self.aggregates = {aggregate.type: aggregate for aggregate in (*aggregates, *processes)}
         """By type, processes included."""
         self.processes = {process.type: process for process in processes}
@@ -45,10 +48,10 @@ class Domain:
         """By the full name of the request's type."""
         self.projections = {projection.name: projection for projection in projections}
         """By name."""
-        _check_names("aggregate", [aggregate.type for aggregate in (*aggregates, *processes)])
-        _check_names("port", [port.request.DESCRIPTOR.full_name for port in ports])
-        _check_names("projection", [projection.name for projection in projections])
-        _check_names("view", [view.name for projection in projections for view in projection.views])
+        _check_names("aggregate", [(each.type, each.place) for each in (*aggregates, *processes)])
+        _check_names("port", [(port.request.DESCRIPTOR.full_name, place_of(port.connect)) for port in ports])
+        _check_names("projection", [(each.name, each.place) for each in projections])
+        _check_names("view", [(view.name, view.place) for each in projections for view in each.views])
         upcasters = {
             name: upcaster for aggregate in self.aggregates.values() for name, upcaster in aggregate.upcasters.items()
         }
@@ -66,8 +69,12 @@ class Domain:
         return {view.name: view for projection in self.projections.values() for view in projection.views}
 
 
-def _check_names(kind: str, names: list[str]) -> None:
-    """Raise `DomainError` for a name that occurs twice."""
-    for name in names:
-        if names.count(name) > 1:
-            raise DomainError(f"There are two {kind}s named {name}.")
+def _check_names(kind: str, declared: list[tuple[str, str]]) -> None:
+    """Raise `DomainError` for a name that occurs twice among names and places."""
+    places: dict[str, str] = {}
+    for name, place in declared:
+        if name in places:
+            raise DomainError(
+                f"There are two {kind}s named {name}; the other one is declared at {places[name]}.", place
+            )
+        places[name] = place

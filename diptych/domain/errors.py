@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from diptych.domain.places import place_of
+
 
 class DomainError(Exception):
-    """A domain that cannot be served. The message names the part of the domain that is wrong."""
+    """A domain that cannot be served. The message names the part of the domain that is wrong, after its place.
+
+    Args:
+        message: The sentence.
+        place: The author's function that is wrong, or a file and line; the message begins with it.
+    """
+
+    def __init__(self, message: str, place: Callable[..., Any] | str = "") -> None:
+        self.place = place if isinstance(place, str) else place_of(place)
+        super().__init__(f"{self.place}: {message}" if self.place else message)
 
 
 def text_of(error: BaseException) -> str:

@@ -21,10 +21,11 @@ from google.protobuf.message import Message
 
 from diptych.domain.aggregate import AggregateRef
 from diptych.domain.errors import text_of
+from diptych.domain.places import place_of
 from diptych.domain.projection import Handler, Projection, View
 from diptych.domain.query import Column
-from diptych.domain.recorded import Recorded, RowRef, ViewIdentity
-from diptych.domain.results import wrong_row
+from diptych.domain.recorded import Recorded, RowRef, RowSource, ViewIdentity
+from diptych.domain.results import with_article, wrong_row
 from diptych.domain.upcasting import upcasted
 from diptych.domain.values import stored
 from diptych.v1.events_pb2 import RecordedEvent
@@ -45,19 +46,24 @@ _NO_ROWS: frozenset[RowRef] = frozenset()
 class FoldFailure(Exception):
     """Failure of one event; `__cause__` is the exception that a handler or the parser raised."""
 
-    def __init__(self, event: RecordedEvent, view: str, key: str, cause: Exception) -> None:
+    def __init__(
+        self, event: RecordedEvent, view: str, key: str, cause: Exception, function: Callable[..., Any] | None = None
+    ) -> None:
         self.event = event
         self.position: int = event.position
         self.view = view
         """The view whose handler failed; empty if parsing the event failed."""
         self.key = key
         """The key of the row whose fold failed; empty if the event failed before a fold."""
+        self.place = place_of(function) if function is not None else ""
+        """File and line of the author's function that failed; empty if parsing the event failed."""
         where = f"view {view}" if view else "no view"
         if key:
             where += f", row {key}"
+        handler = f" (in {self.place})" if self.place else ""
         super().__init__(
             f"Event {event.position} ({_type_name(event)} of {event.aggregate.type}/{event.aggregate.id}) failed in "
-            f"{where}: {text_of(cause)}"
+            f"{where}: {text_of(cause)}{handler}"
         )
         self.__cause__ = cause
 
@@ -105,7 +111,7 @@ class _Binding(NamedTuple):
 
     view: View[Any]
     view_index: int
-    keys: Callable[[Any], Iterable[str]]
+    keys: Callable[..., Iterable[str]]
     reads: Callable[[Any], Iterable[RowRef]] | None
     fold: Callable[[Any, Any, Recorded], Any]
     row: type[Message]
@@ -114,6 +120,10 @@ class _Binding(NamedTuple):
     deleted: tuple[None, ...]
     in_parts: bool
     """True if `keys` returns a mapping from each key to the part of the event for that row."""
+    key: Callable[..., Any]
+    """The author's function of which `keys` is made."""
+    placed: bool
+    """True if `keys` takes the event's place too."""
 
 
 _Work = tuple[_Binding, Iterable[str], frozenset[RowRef]]
@@ -144,11 +154,12 @@ class Folding:
         keys_to_load, steps, plans = prepared.keys_to_load, prepared.steps, self._plans
         event: RecordedEvent | None = None
         binding: _Binding | None = None
+        function: Callable[..., Any] | None = None
         try:
             for event in events:
-                binding = None
+                binding = function = None
                 work: list[_Work] = []
-                message = None
+                message = at = None
                 payload = event.event
                 plan = plans.get(payload.type_url.rpartition("/")[2])
                 if plan is not None:
@@ -157,9 +168,15 @@ class Folding:
                         upcast_plan = plans.get(message.DESCRIPTOR.full_name)
                         bindings = upcast_plan[1] if upcast_plan is not None else None
                     for binding in bindings or ():
-                        keys = _distinct(binding.keys(message), binding.in_parts)
+                        function = binding.key
+                        if binding.placed:
+                            at = at or _recorded(event, NO_LOOK_UPS)
+                            keys = _distinct(binding.keys(message, at), binding.in_parts)
+                        else:
+                            keys = _distinct(binding.keys(message), binding.in_parts)
                         reads: frozenset[RowRef] = _NO_ROWS
                         if binding.reads is not None:
+                            function = binding.reads
                             reads = frozenset(binding.reads(message))
                             for read, key in reads:
                                 check_look_up(binding.view, read)
@@ -175,7 +192,8 @@ class Folding:
                 steps.append((event, message, work))
         except Exception as error:
             assert event is not None
-            prepared.failure = FoldFailure(event, binding.view.name if binding is not None else "", "", error)
+            view = binding.view.name if binding is not None else ""
+            prepared.failure = FoldFailure(event, view, "", error, function)
         return prepared
 
     def fold(self, prepared: Prepared, rows: Sequence[Contents]) -> Folded:
@@ -198,17 +216,9 @@ class Folding:
                 if work:
                     undo.clear()
                     position = event.position
-                    aggregate = event.aggregate
-                    at = Recorded(
-                        position=position,
-                        aggregate=AggregateRef(aggregate.type, aggregate.id),
-                        version=event.version,
-                        record_time=event.record_time,
-                        event_id=event.event_id,
-                        source=overlay,
-                    )
+                    at = _recorded(event, overlay)
                     for binding, keys, reads in work:
-                        view, index, _, _, fold, kind, parse, columns, deleted, in_parts = binding
+                        view, index, _, _, fold, kind, parse, columns, deleted, in_parts, _, _ = binding
                         overlay.reads = reads
                         loaded, changes = rows[index], changed[index]
                         for key in keys:
@@ -245,9 +255,32 @@ class Folding:
                     del changes[undone]
                 else:
                     changes[undone] = before
-            folded.failure = FoldFailure(event, binding.view.name, key, error)
+            folded.failure = FoldFailure(event, binding.view.name, key, error, binding.fold)
         folded.last = last
         return folded
+
+
+def _recorded(event: RecordedEvent, source: RowSource) -> Recorded:
+    aggregate = event.aggregate
+    return Recorded(
+        position=event.position,
+        aggregate=AggregateRef(aggregate.type, aggregate.id),
+        version=event.version,
+        record_time=event.record_time,
+        event_id=event.event_id,
+        source=source,
+    )
+
+
+class _NoLookUps:
+    """Rows for key functions, which look up none."""
+
+    def look_up(self, asking: ViewIdentity[Any] | None, view: ViewIdentity[Any], key: str) -> Message | None:
+        """Raise `LookupError`."""
+        raise LookupError("A key function cannot look up rows; make the key of the event and its place.")
+
+
+NO_LOOK_UPS = _NoLookUps()
 
 
 class _Overlay:
@@ -260,8 +293,9 @@ class _Overlay:
         self._changed = changed
         self.reads: frozenset[RowRef] = _NO_ROWS
 
-    def look_up(self, asking: ViewIdentity[Any], view: ViewIdentity[Any], key: str) -> Message | None:
+    def look_up(self, asking: ViewIdentity[Any] | None, view: ViewIdentity[Any], key: str) -> Message | None:
         """Return the row as of the event that is folded, as a message of its own."""
+        assert asking is not None
         if (view, key) not in self.reads:
             check_look_up(asking, view)
             raise LookupError(
@@ -302,7 +336,9 @@ def _bind(handler: Handler) -> _Binding:
         parse=view.row.FromString,
         columns=columns,
         deleted=(None,) * len(columns),
-        in_parts=handler.parts is not None,
+        in_parts=handler.in_parts,
+        key=handler.key,
+        placed=handler.placed,
     )
 
 
@@ -315,6 +351,10 @@ def _distinct(keys: Iterable[str], in_parts: bool) -> Iterable[str]:
         return keys
     if isinstance(keys, str):
         raise TypeError(f"`keys` gave the text {keys!r}, not the keys themselves; use `on` for one key.")
+    if in_parts and not isinstance(keys, Mapping):
+        raise TypeError(f"`parts` gave a {type(keys).__name__}; return a mapping from each key to its part.")
+    if keys is None:
+        raise TypeError("`keys` gave None; return the keys, [] if the event is for no row.")
     once = keys if in_parts else dict.fromkeys(keys)
     for key in once:
         _check_key(key)
@@ -323,8 +363,10 @@ def _distinct(keys: Iterable[str], in_parts: bool) -> Iterable[str]:
 
 def _check_key(key: Any) -> None:
     """Raise for a key that no store can hold. Found here, it fails one event and not the whole batch."""
+    if key is None:
+        raise TypeError("The key is None; return a text, or use `on_each` with keys=[] if the event is for no row.")
     if not isinstance(key, str):
-        raise TypeError(f"The key {key!r} is not a text.")
+        raise TypeError(f"The key {key!r} is not a text but {with_article(type(key).__name__)}; return str(...).")
     if "\0" in key:
         raise ValueError(f"The key {key!r} has a NUL in it.")
     if not key.isascii():

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from google.protobuf.message import Message
@@ -16,6 +17,7 @@ from diptych.domain.domain import Domain
 from diptych.domain.errors import DomainError
 from diptych.domain.methods import bind_commands, bind_queries
 from diptych.domain.package_origin import path_of, version_of, working_directory_first
+from diptych.domain.places import declaration_place
 from diptych.domain.process import STEPPED
 from diptych.domain.state_codec import StateCodec
 
@@ -88,16 +90,40 @@ def load(name: str) -> LoadedDomain:
                 "directory does not have it. Install it (`pip install diptych-shop` for the shop), or change to its "
                 "directory."
             )
-        module = importlib.import_module(name)
+        module = _import(name)
         domain = getattr(module, "domain", None)
         if not isinstance(domain, Domain):
             raise DomainError(f"Package {name} has no `domain`, a diptych.Domain.")
         if domain.name != name.rpartition(".")[2]:
-            raise DomainError(f"Package {name} holds the domain {domain.name}; the names must be the same.")
+            raise DomainError(
+                f"Package {name} holds the domain {domain.name}; the names must be the same.", domain.place
+            )
         _import_contracts(name)
     path = path_of(module)
     version = version_of(path) if path is not None and "." not in name else None
     return LoadedDomain(domain, path=path, version=version)
+
+
+def _import(name: str) -> ModuleType:
+    """Import a domain's package. Raise `DomainError` for a wrong declaration, with its file and line."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{error.name}.".startswith(f"{name}.v1."):
+            raise
+        raise _not_generated(name, error) from error
+    except (TypeError, ValueError) as error:
+        place = declaration_place(error)
+        if not place:
+            raise
+        raise DomainError(str(error), place) from error
+
+
+def _not_generated(name: str, error: ModuleNotFoundError) -> DomainError:
+    return DomainError(
+        f"The contracts of {name} have not been generated: {error}. Run `diptych generate PROTOS --out DIR`, with the "
+        f"folder of {name}/v1/*.proto and the folder of the package {name}."
+    )
 
 
 def _import_contracts(name: str) -> None:
@@ -105,7 +131,7 @@ def _import_contracts(name: str) -> None:
     try:
         package = importlib.import_module(f"{name}.v1")
     except ModuleNotFoundError as error:
-        raise DomainError(f"The contracts of {name} have not been generated: {error}.") from error
+        raise _not_generated(name, error) from error
     for module in pkgutil.iter_modules(package.__path__):
         if module.name.endswith("_pb2"):
             importlib.import_module(f"{name}.v1.{module.name}")
@@ -115,21 +141,23 @@ def _codec(aggregate: Aggregate[Any]) -> StateCodec[Any]:
     try:
         return StateCodec(type(aggregate.initial))
     except TypeError as error:
-        raise DomainError(f"The state of aggregate {aggregate.type} has no codec: {error}") from error
+        raise DomainError(f"The state of aggregate {aggregate.type} has no codec: {error}", aggregate.place) from error
 
 
 def event_types_of(domain: Domain) -> dict[str, type[Message]]:
     """Return every event type that the log can have. Raise `DomainError` for one that two aggregates have."""
     kinds: dict[str, type[Message]] = {}
     for aggregate in domain.aggregates.values():
-        for name, (kind, _) in aggregate.evolvers.items():
+        for name, (kind, evolve) in aggregate.evolvers.items():
             if name in kinds and name != STEPPED:
-                raise DomainError(f"Event {name} is evolved by two aggregates; an event belongs to one.")
+                raise DomainError(f"Event {name} is evolved by two aggregates; an event belongs to one.", evolve)
             kinds[name] = kind
     for aggregate in domain.aggregates.values():
         for name, upcaster in aggregate.upcasters.items():
             if name in kinds:
-                raise DomainError(f"Event {name}, which {aggregate.type} upcasts, is evolved or upcast as well.")
+                raise DomainError(
+                    f"Event {name}, which {aggregate.type} upcasts, is evolved or upcast as well.", upcaster.upcast
+                )
             kinds[name] = upcaster.event
     return kinds
 
@@ -140,6 +168,9 @@ def _deciders(domain: Domain) -> dict[str, DeciderBinding]:
     for aggregate in domain.aggregates.values():
         for name, binding in aggregate.deciders.items():
             if name in deciders:
-                raise DomainError(f"Command {name} is decided by two aggregates.")
+                other = deciders[name].aggregate.type
+                raise DomainError(
+                    f"Command {name} is decided by two aggregates, {other} and {aggregate.type}.", binding.decide
+                )
             deciders[name] = binding
     return deciders

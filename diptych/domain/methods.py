@@ -11,7 +11,8 @@ from diptych.domain.aggregate import DeciderBinding
 from diptych.domain.checks import check_query
 from diptych.domain.domain import Domain
 from diptych.domain.errors import DomainError
-from diptych.domain.projection import Projection, Query
+from diptych.domain.places import place_of
+from diptych.domain.projection import CombinedQuery, FindQuery, GetQuery, Projection, Query
 
 _RESULT = "diptych.v1.CommandResult"
 
@@ -44,20 +45,29 @@ def bind_commands(domain: Domain, deciders: dict[str, DeciderBinding]) -> dict[s
     for method in _methods(service):
         name = method.input_type.full_name
         if name in deciders and deciders[name].internal:
-            raise DomainError(f"Command {name} is internal, and yet {service} has an rpc for it, {method.name}.")
+            raise DomainError(
+                f"Command {name} is internal, and yet {service} has an rpc for it, {method.name}.",
+                deciders[name].decide,
+            )
         if name not in public:
-            raise DomainError(f"Rpc {service}.{method.name} has no decider: no aggregate decides {name}.")
+            raise DomainError(f"Rpc {service}.{method.name} has no decider: no aggregate decides {name}.", domain.place)
         if _field_type(method.input_type, "context") != "diptych.v1.CommandContext":
-            raise DomainError(f"Command {name} has no field `context` of type diptych.v1.CommandContext.")
+            raise DomainError(
+                f"Command {name} has no field `context` of type diptych.v1.CommandContext.", public[name].decide
+            )
         result = method.output_type.fields_by_name.get("result")
         if result is None or result.number != 1 or _field_type(method.output_type, "result") != _RESULT:
-            raise DomainError(f"{method.output_type.full_name} has no field `diptych.v1.CommandResult result = 1`.")
+            raise DomainError(
+                f"{method.output_type.full_name} has no field `diptych.v1.CommandResult result = 1`.",
+                public[name].decide,
+            )
         response = message_factory.GetMessageClass(method.output_type)
         bound[name] = CommandMethod(method.name, public.pop(name), response)
     if public:
         raise DomainError(
             f"{service} has no rpc for the command(s) {', '.join(sorted(public))}; declare commands that only "
-            "processes send with internal=True."
+            "processes send with internal=True.",
+            next(iter(public.values())).decide,
         )
     return bound
 
@@ -74,21 +84,42 @@ def bind_queries(domain: Domain) -> dict[str, QueryMethod]:
     for projection in domain.projections.values():
         for name, query in projection.queries.items():
             if name in queries:
-                raise DomainError(f"Query {name} is answered by two projections.")
+                other = queries[name][0]
+                raise DomainError(
+                    f"Query {name} is answered by two projections, {other.name} and {projection.name}.",
+                    place_of_query(query),
+                )
             queries[name] = (projection, query)
     bound: dict[str, QueryMethod] = {}
     for method in _methods(service):
         name = method.input_type.full_name
         if name not in queries:
-            raise DomainError(f"Rpc {service}.{method.name} has no query: no projection answers {name}.")
+            raise DomainError(f"Rpc {service}.{method.name} has no query: no projection answers {name}.", domain.place)
         if _field_type(method.input_type, "consistency") != "diptych.v1.Consistency":
-            raise DomainError(f"Query {name} has no field `consistency` of type diptych.v1.Consistency.")
+            raise DomainError(
+                f"Query {name} has no field `consistency` of type diptych.v1.Consistency.",
+                place_of_query(queries[name][1]),
+            )
         projection, query = queries.pop(name)
         check_query(query, method)
         bound[name] = QueryMethod(method.name, projection, query)
     if queries:
-        raise DomainError(f"{service} has no rpc for the query(s) {', '.join(sorted(queries))}.")
+        raise DomainError(
+            f"{service} has no rpc for the query(s) {', '.join(sorted(queries))}.",
+            place_of_query(next(iter(queries.values()))[1]),
+        )
     return bound
+
+
+def place_of_query(query: Query) -> str:
+    """Return file and line of the function of a query."""
+    match query:
+        case GetQuery():
+            return place_of(query.key)
+        case FindQuery():
+            return place_of(query.find)
+        case CombinedQuery():
+            return place_of(query.combine)
 
 
 def _methods(service: str) -> list[descriptor.MethodDescriptor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import traceback
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -39,6 +40,17 @@ def calling_place() -> str:
             break
         frame = frame.f_back
     return ""
+
+
+def declaration_place(error: BaseException) -> str:
+    """Return file and line of the author's statement in which the engine raised an exception.
+
+    Empty if the author's own code raised it.
+    """
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    if not places or not places[-1][0].startswith(_ENGINE):
+        return ""
+    return next((_place(file, line) for file, line in reversed(places) if not file.startswith(_ENGINE)), "")
 
 
 def _code_of(handler: Any) -> CodeType | None:

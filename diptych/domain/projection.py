@@ -6,15 +6,19 @@ A view is a table of rows. A row is a protobuf message under a string key. Rows 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from google.protobuf.message import Message
 
-from diptych.domain.query import Column, Condition, Find, Order
+from diptych.domain.places import calling_place, named
+from diptych.domain.query import Column, ColumnError, Condition, Find, Order, check_find
 from diptych.domain.recorded import Recorded, RowRef, ViewIdentity
 from diptych.domain.refusal import Refusal
+from diptych.domain.results import no_text
+from diptych.domain.signatures import takes_place
 from diptych.domain.upcasting import Upcaster, becomes
 
 R = TypeVar("R", bound=Message)
@@ -36,11 +40,15 @@ class Handler(NamedTuple):
 
     view: View[Any]
     event: type[Message]
-    keys: Callable[[Any], Iterable[str]]
+    keys: Callable[..., Iterable[str]]
     reads: Callable[[Any], Iterable[RowRef]] | None
     fold: Callable[[Any, Any, Recorded], Any]
-    parts: Callable[[Any], Mapping[str, Any]] | None = None
-    """Returns the part of the event for the fold of each key; None: each fold gets the event itself."""
+    key: Callable[..., Any]
+    """The author's `key`, `keys` or `parts`, of which `keys` is made."""
+    placed: bool
+    """True if `keys` takes the event's place too: `(event, at)`."""
+    in_parts: bool = False
+    """True if `keys` returns a mapping: each fold gets its key's part in place of the event."""
 
 
 class Selection(Generic[R_co]):
@@ -90,6 +98,8 @@ class View(ViewIdentity[R]):
 
     def __init__(self, projection: Projection, name: str, row: type[R], index: int) -> None:
         super().__init__(projection.name, name, row, index)
+        self.place = calling_place()
+        """File and line of the declaration."""
         self.projection = projection
         self.columns: dict[str, Column[Any]] = {}
         """By name, in the order of declaration."""
@@ -148,57 +158,91 @@ class View(ViewIdentity[R]):
         """Return the reference to a row, for `reads`."""
         return RowRef(self, key)
 
+    @overload
     def on(
-        self,
-        event: type[E],
-        *,
-        key: Callable[[E], str],
-        reads: Callable[[E], Iterable[RowRef]] | None = None,
+        self, event: type[E], *, key: Callable[[E], str], reads: Callable[[E], Iterable[RowRef]] | None = None
+    ) -> Callable[[Fold[R, E]], Fold[R, E]]: ...
+    @overload
+    def on(
+        self, event: type[E], *, key: Callable[[E, Recorded], str], reads: Callable[[E], Iterable[RowRef]] | None = None
+    ) -> Callable[[Fold[R, E]], Fold[R, E]]: ...
+    def on(
+        self, event: type[E], *, key: Callable[..., str], reads: Callable[[E], Iterable[RowRef]] | None = None
     ) -> Callable[[Fold[R, E]], Fold[R, E]]:
         """Bind the decorated fold to an event type; it folds one row.
 
+        A row for each event has the event's place as its key::
+
+            @entries.on(MoneyDeposited, key=lambda e, at: f"{at.aggregate.id}.{at.version:010}")
+
         Args:
             event: The event type.
-            key: Returns the row's key.
+            key: Returns the row's key, `(event) -> key` or `(event, at) -> key`.
             reads: As in `on_each`.
 
         Raises:
             ValueError: The view folds this event already.
         """
-        return self.on_each(event, keys=lambda message: (key(message),), reads=reads)
+        if takes_place(key):
+            return self._bind(event, key, lambda message, at: (key(message, at),), reads, placed=True)
+        return self._bind(event, key, lambda message: (key(message),), reads)
 
+    @overload
     def on_each(
         self,
         event: type[E],
         *,
         keys: Callable[[E], Iterable[str]],
         reads: Callable[[E], Iterable[RowRef]] | None = None,
+    ) -> Callable[[Fold[R, E]], Fold[R, E]]: ...
+    @overload
+    def on_each(
+        self,
+        event: type[E],
+        *,
+        keys: Callable[[E, Recorded], Iterable[str]],
+        reads: Callable[[E], Iterable[RowRef]] | None = None,
+    ) -> Callable[[Fold[R, E]], Fold[R, E]]: ...
+    def on_each(
+        self,
+        event: type[E],
+        *,
+        keys: Callable[..., Iterable[str]],
+        reads: Callable[[E], Iterable[RowRef]] | None = None,
     ) -> Callable[[Fold[R, E]], Fold[R, E]]:
         """Bind the decorated fold to an event type; it folds each of several rows once, the one with key `at.key`.
 
         Args:
             event: The event type.
-            keys: Returns the keys of the rows.
+            keys: Returns the keys of the rows, `(event) -> keys` or `(event, at) -> keys`.
             reads: Returns the rows of earlier views of this projection that the fold looks up by `at.row`.
 
         Raises:
             ValueError: The view folds this event already.
         """
-        name = event.DESCRIPTOR.full_name
-        if name in self.handlers:
-            raise ValueError(f"View {self.name} folds {name} twice.")
+        return self._bind(event, keys, keys, reads, placed=takes_place(keys))
 
-        def bind(fold: Fold[R, E]) -> Fold[R, E]:
-            self.handlers[name] = Handler(self, event, keys, reads, fold)
-            return fold
-
-        return bind
-
+    @overload
     def on_parts(
         self,
         event: type[E],
         *,
         parts: Callable[[E], Mapping[str, X]],
+        reads: Callable[[E], Iterable[RowRef]] | None = None,
+    ) -> Callable[[PartFold[R, X]], PartFold[R, X]]: ...
+    @overload
+    def on_parts(
+        self,
+        event: type[E],
+        *,
+        parts: Callable[[E, Recorded], Mapping[str, X]],
+        reads: Callable[[E], Iterable[RowRef]] | None = None,
+    ) -> Callable[[PartFold[R, X]], PartFold[R, X]]: ...
+    def on_parts(
+        self,
+        event: type[E],
+        *,
+        parts: Callable[..., Mapping[str, X]],
         reads: Callable[[E], Iterable[RowRef]] | None = None,
     ) -> Callable[[PartFold[R, X]], PartFold[R, X]]:
         """Bind the decorated fold to an event type; it folds each of many rows with a part of the event.
@@ -210,18 +254,31 @@ class View(ViewIdentity[R]):
 
         Args:
             event: The event type.
-            parts: Returns the part for each key.
+            parts: Returns the part for each key, `(event) -> parts` or `(event, at) -> parts`.
             reads: As in `on_each`.
 
         Raises:
             ValueError: The view folds this event already.
         """
+        return self._bind(event, parts, parts, reads, placed=takes_place(parts), in_parts=True)
+
+    def _bind(
+        self,
+        event: type[E],
+        key: Callable[..., Any],
+        keys: Callable[..., Iterable[str]],
+        reads: Callable[[E], Iterable[RowRef]] | None,
+        *,
+        placed: bool = False,
+        in_parts: bool = False,
+    ) -> Callable[[Callable[[R | None, X, Recorded], R | None]], Callable[[R | None, X, Recorded], R | None]]:
         name = event.DESCRIPTOR.full_name
         if name in self.handlers:
-            raise ValueError(f"View {self.name} folds {name} twice.")
+            before = self.handlers[name].fold
+            raise ValueError(f"View {self.name} folds {name} twice: {named(before)} folds it already.")
 
-        def bind(fold: PartFold[R, X]) -> PartFold[R, X]:
-            self.handlers[name] = Handler(self, event, parts, reads, fold, parts)
+        def bind(fold: Callable[[R | None, X, Recorded], R | None]) -> Callable[[R | None, X, Recorded], R | None]:
+            self.handlers[name] = Handler(self, event, keys, reads, fold, key, placed, in_parts)
             return fold
 
         return bind
@@ -243,7 +300,15 @@ class View(ViewIdentity[R]):
         Raises:
             ValueError: The projection has a query with this request.
         """
-        self.projection.add_query(GetQuery(self, request, key, missing))
+
+        @functools.wraps(key)
+        def checked_key(query: Q) -> str:
+            result = key(query)
+            if not isinstance(result, str):
+                raise TypeError(f"The key of query {request.DESCRIPTOR.full_name}, {named(key)}, {no_text(result)}")
+            return result
+
+        self.projection.add_query(GetQuery(self, request, checked_key, missing))
 
     def find(
         self,
@@ -268,14 +333,28 @@ class View(ViewIdentity[R]):
         """
 
         def bind(find: Callable[[Q, datetime], Find]) -> Callable[[Q, datetime], Find]:
-            self.projection.add_query(FindQuery(self, request, response, find, order_by or {}))
+            what = f"Query {request.DESCRIPTOR.full_name}, {named(find)},"
+
+            @functools.wraps(find)
+            def checked(query: Q, now: datetime) -> Find:
+                result = find(query, now)
+                check_find(what, self, result)
+                return result
+
+            self.projection.add_query(FindQuery(self, request, response, checked, order_by or {}))
             return find
 
         return bind
 
     def where(self, *conditions: Condition | None, order: Column[Any] | Order | Sequence[Any] = ()) -> Selection[R]:
-        """Return the selection of rows of this view for `Projection.combines`; arguments as for `Find`."""
-        return Selection(self, Find(*conditions, order=order))
+        """Return the selection of rows of this view for `Projection.combines`; arguments as for `Find`.
+
+        Raises:
+            ColumnError: A column is of another view, or a value of another type than its column.
+        """
+        find = Find(*conditions, order=order)
+        check_find(f"{self.name}.where", self, find)
+        return Selection(self, find)
 
 
 class Projection:
@@ -290,6 +369,8 @@ class Projection:
     def __init__(self, name: str, *, version: int) -> None:
         self.name = name
         self.version = version
+        self.place = calling_place()
+        """File and line of the declaration."""
         self.views: list[View[Any]] = []
         self.queries: dict[str, Query] = {}
         self.upcasters: Mapping[str, Upcaster] = {}
@@ -327,8 +408,22 @@ class Projection:
             ValueError: The projection has a query with this request.
         """
 
+        what = f"Query {request.DESCRIPTOR.full_name}, {named(rows)},"
+
+        @functools.wraps(rows)
+        def checked(query: Q, now: datetime) -> Selection[R]:
+            selection = rows(query, now)
+            if not isinstance(selection, Selection):
+                raise ColumnError(f"{what} returned {type(selection).__name__}; return view.where(...).")
+            if selection.view.projection is not self:
+                raise ColumnError(
+                    f"{what} selects rows of view {selection.view.name}, which projection {self.name} does not have; "
+                    "combine rows of one projection."
+                )
+            return selection
+
         def bind(combine: Callable[[Q, Sequence[R]], P]) -> Callable[[Q, Sequence[R]], P]:
-            self.add_query(CombinedQuery(self, request, response, rows, combine))
+            self.add_query(CombinedQuery(self, request, response, checked, combine))
             return combine
 
         return bind

@@ -15,6 +15,8 @@ from diptych.domain.recorded import ViewIdentity
 
 T = TypeVar("T", str, int, float, bool, datetime)
 
+_NUMBERS = (int, float, bool)
+
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "contains", "prefix"]
 
 
@@ -130,6 +132,60 @@ class Find:
         self.conditions = tuple(condition for condition in conditions if condition is not None)
         items: Sequence[Any] = [order] if isinstance(order, Order) or not isinstance(order, Sequence) else order
         self.order = tuple(item if isinstance(item, Order) else Order(item) for item in items)
+
+
+class ColumnError(TypeError):
+    """A condition or an order that a view cannot serve. The message names column, view and remedy."""
+
+
+def check_find(what: str, view: ViewIdentity[Any], find: Any) -> None:
+    """Check that conditions and order use columns of the view, and values of the columns' types.
+
+    Args:
+        what: Subject of the error, as "Query ListLoans".
+        view: The view whose rows are found.
+        find: The result of the query's function.
+
+    Raises:
+        ColumnError: They do not, or `find` is no `Find`.
+    """
+    if not isinstance(find, Find):
+        raise ColumnError(f"{what} returned {type(find).__name__}; return Find(...).")
+    for condition in find.conditions:
+        if not isinstance(condition, Condition):
+            raise ColumnError(
+                f"{what} has the condition {condition!r}, a {type(condition).__name__}; make it of a column, as "
+                "column.eq(value)."
+            )
+        _check_column(f"{what} has a condition on", condition.column, view)
+        _check_value(what, condition)
+    for order in find.order:
+        if not isinstance(order.column, Column):
+            raise ColumnError(f"{what} orders by {order.column!r}; order by a column or column.descending().")
+        _check_column(f"{what} orders by", order.column, view)
+
+
+def _check_column(use: str, column: Column[Any], view: ViewIdentity[Any]) -> None:
+    if column.view is not view:
+        raise ColumnError(
+            f"{use} column {column.name} of view {column.view.name}, and it finds rows of view {view.name}; use a "
+            f"column of {view.name}, or declare one there."
+        )
+
+
+def _check_value(what: str, condition: Condition) -> None:
+    kind = condition.column.kind
+    for value in condition.value if condition.operator == "in" else (condition.value,):
+        if not isinstance(value, kind) and not (kind in _NUMBERS and isinstance(value, _NUMBERS)):
+            raise ColumnError(
+                f"{what} compares column {condition.column.name} of view {condition.column.view.name}, whose values "
+                f"are of type {kind.__name__}, with {value!r}. Leave a condition out by None in its place."
+            )
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise ColumnError(
+                f"{what} compares column {condition.column.name} of view {condition.column.view.name} with {value!r}, "
+                "a datetime without a time zone; use ToDatetime(UTC)."
+            )
 
 
 def repeated_field(response: descriptor.Descriptor, row: descriptor.Descriptor) -> descriptor.FieldDescriptor | None:

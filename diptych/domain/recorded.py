@@ -37,13 +37,16 @@ class RowRef(NamedTuple):
 class RowSource(Protocol):
     """The rows that a fold can look up."""
 
-    def look_up(self, asking: ViewIdentity[Any], view: ViewIdentity[Any], key: str) -> Message | None:
+    def look_up(self, asking: ViewIdentity[Any] | None, view: ViewIdentity[Any], key: str) -> Message | None:
         """Return a row of `view` as of the event that `asking` folds; None without one."""
         ...
 
 
 class Recorded:
-    """Context of one fold: the third argument of folds."""
+    """Place of an event in the log: the third argument of folds, and the second of key functions that take it.
+
+    In a key function, `key` is empty and `row` raises `LookupError`.
+    """
 
     __slots__ = ("_source", "_view", "aggregate", "event_id", "key", "position", "record_time", "version")
 
@@ -86,7 +89,6 @@ class Recorded:
         Raises:
             LookupError: The handler's `reads` did not name the row.
         """
-        assert self._view is not None
         row: R | None = self._source.look_up(self._view, view, key)  # type: ignore[assignment]
         return row
 

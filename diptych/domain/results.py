@@ -70,7 +70,7 @@ def _described(value: Any) -> str:
         return f"the class {value.__name__}"
     if isinstance(value, Message):
         return f"the message {value.DESCRIPTOR.full_name}"
-    return f"a {type(value).__name__}"
+    return with_article(type(value).__name__)
 
 
 def wrong_state(aggregate: str, event: Message, evolve: Callable[..., Any], kind: type[Any], state: Any) -> TypeError:
@@ -103,3 +103,15 @@ def wrong_row(view: str, event: Message, fold: Callable[..., Any], kind: type[Me
         f"The fold of view {view} on {event.DESCRIPTOR.full_name}, {named(fold)}, returned {_described(row)}; return a "
         f"{kind.DESCRIPTOR.full_name}, or None to delete the row."
     )
+
+
+def no_text(key: Any) -> str:
+    """Return the rest of a sentence about a key that is no text: the fact and the remedy."""
+    if key is None:
+        return "returned None; return a text."
+    return f"returned {key!r}, {_described(key)}; return a text, as str(...)."
+
+
+def with_article(name: str) -> str:
+    """Return the name of a type after its article."""
+    return f"{'an' if name[:1].lower() in ('a', 'e', 'i', 'o', 'u') else 'a'} {name}"

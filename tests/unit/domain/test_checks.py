@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -370,3 +371,84 @@ def test_internal_command_has_a_decider_and_no_rpc() -> None:
     made.decides(ReturnCopyRequest, internal=True)(nothing)
     with pytest.raises(DomainError, match=r"ReturnCopyRequest is internal, and yet .* has an rpc for it, ReturnCopy"):
         loaded(aggregates=(member, made))
+
+
+_HERE = r"^.*test_checks\.py:\d+: "
+
+
+def test_errors_begin_with_file_and_line_of_the_declaration() -> None:
+    with pytest.raises(DomainError, match=_HERE + "Rpc .* has no decider"):
+        loaded(aggregates=[member, changed(copy, without=[BorrowCopyRequest])])
+    with pytest.raises(DomainError, match=_HERE + r"There are two projections named more; .*test_checks\.py:\d+\."):
+        loaded(projections=[Projection("more", version=1), Projection("more", version=1)])
+    again = more(lambda projection: projection.view("more", Member).get(GetMemberRequest, key=lambda q: q.member_id))
+    with pytest.raises(DomainError, match=r"lending\.py:\d+: Query library\.v1\.GetMemberRequest is answered by two"):
+        loaded(projections=list(reversed(again)))
+
+
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [
+        (lambda e: len(e.copy_id), r"returned 0, an int; return a text, as str\(\.\.\.\)\."),
+        (lambda e: None, r"returned None; return a text\."),
+        (lambda e, at: at.position, r"returned 1, an int; return a text"),
+    ],
+)
+def test_load_refuses_a_key_that_is_no_text(key: Any, error: str) -> None:
+    def declare(projection: Projection) -> None:
+        projection.view("more", OpenLoan).on(CopyBorrowed, key=key)(fold_nothing)
+
+    with pytest.raises(DomainError, match=_HERE + rf"The key of view more on library\.v1\.CopyBorrowed {error}"):
+        loaded(projections=more(declare))
+
+
+def test_load_refuses_a_key_that_is_annotated_as_no_text() -> None:
+    def key(event: CopyBorrowed) -> int:
+        return int(event.loan_id)
+
+    def declare(projection: Projection) -> None:
+        untyped: Any = key
+        projection.view("more", OpenLoan).on(CopyBorrowed, key=untyped)(fold_nothing)
+
+    with pytest.raises(DomainError, match=_HERE + "The key of view more .* is annotated to return int"):
+        loaded(projections=more(declare))
+
+
+def test_load_accepts_a_key_of_event_and_place() -> None:
+    def declare(projection: Projection) -> None:
+        view = projection.view("more", OpenLoan)
+        view.on(CopyBorrowed, key=lambda e, at: f"{e.copy_id}.{at.version}")(fold_nothing)
+
+    loaded(projections=more(declare))
+
+
+def test_load_names_the_fields_that_a_key_could_use() -> None:
+    def declare(projection: Projection) -> None:
+        untyped: Any = lambda e: e.entryid  # noqa: E731
+        projection.view("more", OpenLoan).on(CopyReturned, key=untyped)(fold_nothing)
+
+    fields = "copy_id, member_id, loan_id, day"
+    with pytest.raises(
+        DomainError, match=_HERE + rf"The key .* unknown field: entryid\. The fields of \S+CopyReturned: {fields}\."
+    ):
+        loaded(projections=more(declare))
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_bug_condition_on_a_column_of_another_view_was_found_by_its_first_caller(ordered: bool) -> None:
+    def declare(projection: Projection) -> None:
+        others = projection.view("others", Member).column("email", lambda row: row.email)
+        view = projection.view("more", Member)
+
+        @view.find(ListMembersRequest, ListMembersResponse)
+        def find(query: ListMembersRequest, now: datetime) -> Find:
+            return Find(order=others) if ordered else Find(others.eq("x"))
+
+    what = "orders by" if ordered else "has a condition on"
+    with pytest.raises(
+        DomainError,
+        match=_HERE
+        + rf"Query library\.v1\.ListMembersRequest, find .* {what} column email of view others, and it finds "
+        r"rows of view more; use a column of more",
+    ):
+        loaded(projections=instead(declare, of=ListMembersRequest))

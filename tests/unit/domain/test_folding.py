@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -211,6 +212,81 @@ def test_key_that_no_store_can_hold_fails(key: Any) -> None:
     assert _failing(view) is not None
 
 
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [
+        (7, r"TypeError: The key 7 is not a text but an int; return str\(\.\.\.\)\."),
+        (None, "TypeError: The key is None; return a text, or use `on_each` with keys="),
+    ],
+)
+def test_key_that_is_no_text_fails_with_the_place_of_its_function(key: Any, error: str) -> None:
+    view: View[Any] = Projection("other", version=1).view("others", Note)
+    view.on(Noted, key=lambda e: key)(lambda row, event, at: Note())
+    failure = MemoryRows(view.projection).apply(log_of([Noted(key="a")])).failure
+    assert re.search(rf"failed in view others: {error}.*\(in .*test_folding\.py:\d+\)$", str(failure))
+
+
+def test_keys_of_a_wrong_shape_fail() -> None:
+    view: View[Any] = Projection("other", version=1).view("others", Note)
+    keys: Any = lambda e: None  # noqa: E731
+    view.on_each(Noted, keys=keys)(lambda row, event, at: Note())
+    assert "`keys` gave None; return the keys, []" in str(_failing(view))
+    other: View[Any] = Projection("more", version=1).view("more", Note)
+    parts: Any = lambda e: [e.key]  # noqa: E731
+    other.on_parts(Noted, parts=parts)(lambda row, part, at: Note())
+    assert "`parts` gave a list; return a mapping" in str(_failing(other))
+
+
+def test_key_of_two_parameters_gets_the_place_of_the_event() -> None:
+    projection = Projection("other", version=1)
+    entries: View[Any] = projection.view("entries", Note)
+    tags: View[Any] = projection.view("tags", Note)
+    parts: View[Any] = projection.view("parts", Note)
+
+    @entries.on(Noted, key=lambda e, at: f"{at.aggregate.type}.{at.aggregate.id}.{at.version}")
+    def entered(row: Any, event: Any, at: Recorded) -> Any:
+        assert row is None
+        return Note(text=event.text)
+
+    @tags.on_each(Noted, keys=lambda e, at: [f"{at.position}", f"{at.time:%Y}"])
+    def tagged(row: Any, event: Any, at: Recorded) -> Any:
+        return Note(text=event.text)
+
+    @parts.on_parts(Noted, parts=lambda e, at: {e.key: at.position})
+    def parted(row: Any, part: int, at: Recorded) -> Any:
+        return Note(edits=part)
+
+    log = log_of([Noted(key="a", text="x"), Noted(key="a", text="x"), Noted(key="a", text="y")])
+    rows = MemoryRows(projection)
+    assert rows.apply(log).failure is None
+    assert [rows.row(entries, f"note.1.{version}") for version in (1, 2, 3)] == [
+        Note(text="x"),
+        Note(text="x"),
+        Note(text="y"),
+    ]
+    assert list(rows.rows["tags"]) == ["1", "2023", "2", "3"]
+    assert rows.row(parts, "a") == Note(edits=3)
+
+
+def test_key_with_an_optional_second_parameter_gets_the_event_alone() -> None:
+    view: View[Any] = Projection("other", version=1).view("others", Note)
+
+    def key(event: Any, prefix: str = "n") -> str:
+        return f"{prefix}-{event.key}"
+
+    view.on(Noted, key=key)(lambda row, event, at: Note())
+    rows = MemoryRows(view.projection)
+    rows.apply(log_of([Noted(key="a")]))
+    assert list(rows.rows["others"]) == ["n-a"]
+
+
+def test_key_that_looks_up_a_row_fails() -> None:
+    view: View[Any] = Projection("other", version=1).view("others", Note)
+    key: Any = lambda e, at: at.row(view, e.key).text  # noqa: E731
+    view.on(Noted, key=key)(lambda row, event, at: Note())
+    assert "A key function cannot look up rows" in str(_failing(view))
+
+
 def test_keys_that_are_one_text_fail() -> None:
     view: View[Any] = Projection("other", version=1).view("others", Note)
     view.on_each(Noted, keys=lambda e: "abc")(lambda row, event, at: Note())
@@ -254,4 +330,4 @@ def test_bug_exception_without_a_text_ended_the_fold() -> None:
 
     failure = MemoryRows(_view(fold).projection).apply(log_of([Noted(key="a")])).failure
     assert failure is not None
-    assert str(failure).endswith("_Unprintable (its message fails to render: KeyError)")
+    assert "_Unprintable (its message fails to render: KeyError)" in str(failure)

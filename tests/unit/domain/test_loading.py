@@ -172,3 +172,29 @@ def test_load_refuses_a_domain_without_generated_contracts(write_package: Write,
     write_package(installed, "bare_domain", DOMAIN.format(name="bare_domain"))
     with pytest.raises(DomainError, match="The contracts of bare_domain have not been generated"):
         load("bare_domain")
+
+
+def test_wrong_declaration_is_named_with_file_and_line(write_package: Write, working_directory: Path) -> None:
+    text = (
+        "from diptych import Projection\n"
+        "from google.protobuf.duration_pb2 import Duration\n"
+        "view = Projection('p', version=1).view('balances', Duration)\n"
+        "view.column('balance', lambda row: row.balance)\n"
+    )
+    write_package(working_directory, "wrong_column", text)
+    with pytest.raises(DomainError, match=r"^wrong_column/__init__\.py:4: Column balance of view balances fails on an"):
+        load("wrong_column")
+
+
+def test_import_of_contracts_that_are_not_generated_names_the_command(
+    write_package: Write, working_directory: Path
+) -> None:
+    write_package(working_directory, "early_import", "import early_import.v1.commands_pb2\n")
+    with pytest.raises(DomainError, match=r"have not been generated: .* Run `diptych generate PROTOS --out DIR`"):
+        load("early_import")
+
+
+def test_error_of_the_authors_own_code_is_left_as_it_is(write_package: Write, working_directory: Path) -> None:
+    write_package(working_directory, "own_error", "int('x')\n")
+    with pytest.raises(ValueError, match="invalid literal"):
+        load("own_error")

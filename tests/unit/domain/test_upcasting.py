@@ -118,7 +118,8 @@ def test_upcaster_that_returns_another_type_fails_the_fold() -> None:
     projection = titles()
     Domain("library", aggregates=[copies(wrong)], projections=[projection])
     failure = MemoryRows(projection).apply(log_of(OLD[1])).failure
-    assert "The upcaster of library.v1.CopyBorrowed returned a CopyBorrowed, and it becomes" in str(failure)
+    assert "returned a CopyBorrowed, and it becomes library.v1.CopyAdded" in str(failure)
+    assert "The upcaster of library.v1.CopyBorrowed, upcast (tests/unit/domain/test_upcasting.py:" in str(failure)
 
 
 def test_aggregate_refuses_wrong_upcasters() -> None:

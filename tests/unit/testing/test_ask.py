@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, cast
 
 import pytest
 
+from diptych import Find, Projection
 from diptych.contract.reasons import RowNotFound
+from diptych.domain.query import Column, ColumnError
 from diptych.testing import NOW, ask
 from library.lending import MemberNotFound, activity, lending
 from library.v1.events_pb2 import CopyBorrowed, CopyReturned, MemberRegistered
@@ -16,9 +19,10 @@ from library.v1.query_service_pb2 import (
     GetMemberRequest,
     GetOpenLoanRequest,
     ListMembersRequest,
+    ListMembersResponse,
     ListOverdueLoansRequest,
 )
-from library.v1.resources_pb2 import LoanDay
+from library.v1.resources_pb2 import LoanDay, Member
 
 registered = MemberRegistered(member_id="m1", email="ada@example.com", name="Ada")
 borrowed = CopyBorrowed(
@@ -65,3 +69,69 @@ def test_ask_uses_the_time_of_the_query() -> None:
     assert list(answer.loans) == []
     later = ask(lending, ListOverdueLoansRequest(), registered, borrowed, now=NOW + timedelta(days=29))
     assert [loan.loan_id for loan in later.loans] == ["c1.1"]
+
+
+def _projection(find: Callable[[Column[str], Column[str]], Any]) -> Projection:
+    """Return a projection with a list query that finds rows by a column of its view and one of another view."""
+    projection = Projection("members", version=1)
+    other = projection.view("other", Member).column("name", lambda row: row.name)
+    view = projection.view("members", Member)
+    own = view.column("email", lambda row: row.email)
+    view.on(MemberRegistered, key=lambda e: e.member_id)(lambda row, event, at: Member(email=event.email))
+
+    @view.find(ListMembersRequest, ListMembersResponse)
+    def members(query: ListMembersRequest, now: datetime) -> Find:
+        found: Find = find(own, other)
+        return found
+
+    return projection
+
+
+@pytest.mark.parametrize(
+    ("find", "error"),
+    [
+        (
+            lambda own, other: Find(other.eq("Ada")),
+            "has a condition on column name of view other, and it finds rows of",
+        ),
+        (
+            lambda own, other: Find(order=other.descending()),
+            "orders by column name of view other, and it finds rows of",
+        ),
+        (lambda own, other: Find(own.eq(7)), "compares column email of view members, .* of type str, with 7"),
+        (lambda own, other: Find(own.among([None])), "compares column email of view members, .*, with None"),
+        (
+            lambda own, other: Find(own.eq("a"), cast("Any", True)),
+            "has the condition True, a bool; make it of a column",
+        ),
+        (lambda own, other: Find(order=cast("Any", "email")), "orders by 'e'; order by a column"),
+        (lambda own, other: None, "returned NoneType; return Find"),
+    ],
+)
+def test_bug_condition_on_a_column_of_another_view_was_an_empty_list(find: Any, error: str) -> None:
+    with pytest.raises(ColumnError, match=rf"Query library\.v1\.ListMembersRequest, members \(.*\), {error}"):
+        ask(_projection(find), ListMembersRequest(), registered)
+
+
+def test_combined_query_of_another_view_or_projection_is_refused() -> None:
+    elsewhere = Projection("elsewhere", version=1).view("elsewhere", Member)
+    projection = Projection("members", version=1)
+    view = projection.view("members", Member)
+    name = elsewhere.column("name", lambda row: row.name)
+
+    @projection.combines(GetMemberRequest, Member, rows=lambda query, now: elsewhere.where())
+    def combine(query: GetMemberRequest, rows: Sequence[Member]) -> Member:
+        return Member()
+
+    with pytest.raises(ColumnError, match="selects rows of view elsewhere, which projection members does not have"):
+        ask(projection, GetMemberRequest(member_id="m1"))
+    with pytest.raises(ColumnError, match=r"members\.where has a condition on column name of view elsewhere"):
+        view.where(name.eq("Ada"))
+
+
+def test_key_of_a_query_that_is_no_text_is_refused() -> None:
+    projection = Projection("members", version=1)
+    untyped: Any = lambda query: 7  # noqa: E731
+    projection.view("members", Member).get(GetMemberRequest, key=untyped)
+    with pytest.raises(TypeError, match=r"The key of query library\.v1\.GetMemberRequest, .* returned 7, an int"):
+        ask(projection, GetMemberRequest(member_id="m1"))
