@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from command_server.byte_limits import ByteLimit
 from command_server.dispatch import Caller, Dispatcher, result_bytes
 from command_server.event_tail import EventTail
 from command_server.writer import Writer
@@ -22,10 +23,13 @@ class CommandService:
     An answer's token is the greater of the presented token and the outcome's. A refusal has one, too.
     """
 
-    def __init__(self, domain: LoadedDomain, writer: Writer, tail: EventTail, router: Router) -> None:
+    def __init__(
+        self, domain: LoadedDomain, writer: Writer, tail: EventTail, router: Router, commands: ByteLimit
+    ) -> None:
         self._dispatcher = Dispatcher(domain)
         self._writer = writer
         self._tail = tail
+        self._commands = commands
         for method in domain.commands.values():
             router.bind_unary(domain.command_service, method.name, self._handler(method))
 
@@ -41,6 +45,7 @@ class CommandService:
                 future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
                 def done() -> None:
+                    self._commands.release(size)
                     if not future.done():
                         future.set_result(None)
 
@@ -48,7 +53,13 @@ class CommandService:
                 remaining = context.time_remaining()
                 if remaining is not None:
                     submission.deadline = asyncio.get_running_loop().time() + remaining
-                self._writer.submit(submission)
+                size = len(request)
+                self._commands.acquire(size)
+                try:
+                    self._writer.submit(submission)
+                except BaseException:
+                    self._commands.release(size)
+                    raise
                 try:
                     await future
                 except asyncio.CancelledError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from command_server.byte_limits import ByteLimit
 from command_server.command_service import CommandService
 from command_server.command_stream import CommandStreamService
 from command_server.event_service import EventService
@@ -59,8 +60,9 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
     following = tasks.start(tail.run(), name="event tail")
     writing = tasks.start(writer.run(), name="writer")
     router = Router(domain.domain.package)
-    CommandService(domain, writer, tail, router)
-    stream_service = CommandStreamService(domain, writer, tail, router, settings)
+    commands = ByteLimit("bytes of waiting commands", settings.commands_bytes_max)
+    CommandService(domain, writer, tail, router, commands)
+    stream_service = CommandStreamService(domain, writer, tail, router, settings, commands)
     EventService(domain, store, tail, head, router, settings)
     LogService(store, tail, head, router)
     host = ProcessHost(domain, store, tail, writer, health.set)

@@ -76,6 +76,15 @@ class CommandServerSettings(ServerSettings):
         10_000, ge=1, description="Commands waiting for a commit; further ones are refused."
     )
     stream_messages_max: int = Field(64, ge=1, description="Open messages of one command stream at once.")
+    commands_bytes_max: int = Field(
+        64 << 20, ge=1024, description="Bytes of commands that wait for their outcomes; further ones are refused."
+    )
+    stream_bytes_max: int = Field(
+        8 << 20, ge=1024, description="Bytes of open commands and unread outcomes of one command stream."
+    )
+    outcomes_bytes_max: int = Field(
+        64 << 20, ge=1024, description="Bytes of unread outcomes of all command streams together."
+    )
     state_cache_entries: int = Field(10_000, ge=0, description="Aggregate states in memory.")
     snapshot_events: int = Field(500, ge=10, description="Events of a stream between two snapshots.")
     tail_events_max: int = Field(50_000, ge=1, description="Newest events in memory for subscribers.")
