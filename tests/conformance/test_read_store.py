@@ -308,8 +308,8 @@ async def test_page_of_parked_streams_ends_at_its_bytes(store: ReadStore) -> Non
 # Generations.
 
 
-def _roles(found: Any) -> dict[int, str]:
-    return {one.generation: "active" if one.active else one.stage or "kept" for one in found}
+def _roles(generations: Any) -> dict[int, str]:
+    return {one.generation: "active" if one.active else one.stage or "kept" for one in generations}
 
 
 class Generations:

@@ -120,7 +120,7 @@ def waiting(at: float, position: int, outcome: WaitOutcome, took: float, applied
 
 
 def lying(position: int, projection: str = "users") -> Stored:
-    """What the read store holds of a projection at a position."""
+    """Return the rows of a projection in the read store at a position."""
     views = [view.name for view in DOMAIN.projections[projection].views]
     rows: dict[str, dict[str, StoredRow]] = {}
     for view in views:
@@ -240,7 +240,7 @@ def history() -> History:
     )
 
 
-def found(planted: History) -> set[str]:
+def failed_checks(planted: History) -> set[str]:
     return {finding.check for finding in judge(Case(planted, DOMAIN, ShopEffects()))}
 
 
@@ -707,7 +707,7 @@ def a_checkpoint_stands_still(h: History) -> None:
 def test_a_planted_bug_is_seen(check: str, function: Plant) -> None:
     planted = history()
     function(planted)
-    assert check in found(planted)
+    assert check in failed_checks(planted)
 
 
 def test_every_check_has_seen_a_planted_bug() -> None:

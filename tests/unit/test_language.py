@@ -21,15 +21,6 @@ NAMES = frozenset("told heard said asked kept known got found seen wanted way pl
 NAMES_AT = ("diptych/domain/", "diptych/testing/", "shop/", "tests/")
 """Folders with deciders and folds, whose third argument is `at`."""
 
-NOT_DONE = frozenset(
-    """
-    tests/conformance
-    tests/unit/
-    """.split()
-)
-"""Folders that are not in plain language yet, with a slash at the end together with their subfolders. The list only
-shrinks."""
-
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[str, int]]:
     """Yield the docstrings of a module, those of attributes too, with their lines."""
@@ -70,15 +61,9 @@ def faults(module: Module) -> Iterator[str]:
             yield f"{module.file}:{line} name: {name}"
 
 
-def is_excused(module: Module) -> bool:
-    """Return True if a module is in a folder that is not in plain language yet."""
-    folder = module.file.rpartition("/")[0]
-    return folder in NOT_DONE or any(module.file.startswith(each) for each in NOT_DONE if each.endswith("/"))
-
-
 @pytest.mark.parametrize("package", PACKAGES)
 def test_docstrings_and_names_are_plain(package: str) -> None:
-    wrong = [fault for module in modules(package) if not is_excused(module) for fault in faults(module)]
+    wrong = [fault for module in modules(package) for fault in faults(module)]
     assert not wrong, "\n".join(wrong)
 
 

@@ -96,7 +96,7 @@ class Store:
             self.run(self.writer.write_checkpoint(Checkpoint(last.position, last.event_id)))
 
     def followed(self, log: Sequence[RecordedEvent]) -> list[RecordedEvent]:
-        """What the log would send of these."""
+        """Return the events as the log sends them."""
         types = self.notes.projection.event_types
         return [event for event in log if event.event.type_url.rpartition("/")[2] in types]
 
@@ -158,7 +158,7 @@ def log_of(events: Sequence[tuple[Any, str]]) -> list[RecordedEvent]:
 
 
 def expected_left_out(events: Sequence[tuple[Any, str]]) -> set[int]:
-    """What must be left out: poison, and what its projection folds of the same stream after it."""
+    """Return the events to leave out: poison, and later events of the same stream."""
     left_out: set[int] = set()
     parked: set[str] = set()
     for position, (event, key) in enumerate(events, 1):

@@ -38,7 +38,7 @@ async def commit(writer: RowWriter, events: Sequence[RecordedEvent]) -> Committe
 
 
 def read(file: SqliteReadStore, sql: str) -> list[Any]:
-    """What another process would see."""
+    """Return the rows as another process reads them."""
     connection = sqlite3.connect(f"file:{file.path}?mode=ro", uri=True)
     try:
         return connection.execute(sql).fetchall()

@@ -59,7 +59,7 @@ class Checked:
             end = min(start + self.page, until)
             yield end, [event for event in self.log[start:end] if event.event.TypeName() in wanted]
 
-    async def found(self) -> dict[str, list[str]]:
+    async def differences(self) -> dict[str, list[str]]:
         findings = Findings()
         async with RowsCheck(self.path, findings) as check:
             filled = await check.generation(NOTES.projection)
@@ -77,28 +77,28 @@ def checked(tmp_path: Path) -> Iterator[Checked]:
 
 async def test_check_does_not_depend_on_pages(checked: Checked) -> None:
     for checked.page in (1, 2, 3, 100):
-        assert await checked.found() == {}
+        assert await checked.differences() == {}
     checked.run("UPDATE diptych_generations SET position = 6")
-    assert list(await checked.found()) == ["ROW_MISSING"], "tag x is deleted too early"
+    assert list(await checked.differences()) == ["ROW_MISSING"], "tag x is deleted too early"
 
 
 async def test_tombstone_below_the_floor_may_be_missing(checked: Checked) -> None:
     checked.run("DELETE FROM notes_g1 WHERE key = 'a'")
     checked.run("DELETE FROM notes_tags_g1 WHERE key = 'x'")
     checked.run("UPDATE diptych_generations SET tombstone_floor = 4")
-    assert await checked.found() == {
+    assert await checked.differences() == {
         "TOMBSTONE_MISSING": ["Row x of view notes_tags was deleted at position 7, and its tombstone is missing."]
     }
     checked.run("UPDATE diptych_generations SET tombstone_floor = 7")
-    assert await checked.found() == {}
+    assert await checked.differences() == {}
     checked.run("UPDATE diptych_generations SET tombstone_floor = 0")
-    assert len((await checked.found())["TOMBSTONE_MISSING"]) == 2
+    assert len((await checked.differences())["TOMBSTONE_MISSING"]) == 2
 
 
 async def test_check_reports_a_deleted_row_that_exists_and_a_tombstone_without_a_row(checked: Checked) -> None:
     checked.run("UPDATE notes_g1 SET row = x'' WHERE key = 'a'")
     checked.run("INSERT INTO notes_g1 VALUES ('z', 1, NULL)")
-    told = (await checked.found())["ROW_EXTRA"]
+    told = (await checked.differences())["ROW_EXTRA"]
     assert [sentence.split(",")[0] for sentence in told] == [
         "Row a of view notes is there",
         "Row z of view notes is there",
@@ -110,10 +110,10 @@ async def test_check_reports_an_event_that_fails_unless_it_is_listed_as_parked(t
     made = Checked(tmp_path / "read.db", log)
     try:
         # As it is with an event that was left out.
-        (told,) = (await made.found())["FOLD_FAILED"]
+        (told,) = (await made.differences())["FOLD_FAILED"]
         assert "Event 8 (notes.v1.Noted of note/1) failed" in told
         made.run("INSERT INTO diptych_parked_events VALUES ('notes', 1, 8, 8)")
-        assert await made.found() == {}
+        assert await made.differences() == {}
     finally:
         made.close()
 

@@ -34,31 +34,31 @@ KEYS = ["a", "b", "c", "d"]
 PLENTY = 1 << 20
 
 
-def view_cache(kept: Cache) -> ViewCache:
-    return kept.view(VIEW)
+def view_cache(cache: Cache) -> ViewCache:
+    return cache.view(VIEW)
 
 
 def begun(bytes_max: int = PLENTY, *, applied: int = 10, changed: int = 10) -> tuple[Cache, ViewCache, Clock]:
     """A cache that has heard where the projection is, and nothing before."""
     clock = Clock(100.0)
-    kept = Cache([NOTES.projection], bytes_max, clock)
-    kept.on_store_poll(NAME, 1, applied)
-    tell(kept, applied, changed, gap=True)
-    return kept, view_cache(kept), clock
+    cache = Cache([NOTES.projection], bytes_max, clock)
+    cache.on_store_poll(NAME, 1, applied)
+    tell(cache, applied, changed, gap=True)
+    return cache, view_cache(cache), clock
 
 
 def tell(
-    kept: Cache, applied: int, changed: int, rows: dict[str, int] | None = None, *, generation: int = 1, **more: Any
+    cache: Cache, applied: int, changed: int, rows: dict[str, int] | None = None, *, generation: int = 1, **more: Any
 ) -> None:
-    told = [ViewChanges(view=NAME, keys=rows.keys(), positions=rows.values())] if rows else []
-    kept.on_feed_alive()
-    kept.on_feed_frame(
+    changed_rows = [ViewChanges(view=NAME, keys=rows.keys(), positions=rows.values())] if rows else []
+    cache.on_feed_alive()
+    cache.on_feed_frame(
         ProjectionFeed(
             name=NAME,
             generation=generation,
             applied_position=applied,
             changed_position=changed,
-            changes=told,
+            changes=changed_rows,
             **more,
         )
     )
@@ -69,10 +69,10 @@ def keep(view: ViewCache, key: str, content: bytes | None, checkpoint: int, gene
 
 
 def test_what_is_kept_is_answered_at_the_position_that_is_told() -> None:
-    kept, view, _ = begun()
+    cache, view, _ = begun()
     keep(view, "a", b"row", 10)
     keep(view, "gone", None, 10)
-    tell(kept, 12, 11, {"b": 11}, changes_after=10)
+    tell(cache, 12, 11, {"b": 11}, changes_after=10)
 
     assert view.row("a", 0) == (b"row", 12)
     assert view.row("gone", 12) == (None, 12)
@@ -82,19 +82,19 @@ def test_what_is_kept_is_answered_at_the_position_that_is_told() -> None:
 
 
 def test_a_row_read_beyond_what_is_told_is_true_where_it_was_read() -> None:
-    kept, view, _ = begun()
+    cache, view, _ = begun()
     keep(view, "a", b"new", 11)
     assert view.row("a", 11) == (b"new", 11)
-    tell(kept, 11, 11, {"a": 11}, changes_after=10)
+    tell(cache, 11, 11, {"a": 11}, changes_after=10)
     assert view.row("a", 11) == (b"new", 11)
-    tell(kept, 12, 12, {"a": 12}, changes_after=11)
+    tell(cache, 12, 12, {"a": 12}, changes_after=11)
     assert view.row("a", 0) is None
 
 
 def test_a_read_that_lost_a_race_is_not_taken() -> None:
-    kept, view, _ = begun()
+    cache, view, _ = begun()
     life = view.changes.cache_epoch
-    tell(kept, 11, 11, {"a": 11}, changes_after=10)
+    tell(cache, 11, 11, {"a": 11}, changes_after=10)
     view.store_row("a", life, b"old", 1, 10)
     view.store_row("b", life, b"same", 1, 10)
     view.store_list("all", life, ListRead(b"old", 1, 10), 3)
@@ -106,8 +106,8 @@ def test_a_read_that_lost_a_race_is_not_taken() -> None:
 
 def test_a_read_from_before_all_that_is_remembered_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view_cache_module, "RECENT_MAX", 2)
-    kept, view, _ = begun()
-    tell(kept, 13, 13, {"a": 11, "b": 12, "c": 13}, changes_after=10)
+    cache, view, _ = begun()
+    tell(cache, 13, 13, {"a": 11, "b": 12, "c": 13}, changes_after=10)
     keep(view, "z", b"row", 10)
     assert view.row("z", 0) is None, "it may have changed at 11 as well as a"
     keep(view, "z", b"row", 11)
@@ -117,24 +117,24 @@ def test_a_read_from_before_all_that_is_remembered_is_not_taken(monkeypatch: pyt
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda kept: tell(kept, 12, 11, gap=True),
-        lambda kept: tell(kept, 12, 11, changes_after=11),
-        lambda kept: tell(kept, 12, 11, changes_after=10),
-        lambda kept: tell(kept, 9, 9, changes_after=8),
-        lambda kept: tell(kept, 12, 10, generation=2, changes_after=10),
-        lambda kept: kept.on_feed_lost(),
-        lambda kept: kept.on_void(NAME),
+        lambda cache: tell(cache, 12, 11, gap=True),
+        lambda cache: tell(cache, 12, 11, changes_after=11),
+        lambda cache: tell(cache, 12, 11, changes_after=10),
+        lambda cache: tell(cache, 9, 9, changes_after=8),
+        lambda cache: tell(cache, 12, 10, generation=2, changes_after=10),
+        lambda cache: cache.on_feed_lost(),
+        lambda cache: cache.on_void(NAME),
     ],
     ids=["gap", "missed", "untold", "set back", "generation", "lost", "void"],
 )
 def test_all_is_forgotten(spoil: Any) -> None:
-    kept, view, _ = begun()
+    cache, view, _ = begun()
     keep(view, "a", b"row", 10)
     keep(view, "b", None, 10)
     life = view.changes.cache_epoch
     view.store_list("all", life, ListRead(b"rows", 1, 10), 3)
     assert (view.entries, view.size_bytes > 0) == (3, True)
-    spoil(kept)
+    spoil(cache)
     assert (view.entries, view.size_bytes) == (0, 0)
     view.store_row("a", life, b"row", 1, 20)
     view.store_list("all", life, ListRead(b"rows", 1, 20), 3)
@@ -142,7 +142,7 @@ def test_all_is_forgotten(spoil: Any) -> None:
 
 
 def test_it_is_bypassed_when_the_feed_is_silent_and_goes_on_when_it_speaks() -> None:
-    kept, view, clock = begun()
+    cache, view, clock = begun()
     keep(view, "a", b"row", 10)
     clock.now += 0.99
     assert view.row("a", 0) is not None
@@ -150,32 +150,32 @@ def test_it_is_bypassed_when_the_feed_is_silent_and_goes_on_when_it_speaks() -> 
     assert view.row("a", 0) is None
     assert view.response("all", 0) is None
     assert view.bypasses == 2
-    kept.on_feed_alive()
+    cache.on_feed_alive()
     assert view.row("a", 0) == (b"row", 10)
 
 
 def test_it_is_bypassed_while_another_generation_answers() -> None:
-    kept, view, _ = begun()
+    cache, view, _ = begun()
     keep(view, "a", b"row", 10)
-    kept.on_store_poll(NAME, 2, 10)
+    cache.on_store_poll(NAME, 2, 10)
     assert view.row("a", 0) is None
-    kept.on_store_poll(NAME, 0, 0)
+    cache.on_store_poll(NAME, 0, 0)
     assert view.row("a", 0) is None
-    kept.on_store_poll(NAME, 1, 10)
+    cache.on_store_poll(NAME, 1, 10)
     assert view.row("a", 0) is not None
 
 
 def test_it_is_bypassed_when_the_store_moves_on_and_the_feed_does_not_tell() -> None:
-    kept, view, clock = begun()
+    cache, view, clock = begun()
     keep(view, "a", b"row", 10)
     for _ in range(12):
-        kept.on_store_poll(NAME, 1, 11)
+        cache.on_store_poll(NAME, 1, 11)
         assert view.row("a", 0) is not None
         clock.now += 0.09
-        kept.on_feed_alive()
-    kept.on_store_poll(NAME, 1, 14)
+        cache.on_feed_alive()
+    cache.on_store_poll(NAME, 1, 14)
     assert view.row("a", 0) is None
-    tell(kept, 11, 11, {"b": 11}, changes_after=10)
+    tell(cache, 11, 11, {"b": 11}, changes_after=10)
     assert view.row("a", 0) == (b"row", 11)
 
 
@@ -219,7 +219,7 @@ def test_without_room_nothing_is_kept() -> None:
 
 
 async def test_those_who_miss_the_same_list_share_one_read() -> None:
-    kept, view, _ = begun()
+    cache, view, _ = begun()
     reads: list[asyncio.Future[ListRead]] = []
 
     def read() -> asyncio.Future[ListRead]:
@@ -232,7 +232,7 @@ async def test_those_who_miss_the_same_list_share_one_read() -> None:
     await asyncio.sleep(0)
     assert len(reads) == 2
     assert [view.is_reading(key) for key in ("all", "few", "none")] == [True, True, False]
-    tell(kept, 11, 11, {"b": 11}, changes_after=10)
+    tell(cache, 11, 11, {"b": 11}, changes_after=10)
     late = asyncio.ensure_future(view.read_once("all", read))
     await asyncio.sleep(0)
     assert len(reads) == 3, "the first read may be from before the change"
@@ -260,7 +260,7 @@ async def test_those_who_share_a_read_that_is_refused_get_refusals_of_their_own(
 
 
 class Snapshot(NamedTuple):
-    """What the store showed at a time: for every row the position and the bytes."""
+    """State of the store at one time: position and bytes of every row."""
 
     generation: int
     checkpoint: int
@@ -272,7 +272,7 @@ class Reading(NamedTuple):
 
     key: str | None
     life: int
-    seen: Snapshot | None
+    snapshot: Snapshot | None
 
 
 def as_list(rows: dict[str, bytes | None]) -> bytes:
@@ -295,8 +295,8 @@ class CacheMachine(RuleBasedStateMachine):
         self.rows: dict[str, bytes | None] = {}
         self.history = [Snapshot(1, 0, {})]
         self.clock = Clock(100.0)
-        self.kept = Cache([NOTES.projection], 2500, self.clock)
-        self.view = view_cache(self.kept)
+        self.cache = Cache([NOTES.projection], 2500, self.clock)
+        self.view = view_cache(self.cache)
         self.feed = Feed(10)
         self.subscriber: Subscriber | None = None
         self.frames: deque[bytes] = deque()
@@ -322,7 +322,7 @@ class CacheMachine(RuleBasedStateMachine):
     def content(self, value: bytes | None, generation: int) -> bytes | None:
         return None if value is None else b"%s/%d/%d" % (value, self.log_number, generation)
 
-    def publish(self, told: changes.Changes | None = ()) -> None:
+    def publish(self, changed_rows: changes.Changes | None = ()) -> None:
         self.feed.publish(
             ProjectionFeed(
                 name=NAME,
@@ -331,7 +331,7 @@ class CacheMachine(RuleBasedStateMachine):
                 applied_position=self.applied,
                 changed_position=self.changed,
             ),
-            told,
+            changed_rows,
         )
 
     # What happens.
@@ -382,7 +382,7 @@ class CacheMachine(RuleBasedStateMachine):
             self.feed.unsubscribe(self.subscriber)
         self.subscriber = None
         self.frames.clear()
-        self.kept.on_feed_lost()
+        self.cache.on_feed_lost()
 
     def follow_feed(self) -> None:
         self.lose_feed()
@@ -398,12 +398,12 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3))
     def deliver(self, count: int) -> None:
         for _ in range(min(count, len(self.frames))):
-            self.kept.on_feed_alive()
+            self.cache.on_feed_alive()
             for fed in FollowFeedResponse.FromString(self.frames.popleft()).projections:
-                self.kept.on_feed_frame(fed)
+                self.cache.on_feed_frame(fed)
 
     def restart_projector(self) -> None:
-        """What was applied in memory alone is gone, and the feed with it."""
+        """Lose the events that were applied only in memory, and the feed."""
         self.lose_feed()
         self.feed = Feed(10)
         last = self.history[-1]
@@ -426,12 +426,12 @@ class CacheMachine(RuleBasedStateMachine):
         self.history = [Snapshot(self.generation, self.applied, dict(self.rows))]
         self.feed = Feed(10)
         self.publish()
-        self.kept.on_void(NAME)
+        self.cache.on_void(NAME)
         self.poll_the_store()
         self.follow_feed()
 
     def poll_the_store(self) -> None:
-        self.kept.on_store_poll(NAME, *self.history[-1][:2])
+        self.cache.on_store_poll(NAME, *self.history[-1][:2])
 
     def pass_time(self) -> None:
         self.clock.now += 0.6
@@ -449,7 +449,7 @@ class CacheMachine(RuleBasedStateMachine):
         )
     )
     def trouble(self, name: str) -> None:
-        """What is rare, or changes little."""
+        """Run a rare step, or one that changes little."""
         getattr(self, name)()
 
     @rule(target=readings, key=st.sampled_from([*KEYS, None]))
@@ -459,7 +459,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(target=readings, reading=consumes(readings), behind=st.sampled_from([0, 0, 0, 1, 2]))
     def look_at_the_store(self, reading: Reading, behind: int) -> Reading:
         """The store that is read may be a replica, some commits behind."""
-        return reading._replace(seen=self.history[max(len(self.history) - 1 - behind, 0)])
+        return reading._replace(snapshot=self.history[max(len(self.history) - 1 - behind, 0)])
 
     @rule(key=st.sampled_from([*KEYS, None]))
     def read(self, key: str | None) -> None:
@@ -467,28 +467,30 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(reading=consumes(readings))
     def end_read(self, reading: Reading) -> None:
-        seen = reading.seen
-        if seen is None:
+        snapshot = reading.snapshot
+        if snapshot is None:
             return
         if reading.key is None:
-            read = ListRead(as_list(seen.rows), seen.generation, seen.checkpoint)
+            read = ListRead(as_list(snapshot.rows), snapshot.generation, snapshot.checkpoint)
             self.view.store_list("all", reading.life, read, 3)
         else:
-            self.view.store_row(reading.key, reading.life, seen.rows.get(reading.key), seen.generation, seen.checkpoint)
+            self.view.store_row(
+                reading.key, reading.life, snapshot.rows.get(reading.key), snapshot.generation, snapshot.checkpoint
+            )
 
     @invariant()
     def every_answer_is_true(self) -> None:
         for key in KEYS:
-            for wanted in (0, self.applied):
-                if (found := self.view.row(key, wanted)) is not None:
-                    assert found.content == self.expected(found.position, wanted).get(key)
-        for wanted in (0, self.applied):
-            if (found := self.view.response("all", wanted)) is not None:
-                assert found.content == as_list(self.expected(found.position, wanted))
+            for required in (0, self.applied):
+                if (found := self.view.row(key, required)) is not None:
+                    assert found.content == self.expected(found.position, required).get(key)
+        for required in (0, self.applied):
+            if (found := self.view.response("all", required)) is not None:
+                assert found.content == as_list(self.expected(found.position, required))
 
-    def expected(self, position: int, wanted: int) -> dict[str, bytes | None]:
+    def expected(self, position: int, required: int) -> dict[str, bytes | None]:
         """The rows at a position that is claimed."""
-        assert wanted <= position <= max(self.applied, self.history[-1].checkpoint)
+        assert required <= position <= max(self.applied, self.history[-1].checkpoint)
         assert self.subscriber is not None
         assert self.view.size_bytes <= 2500
         return self.fold(self.view.changes.generation, position)

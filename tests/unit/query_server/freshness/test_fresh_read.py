@@ -27,7 +27,8 @@ async def test_reads_wake_in_order_of_their_positions() -> None:
     read, done = scripted_reads(ReadAt(1, 4), ReadAt(1, 4), ReadAt(1, 9))
     tracked = stage.projection
     waits = {
-        wanted: asyncio.ensure_future(stage.fresh.read(tracked, wanted, stage.until(), read)) for wanted in (5, 3, 9, 1)
+        required: asyncio.ensure_future(stage.fresh.read(tracked, required, stage.until(), read))
+        for required in (5, 3, 9, 1)
     }
     await turns()
     assert done == []
@@ -35,7 +36,7 @@ async def test_reads_wake_in_order_of_their_positions() -> None:
 
     stage.feed(4, 4)
     await turns()
-    assert {wanted for wanted, wait in waits.items() if wait.done()} == {1, 3}
+    assert {required for required, wait in waits.items() if wait.done()} == {1, 3}
 
     stage.feed(9, 9)
     await turns()
@@ -205,8 +206,8 @@ async def test_waiting_reads_are_bounded_and_cancelled_ones_leave_nothing() -> N
     tracked = stage.projection
     read, _ = scripted_reads(ReadAt(1, 4))
 
-    def wait(wanted: int) -> asyncio.Task[Any]:
-        return asyncio.create_task(stage.fresh.read(tracked, wanted, stage.until(), read))
+    def wait(required: int) -> asyncio.Task[Any]:
+        return asyncio.create_task(stage.fresh.read(tracked, required, stage.until(), read))
 
     held = [wait(8) for _ in range(9)]
     await turns()

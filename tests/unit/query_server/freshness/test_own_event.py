@@ -32,11 +32,11 @@ class Store:
         self.generation = 1
         self.checkpoint = 0
         self.left_out: set[int] = set()
-        self.asked: list[int] = []
+        self.calls: list[int] = []
         self.at_event: Callable[[], None] = lambda: None
 
     async def event(self, projection: str, position: int) -> StoredEvent:
-        self.asked.append(position)
+        self.calls.append(position)
         error = "It broke." if position in self.left_out and position <= self.checkpoint else None
         told = StoredEvent(self.generation, self.checkpoint, error)
         await asyncio.sleep(0)
@@ -45,7 +45,7 @@ class Store:
 
 
 class At(NamedTuple):
-    """What a read says about itself, and what it found of the event that it is about."""
+    """Report of a read, and its result for the event."""
 
     generation: int
     position: int
@@ -53,7 +53,7 @@ class At(NamedTuple):
 
 
 class Stage:
-    """What is known of one projection, by a feed and a store that the test steers."""
+    """Progress of one projection, from a feed and a store that the test controls."""
 
     def __init__(self) -> None:
         self.freshness = FreshnessTracker(
@@ -125,7 +125,7 @@ async def test_while_nothing_is_left_out_nothing_is_asked(stage: Stage) -> None:
     stage.feed(30, left_out=3)
     stage.store.checkpoint = 30
     assert (await stage.read(7)).position == 30
-    assert stage.store.asked == []
+    assert stage.store.calls == []
 
 
 async def test_what_is_left_out_is_told_and_what_lies_before_it_is_served(stage: Stage) -> None:
@@ -136,7 +136,7 @@ async def test_what_is_left_out_is_told_and_what_lies_before_it_is_served(stage:
             await stage.read(position)
         assert refused.value == ReadModelParked(projection="p", position=position, error="It broke.")
     assert not (await stage.read(5)).left_out
-    assert stage.store.asked == [3, 9, 5]
+    assert stage.store.calls == [3, 9, 5]
 
 
 async def test_a_store_that_is_ahead_of_the_feed_is_asked(stage: Stage) -> None:
@@ -158,7 +158,7 @@ async def test_what_became_of_it_in_a_generation_that_is_gone_proves_nothing(sta
     stage.store.at_event = switch
     with pytest.raises(ReadModelParked):
         await stage.read(8)
-    assert stage.store.asked == [8, 8]
+    assert stage.store.calls == [8, 8]
 
 
 async def test_bug_a_read_waited_for_a_generation_that_was_gone(stage: Stage) -> None:
@@ -172,7 +172,7 @@ async def test_bug_a_read_waited_for_a_generation_that_was_gone(stage: Stage) ->
 
 
 async def test_a_store_that_does_not_show_it_yet_is_asked_again(stage: Stage) -> None:
-    """As where a replica is read: the feed says that something up to there is left out."""
+    """A replica is read: the feed reports a left-out event up to that position."""
     stage.feed(10, left_out=10, changed=5)
     stage.store.checkpoint = 5
 
@@ -183,14 +183,14 @@ async def test_a_store_that_does_not_show_it_yet_is_asked_again(stage: Stage) ->
     stage.at_poll = catch_up
     with pytest.raises(ReadModelParked):
         await stage.read(8)
-    assert stage.store.asked == [8, 8]
+    assert stage.store.calls == [8, 8]
     assert stage.polls == 3
 
 
 async def test_the_first_position_is_no_event(stage: Stage) -> None:
     stage.feed(0)
     await stage.read(0)
-    assert stage.store.asked == []
+    assert stage.store.calls == []
 
 
 _STEPS = st.lists(

@@ -94,7 +94,7 @@ class Model:
         self.frames: list[ProjectionFeed] = []
         self.applied_ever = 0
         """Greatest position that a generation which answers reads has applied."""
-        self.known: LogIdentity = LOG
+        self.current_identity: LogIdentity = LOG
         self.progress.absorb_log(LOG)
         self.poll(0)
 
@@ -117,7 +117,7 @@ class Model:
 
     def hear_head(self, _: int) -> None:
         """The command server reports the log's identity."""
-        self.known = self.identity
+        self.current_identity = self.identity
         self.progress.absorb_log(self.identity)
 
     def fold(self, number: int) -> None:
@@ -227,12 +227,12 @@ class Model:
 
     def check(self) -> None:
         """Compare every claim about every state that the store has had with the truth."""
-        progress, log = self.progress, self.logs[self.known.epoch]
+        progress, log = self.progress, self.logs[self.current_identity.epoch]
         assert progress.shown <= progress.applied
         assert progress.shown == progress.applied or not self.shows_commits
         assert progress.applied <= self.applied_ever
         for snapshot in self.snapshots:
-            if snapshot.identity.epoch > self.known.epoch:
+            if snapshot.identity.epoch > self.current_identity.epoch:
                 continue  # The command server has not reported the epoch that these rows are of.
             included = progress.includes(snapshot.generation, snapshot.checkpoint)
             missing = self._changes(log[:included], snapshot) - snapshot.rows

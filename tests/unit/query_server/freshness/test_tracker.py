@@ -164,7 +164,7 @@ async def test_frames_of_an_older_version_prove_nothing_about_the_newer_one() ->
 
 
 async def test_a_generation_of_a_later_epoch_starts_at_its_own_position() -> None:
-    """What answered holds events that a restore has lost; a rebuild takes over from it at a lower position."""
+    """The active generation has events that a restore lost; a rebuild replaces it at a lower position."""
     later = LogIdentity(LOG.log_id, (Epoch(1, 1), Epoch(2, 51)))
     stage = FreshnessStage()
     tracked = stage.projection

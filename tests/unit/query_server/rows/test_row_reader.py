@@ -342,15 +342,15 @@ _numbers = itertools.count()
 
 
 @slow
-@given(table=tables, wanted=st.lists(conditions(), max_size=3), order=orders(), size=st.integers(1, 4))
+@given(table=tables, where=st.lists(conditions(), max_size=3), order=orders(), size=st.integers(1, 4))
 async def test_pages_are_what_python_would_sort(
-    tmp_path: Path, table: dict[str, Struct], wanted: list[Condition], order: list[Order], size: int
+    tmp_path: Path, table: dict[str, Struct], where: list[Condition], order: list[Order], size: int
 ) -> None:
     store = StoreFile(tmp_path / f"read{next(_numbers)}.db", [things])
     write(store, {**table, "deleted": None})
     reader = RowReader(store.path, [things], readers=1)
-    expected = in_order({k: row for k, row in table.items() if all(matches(c, row) for c in wanted)}, order)
-    find, found = Find(*wanted, order=order), []
+    expected = in_order({k: row for k, row in table.items() if all(matches(c, row) for c in where)}, order)
+    find, found = Find(*where, order=order), []
     start: list[Any] | None = None
     while True:
         page = await reader.find(rows, find, limit=size + 1, after=start, total=True)

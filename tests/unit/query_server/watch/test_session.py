@@ -291,7 +291,7 @@ async def test_what_was_read_for_those_who_have_left_is_not_told_to_the_next(sta
 
 
 async def test_a_watch_that_knows_more_than_the_store_does_not_lead_others_astray(stage: Stage) -> None:
-    """As on a replica that lags behind: what one has heard of elsewhere, the other must still be told."""
+    """A replica lags behind: a change that one watcher got elsewhere is still sent to the other."""
     await stage.put(note("a"))
     ahead = Server(stage)
     cut = (await following(ahead)).cuts[-1]

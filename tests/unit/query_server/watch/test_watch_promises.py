@@ -51,7 +51,7 @@ class Watching(RuleBasedStateMachine):
         self.stage: Stage
         self.servers: list[Server] = []
         self.clients: list[Client] = []
-        self.kept: list[tuple[Client, Cut]] = []
+        self.saved: list[tuple[Client, Cut]] = []
 
     def run_async(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -101,7 +101,7 @@ class Watching(RuleBasedStateMachine):
 
     @rule(server=st.integers(0, 1), live=st.booleans(), catch_up=st.booleans())
     def hold(self, server: int, live: bool, catch_up: bool) -> None:
-        """What is read from now on is held back, and may be old when it comes."""
+        """Hold back later reads, which may return old rows."""
         self.servers[server].hold(live=live, catch_up=catch_up)
 
     @rule(server=st.integers(0, 1), live=st.integers(0, 1), catch_up=st.integers(0, 2))
@@ -139,23 +139,23 @@ class Watching(RuleBasedStateMachine):
     @rule(
         server=st.integers(0, 1),
         view=st.sampled_from(VIEWS),
-        wanted=st.none() | st.sets(keys, min_size=1),
+        chosen=st.none() | st.sets(keys, min_size=1),
         eager=st.booleans(),
     )
-    def watch(self, server: int, view: str, wanted: set[str] | None, eager: bool) -> None:
-        self._start(server, view, wanted and sorted(wanted), None, eager)
+    def watch(self, server: int, view: str, chosen: set[str] | None, eager: bool) -> None:
+        self._start(server, view, chosen and sorted(chosen), None, eager)
 
     @rule(server=st.integers(0, 1), which=st.integers(0, 1000), eager=st.booleans())
     def resume(self, server: int, which: int, eager: bool) -> None:
         """With any token that anybody ever got."""
-        kept = self.kept + [(client, cut) for client in self.clients for cut in client.cuts]
-        if kept:
-            client, cut = kept[which % len(kept)]
+        saved = self.saved + [(client, cut) for client in self.clients for cut in client.cuts]
+        if saved:
+            client, cut = saved[which % len(saved)]
             self._start(server, client.view, client.keys, cut, eager)
 
-    def _start(self, server: int, view: str, wanted: Any, cut: Cut | None, eager: bool) -> None:
+    def _start(self, server: int, view: str, chosen: Any, cut: Cut | None, eager: bool) -> None:
         async def work() -> None:
-            client = Client(self.servers[server], view, wanted, cut)
+            client = Client(self.servers[server], view, chosen, cut)
             self.clients.append(client)
             if eager:
                 client.take()
@@ -193,7 +193,7 @@ class Watching(RuleBasedStateMachine):
         self.run_async(work())
 
     def _keep(self, client: Client) -> None:
-        self.kept += [(client, cut) for cut in client.cuts]
+        self.saved += [(client, cut) for cut in client.cuts]
 
     @invariant()
     def nobody_has_failed(self) -> None:
@@ -233,7 +233,7 @@ class Watching(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     def _knows(self, client: Client, head: int) -> bool:
-        """Whether a client has been told everything, or that it came too late."""
+        """Return True if a client got every change, or the refusal of an expired token."""
         if client.task.done():
             client.task.result()
             return isinstance(client.ended, ResumeTokenExpired)
