@@ -27,7 +27,10 @@ from diptych.contract.token import LogIdentity
 from diptych.server import failpoints
 
 _POLL_SECONDS = 0.1
-"""Interval at which `beyond` reads the head. SQLite has no notification of commits."""
+"""Interval at which `beyond` reads the head beside other writers. SQLite has no notification of commits."""
+
+_LONE_POLL_SECONDS = 0.5
+"""The same for the only writer. Its commits are published directly; `beyond` finds only one of unknown outcome."""
 
 
 class SqliteEventStore(EventStore):
@@ -43,6 +46,7 @@ class SqliteEventStore(EventStore):
         self._database = SqliteDatabase(path, owner, exclusive=exclusive)
         self._identity: LogIdentity
         """Identity as of the last read of the head."""
+        self._poll_seconds = _LONE_POLL_SECONDS if exclusive else _POLL_SECONDS
         self._epoch = 0
         """Epoch in which the log was opened; the store commits in no other."""
 
@@ -64,7 +68,7 @@ class SqliteEventStore(EventStore):
             left = until - time()
             if head.position > position or left <= 0:
                 return head
-            await asyncio.sleep(min(left, _POLL_SECONDS))
+            await asyncio.sleep(min(left, self._poll_seconds))
 
     async def commit(self, reads: Reads, decide: Callable[[Loaded], Decided]) -> Committed:
         return await self._database.on_writer_thread(self._commit, reads, decide)
