@@ -90,6 +90,8 @@ class CommandServerSettings(ServerSettings):
     tail_events_max: int = Field(50_000, ge=1, description="Newest events in memory for subscribers.")
     tail_bytes_max: int = Field(32 << 20, ge=1024, description="Bytes of events in memory for subscribers.")
     subscriptions_max: int = Field(1000, ge=1, description="Subscriptions at once.")
+    followers_max: int = Field(200, ge=1, description="Streams on which projectors follow the log at once.")
+    head_watches_max: int = Field(1000, ge=1, description="Streams on which query servers watch the head at once.")
     waits_max: int = Field(10_000, ge=1, description="Calls that wait for an aggregate's version at once.")
 
 

@@ -46,20 +46,25 @@ class Call:
 class Server:
     """The services of one command server, whose tail follows nothing yet, beside the desk of another server."""
 
-    def __init__(self, desk: Desk, other: Desk, tail: EventTail) -> None:
+    def __init__(self, desk: Desk, other: Desk, tail: EventTail, settings: CommandServerSettings) -> None:
         self.desk = desk
         self.other = other
         self.tail = tail
         self._router = Router("shop")
         head = HeadReader(desk.store)
-        EventService(SHOP, desk.store, tail, head, self._router, CommandServerSettings.model_validate({}))
-        LogService(desk.store, tail, head, self._router)
+        EventService(SHOP, desk.store, tail, head, self._router, settings)
+        LogService(desk.store, tail, head, self._router, settings)
 
     async def head(self) -> tuple[Call, int]:
         """Call GetHead; return the call and the position."""
         call = Call()
         data = await self._router.methods["/diptych.internal.v1.LogService/GetHead"].serve(b"", call)
         return call, GetHeadResponse.FromString(data).head_position
+
+    def stream(self, path: str, call: Call) -> AsyncIterator[bytes]:
+        """Call a method that answers with a stream, with an empty request."""
+        frames: AsyncIterator[bytes] = self._router.methods[path].serve(b"", call)
+        return frames
 
     def subscribe(self, call: Call, token: str) -> AsyncIterator[bytes]:
         """Call Subscribe after a token."""
@@ -69,7 +74,8 @@ class Server:
 
 
 @asynccontextmanager
-async def two_servers(folder: Path) -> AsyncIterator[Server]:
+async def two_servers(folder: Path, **limits: int) -> AsyncIterator[Server]:
     async with Desk(folder, exclusive=False) as desk, Desk(folder, exclusive=False) as other:
-        tail = EventTail(desk.store, await desk.store.head(), CommandServerSettings.model_validate({}))
-        yield Server(desk, other, tail)
+        settings = CommandServerSettings.model_validate(limits)
+        tail = EventTail(desk.store, await desk.store.head(), settings)
+        yield Server(desk, other, tail, settings)
