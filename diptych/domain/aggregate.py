@@ -132,7 +132,7 @@ class Aggregate(Generic[S]):
         self.type = type
         self.initial = initial
         self.id = id
-        self.place = calling_place()
+        self.location = calling_place()
         """File and line of the declaration."""
         self._state_type = initial.__class__
         self.deciders: dict[str, DeciderBinding] = {}

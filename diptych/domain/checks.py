@@ -158,7 +158,7 @@ def _check_projection(projection: Projection, event_types: Collection[str]) -> N
             _check_keys(view, name, handler)
         for columns in view.indexes:
             if any(column.view is not view for column in columns):
-                raise DomainError(f"An index of view {view.name} has a column of another view.", view.place)
+                raise DomainError(f"An index of view {view.name} has a column of another view.", view.location)
 
 
 def _check_keys(view: View[Any], name: str, handler: Handler) -> None:
@@ -286,7 +286,7 @@ def _is_message(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
 
 
-def _probe(what: str, place: Callable[..., Any], function: Callable[[Any], Any], message: Message) -> Any:
+def _probe(what: str, location: Callable[..., Any], function: Callable[[Any], Any], message: Message) -> Any:
     """Call a function with an empty message, to find the use of a field or a column that does not exist.
 
     Returns None if the function fails for another reason: an empty message may be invalid for it.
@@ -301,8 +301,8 @@ def _probe(what: str, place: Callable[..., Any], function: Callable[[Any], Any],
         if isinstance(error.obj, Message):
             names = ", ".join(error.obj.DESCRIPTOR.fields_by_name) or "none"
             fields = f" The fields of {error.obj.DESCRIPTOR.full_name}: {names}."
-        raise DomainError(f"{what} uses an unknown field: {error}.{fields}", place) from error
+        raise DomainError(f"{what} uses an unknown field: {error}.{fields}", location) from error
     except ColumnError as error:
-        raise DomainError(str(error), place) from error
+        raise DomainError(str(error), location) from error
     except Exception:
         return None

@@ -38,7 +38,7 @@ class Domain:
         ports: Sequence[Port[Any, Any]] = (),
     ) -> None:
         self.name = name
-        self.place = calling_place()
+        self.location = calling_place()
         """File and line of the declaration."""
         self.aggregates = {aggregate.type: aggregate for aggregate in (*aggregates, *processes)}
         """By type, processes included."""
@@ -48,10 +48,10 @@ class Domain:
         """By the full name of the request's type."""
         self.projections = {projection.name: projection for projection in projections}
         """By name."""
-        _check_names("aggregate", [(each.type, each.place) for each in (*aggregates, *processes)])
+        _check_names("aggregate", [(each.type, each.location) for each in (*aggregates, *processes)])
         _check_names("port", [(port.request.DESCRIPTOR.full_name, place_of(port.connect)) for port in ports])
-        _check_names("projection", [(each.name, each.place) for each in projections])
-        _check_names("view", [(view.name, view.place) for each in projections for view in each.views])
+        _check_names("projection", [(each.name, each.location) for each in projections])
+        _check_names("view", [(view.name, view.location) for each in projections for view in each.views])
         upcasters = {
             name: upcaster for aggregate in self.aggregates.values() for name, upcaster in aggregate.upcasters.items()
         }
@@ -72,9 +72,9 @@ class Domain:
 def _check_names(kind: str, declared: list[tuple[str, str]]) -> None:
     """Raise `DomainError` for a name that occurs twice among names and places."""
     places: dict[str, str] = {}
-    for name, place in declared:
+    for name, location in declared:
         if name in places:
             raise DomainError(
-                f"There are two {kind}s named {name}; the other one is declared at {places[name]}.", place
+                f"There are two {kind}s named {name}; the other one is declared at {places[name]}.", location
             )
-        places[name] = place
+        places[name] = location

@@ -13,12 +13,12 @@ class DomainError(Exception):
 
     Args:
         message: The sentence.
-        place: The author's function that is wrong, or a file and line; the message begins with it.
+        location: The author's function that is wrong, or a file and line; the message begins with it.
     """
 
-    def __init__(self, message: str, place: Callable[..., Any] | str = "") -> None:
-        self.place = place if isinstance(place, str) else place_of(place)
-        super().__init__(f"{self.place}: {message}" if self.place else message)
+    def __init__(self, message: str, location: Callable[..., Any] | str = "") -> None:
+        self.location = location if isinstance(location, str) else place_of(location)
+        super().__init__(f"{self.location}: {message}" if self.location else message)
 
 
 def text_of(error: BaseException) -> str:

@@ -55,12 +55,12 @@ class FoldFailure(Exception):
         """The view whose handler failed; empty if parsing the event failed."""
         self.key = key
         """The key of the row whose fold failed; empty if the event failed before a fold."""
-        self.place = place_of(function) if function is not None else ""
+        self.location = place_of(function) if function is not None else ""
         """File and line of the author's function that failed; empty if parsing the event failed."""
         where = f"view {view}" if view else "no view"
         if key:
             where += f", row {key}"
-        handler = f" (in {self.place})" if self.place else ""
+        handler = f" (in {self.location})" if self.location else ""
         super().__init__(
             f"Event {event.position} ({_type_name(event)} of {event.aggregate.type}/{event.aggregate.id}) failed in "
             f"{where}: {text_of(cause)}{handler}"

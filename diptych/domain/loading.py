@@ -96,7 +96,7 @@ def load(name: str) -> LoadedDomain:
             raise DomainError(f"Package {name} has no `domain`, a diptych.Domain.")
         if domain.name != name.rpartition(".")[2]:
             raise DomainError(
-                f"Package {name} holds the domain {domain.name}; the names must be the same.", domain.place
+                f"Package {name} holds the domain {domain.name}; the names must be the same.", domain.location
             )
         _import_contracts(name)
     path = path_of(module)
@@ -141,7 +141,9 @@ def _codec(aggregate: Aggregate[Any]) -> StateCodec[Any]:
     try:
         return StateCodec(type(aggregate.initial))
     except TypeError as error:
-        raise DomainError(f"The state of aggregate {aggregate.type} has no codec: {error}", aggregate.place) from error
+        raise DomainError(
+            f"The state of aggregate {aggregate.type} has no codec: {error}", aggregate.location
+        ) from error
 
 
 def event_types_of(domain: Domain) -> dict[str, type[Message]]:

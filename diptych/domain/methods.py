@@ -50,7 +50,9 @@ def bind_commands(domain: Domain, deciders: dict[str, DeciderBinding]) -> dict[s
                 deciders[name].decide,
             )
         if name not in public:
-            raise DomainError(f"Rpc {service}.{method.name} has no decider: no aggregate decides {name}.", domain.place)
+            raise DomainError(
+                f"Rpc {service}.{method.name} has no decider: no aggregate decides {name}.", domain.location
+            )
         if _field_type(method.input_type, "context") != "diptych.v1.CommandContext":
             raise DomainError(
                 f"Command {name} has no field `context` of type diptych.v1.CommandContext.", public[name].decide
@@ -94,7 +96,9 @@ def bind_queries(domain: Domain) -> dict[str, QueryMethod]:
     for method in _methods(service):
         name = method.input_type.full_name
         if name not in queries:
-            raise DomainError(f"Rpc {service}.{method.name} has no query: no projection answers {name}.", domain.place)
+            raise DomainError(
+                f"Rpc {service}.{method.name} has no query: no projection answers {name}.", domain.location
+            )
         if _field_type(method.input_type, "consistency") != "diptych.v1.Consistency":
             raise DomainError(
                 f"Query {name} has no field `consistency` of type diptych.v1.Consistency.",

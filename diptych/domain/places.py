@@ -50,7 +50,7 @@ def declaration_place(error: BaseException) -> str:
     places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     if not places or not places[-1][0].startswith(_ENGINE):
         return ""
-    return next((_place(file, line) for file, line in reversed(places) if not file.startswith(_ENGINE)), "")
+    return next((_file_and_line(file, line) for file, line in reversed(places) if not file.startswith(_ENGINE)), "")
 
 
 def _code_of(handler: Any) -> CodeType | None:

@@ -98,7 +98,7 @@ class View(ViewIdentity[R]):
 
     def __init__(self, projection: Projection, name: str, row: type[R], index: int) -> None:
         super().__init__(projection.name, name, row, index)
-        self.place = calling_place()
+        self.location = calling_place()
         """File and line of the declaration."""
         self.projection = projection
         self.columns: dict[str, Column[Any]] = {}
@@ -369,7 +369,7 @@ class Projection:
     def __init__(self, name: str, *, version: int) -> None:
         self.name = name
         self.version = version
-        self.place = calling_place()
+        self.location = calling_place()
         """File and line of the declaration."""
         self.views: list[View[Any]] = []
         self.queries: dict[str, Query] = {}
