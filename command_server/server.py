@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from command_server.byte_limits import ByteLimit
 from command_server.command_service import CommandService
@@ -18,6 +19,7 @@ from command_server.store.sqlite_store import SqliteEventStore
 from command_server.writer import Writer
 from diptych.domain.errors import DomainError
 from diptych.domain.loading import load
+from diptych.domain.process import STEPPED
 from diptych.server import lifecycle
 from diptych.server.errors import StartError
 from diptych.server.health import Health
@@ -28,6 +30,10 @@ from diptych.server.supervise import TaskSupervisor
 
 _ANSWER_SECONDS = 1.0
 """Time for the last answers when the server stops; at most half of `stop_seconds`."""
+
+
+_TYPES_MAX = 20
+"""Event types that the error of a start names."""
 
 
 def run(settings: CommandServerSettings) -> int:
@@ -52,6 +58,10 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
     store = SqliteEventStore(sqlite_path(settings.log), health.address)
     try:
         await store.open()
+        missing = await store.take_event_types({*domain.event_types, STEPPED})
+        if missing:
+            await store.close()
+            raise StartError(_missing_event_types(settings, missing))
         tail = EventTail(store, await store.head(), settings)
     except StoreUnavailable as error:
         raise StartError(f"The log {settings.log} cannot be opened: {error}.") from error
@@ -92,3 +102,13 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
         "head_position": tail.head,
     }
     return ServerParts(router, drain=drain, close=close, description=description)
+
+
+def _missing_event_types(settings: CommandServerSettings, missing: Sequence[tuple[str, int]]) -> str:
+    """Return the error for event types of the log that the domain does not have."""
+    types = ", ".join(f"{name} (first at position {position})" for name, position in missing[:_TYPES_MAX])
+    more = f" and {len(missing) - _TYPES_MAX} more" if len(missing) > _TYPES_MAX else ""
+    return (
+        f"The log {without_password(settings.log)} has events of types that the domain {settings.domain} does not "
+        f"have: {types}{more}. Restore each message and its evolver, or declare an upcaster; see docs/evolution.md."
+    )

@@ -123,6 +123,14 @@ class EventStore(abc.ABC):
         """Read up to `count` open outputs after a key, in order; (0, 0) lies before all."""
 
     @abc.abstractmethod
+    async def take_event_types(self, types: Collection[str]) -> Sequence[tuple[str, int]]:
+        """Add event types of a domain to those of the log, unless the log has others.
+
+        Returns:
+            Event types of the log that are none of `types`, each with the position of its first event, by position.
+        """
+
+    @abc.abstractmethod
     async def process_marks(self) -> Mapping[str, int]:
         """Read the mark of each type of process: the position through which it has taken its inputs."""
 

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from command_server.store import sqlite_commit, sqlite_reads, statements
+from command_server.store import event_types, sqlite_commit, sqlite_reads, statements
 from command_server.store.event_store import EventStore
 from command_server.store.records import (
     Committed,
@@ -93,6 +93,9 @@ class SqliteEventStore(EventStore):
         position, ordinal = after
         rows = await self._database.rows(statements.READ_WORK, position=position, ordinal=ordinal, count=count)
         return [Work(at, nth, process, id, WorkKind(kind), due) for at, nth, process, id, kind, due in rows]
+
+    async def take_event_types(self, types: Collection[str]) -> Sequence[tuple[str, int]]:
+        return await self._database.write(event_types.take_event_types, types)
 
     async def process_marks(self) -> Mapping[str, int]:
         return dict(await self._database.rows(statements.MARKS))

@@ -318,6 +318,24 @@ async def test_marks_of_processes_are_there_after_reopening(backend: Backend) ->
         assert await store.process_marks() == {"one": 7, "two": 6}
 
 
+async def test_event_type_that_is_not_in_the_domain_is_named_with_its_first_position(backend: Backend) -> None:
+    async with backend.open() as store:
+        await append(store, event("test/p", 1), event("test/p", 2, "test.Done"), event("test/p", 3, "test.Done"))
+        assert await store.take_event_types(["test.Other"]) == [("test.Happened", 1), ("test.Done", 2)]
+        assert await store.take_event_types(["test.Happened", "test.Done", "test.Never"]) == []
+    async with backend.open() as store:
+        assert await store.take_event_types(["test.Happened"]) == [("test.Done", 2)]
+        assert await store.take_event_types(["test.Happened", "test.Done"]) == []
+
+
+async def test_event_type_recorded_after_it_was_taken_is_named_when_it_is_gone(backend: Backend) -> None:
+    async with backend.open() as store:
+        assert await store.take_event_types(["test.Happened", "test.Done"]) == []
+        await append(store, event("test/p", 1))
+    async with backend.open() as store:
+        assert await store.take_event_types(["test.Done"]) == [("test.Happened", 1)]
+
+
 async def test_parked_inputs_are_there_after_reopening(backend: Backend) -> None:
     first = ParkedInput("process", "p1", 9, -1, "ValueError: no", 1, 1234, b"")
     second = ParkedInput("process", "p1", 12, 1, "", 0, 1235, b"outcome")
