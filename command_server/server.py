@@ -21,11 +21,12 @@ from diptych.domain.errors import DomainError
 from diptych.domain.loading import load
 from diptych.domain.process import STEPPED
 from diptych.server import lifecycle
+from diptych.server.dsn import sqlite_path, without_password
 from diptych.server.errors import StartError
 from diptych.server.health import Health
 from diptych.server.lifecycle import ServerParts
 from diptych.server.router import Router
-from diptych.server.settings import CommandServerSettings, sqlite_path, without_password
+from diptych.server.settings import CommandServerSettings
 from diptych.server.supervise import TaskSupervisor
 
 _ANSWER_SECONDS = 1.0

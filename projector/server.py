@@ -9,11 +9,12 @@ from diptych.domain.loading import load
 from diptych.domain.projection import Projection
 from diptych.server import lifecycle
 from diptych.server.channels import open_server_channel
+from diptych.server.dsn import sqlite_path, without_password
 from diptych.server.errors import StartError
 from diptych.server.health import Health
 from diptych.server.lifecycle import ServerParts
 from diptych.server.router import Router
-from diptych.server.settings import ProjectorSettings, sqlite_path, without_password
+from diptych.server.settings import ProjectorSettings
 from diptych.server.supervise import TaskSupervisor
 from diptych.storage.errors import ReadStoreError
 from projector.feed.feed import Feed

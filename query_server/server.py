@@ -7,11 +7,12 @@ from prometheus_client import REGISTRY
 from diptych.domain.errors import DomainError
 from diptych.domain.loading import LoadedDomain, load
 from diptych.server import lifecycle
+from diptych.server.dsn import sqlite_path, without_password
 from diptych.server.errors import StartError
 from diptych.server.health import Health
 from diptych.server.lifecycle import ServerParts
 from diptych.server.router import Router
-from diptych.server.settings import QueryServerSettings, sqlite_path, without_password
+from diptych.server.settings import QueryServerSettings
 from diptych.server.supervise import TaskSupervisor
 from query_server.cache.cache import Cache
 from query_server.freshness.fresh_read import FreshReads

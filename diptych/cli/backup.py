@@ -9,8 +9,8 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from diptych.cli.progress import show_progress
+from diptych.server.dsn import Dsn, sqlite_path
 from diptych.server.options import fail
-from diptych.server.settings import Dsn, sqlite_path
 
 Log = Annotated[str, typer.Option(envvar="DIPTYCH_LOG", metavar="DSN", help="DSN of the log.")]
 LOG = "sqlite:///data/log.db"

@@ -17,6 +17,7 @@ from diptych.cli.calls import call
 from diptych.cli.child import Child
 from diptych.cli.ports import Reservation
 from diptych.server.channels import CallError, Channel
+from diptych.server.dsn import sqlite_dsn
 from diptych.server.settings import Address
 
 _HEALTH_SECONDS = 2.0
@@ -55,12 +56,12 @@ class UpSettings(BaseSettings):
     @property
     def log_dsn(self) -> str:
         """DSN of the log."""
-        return f"sqlite:///{self.data / 'log.db'}"
+        return sqlite_dsn(self.data / "log.db")
 
     @property
     def read_store_dsn(self) -> str:
         """DSN of the read store."""
-        return f"sqlite:///{self.data / 'read.db'}"
+        return sqlite_dsn(self.data / "read.db")
 
 
 class Ports(NamedTuple):

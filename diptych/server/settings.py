@@ -6,13 +6,12 @@ their units.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+
+from diptych.server.dsn import Dsn
 
 
 def _address(value: str) -> str:
@@ -22,32 +21,7 @@ def _address(value: str) -> str:
     return value
 
 
-def _dsn(value: str) -> str:
-    try:
-        url = make_url(value)
-    except ArgumentError as error:
-        raise ValueError("must be a DSN, such as sqlite:///data/log.db") from error
-    if url.get_backend_name() != "sqlite":
-        raise ValueError(f"{url.get_backend_name()} is not served; use sqlite:///FILE")
-    if not url.database or url.database == ":memory:":
-        raise ValueError("must name a file, such as sqlite:///data/log.db")
-    return value
-
-
 Address = Annotated[str, AfterValidator(_address)]
-Dsn = Annotated[str, AfterValidator(_dsn)]
-
-
-def sqlite_path(dsn: str) -> Path:
-    """Return the path of the file that an SQLite DSN names."""
-    database = make_url(dsn).database
-    assert database, "checked when the settings were read"
-    return Path(database)
-
-
-def without_password(dsn: str) -> str:
-    """Return a DSN for log lines, its password replaced by ***."""
-    return make_url(dsn).render_as_string(hide_password=True)
 
 
 class ServerSettings(BaseSettings):

@@ -17,6 +17,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
+from diptych.server.dsn import sqlite_path
 from diptych.storage.errors import own_errors
 
 BUSY_SECONDS = 5.0
@@ -42,12 +43,7 @@ def open_read_only(path: Path, *, busy_seconds: float = BUSY_SECONDS, **options:
     return connection
 
 
-def sqlite_dsn(path: Path) -> URL:
-    """Return the DSN of an SQLite file, whatever characters its path has."""
-    return URL.create("sqlite", database=str(path))
-
-
-def read_only_async_engine(dsn: str | URL) -> AsyncEngine:
+def read_only_async_engine(dsn: str) -> AsyncEngine:
     """Return an asyncio engine that only reads, in autocommit mode. The caller disposes it.
 
     An SQLite file must exist by the first query.
@@ -55,9 +51,8 @@ def read_only_async_engine(dsn: str | URL) -> AsyncEngine:
     url = make_url(dsn)
     if url.get_backend_name() != "sqlite":
         return create_async_engine(url, isolation_level="AUTOCOMMIT", pool_size=2)
-    assert url.database, "the settings refuse a DSN without a file"
     read_only = URL.create(
-        "sqlite+aiosqlite", database=Path(url.database).absolute().as_uri(), query={"mode": "ro", "uri": "true"}
+        "sqlite+aiosqlite", database=sqlite_path(dsn).absolute().as_uri(), query={"mode": "ro", "uri": "true"}
     )
     return create_async_engine(
         read_only, isolation_level="AUTOCOMMIT", pool_size=2, connect_args={"timeout": BUSY_SECONDS}
@@ -81,7 +76,7 @@ def scratch_async_engine(path: Path) -> AsyncEngine:
 class ReadOnlyDatabase:
     """Runs queries through SQLAlchemy's asyncio engine. Every query is a transaction of its own."""
 
-    def __init__(self, dsn: str | URL) -> None:
+    def __init__(self, dsn: str) -> None:
         """Prepare an engine, which connects with the first query.
 
         Args:

@@ -20,7 +20,8 @@ from sqlalchemy.types import NullType
 
 from diptych.domain.folding import ChangedRow, Contents, Folding
 from diptych.domain.projection import Projection, View
-from diptych.storage.connections import read_only_async_engine, scratch_async_engine, sqlite_dsn
+from diptych.server.dsn import sqlite_dsn
+from diptych.storage.connections import read_only_async_engine, scratch_async_engine
 from diptych.storage.copy import Progress
 from diptych.storage.findings import Findings, Row, align
 from diptych.storage.read_store_schema import Checkpoint, generations, parked_events, shape, view_table

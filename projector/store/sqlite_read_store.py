@@ -10,8 +10,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from diptych.domain.projection import Projection
 from diptych.server import failpoints
+from diptych.server.dsn import sqlite_dsn
 from diptych.server.errors import StartError
-from diptych.storage.connections import sqlite_dsn
 from diptych.storage.database_thread import DatabaseThread
 from diptych.storage.errors import ReadStoreError
 from diptych.storage.read_store import Generation, GenerationStore, Handover, Lease, LeaseHolder, ReadStore

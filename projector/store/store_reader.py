@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import URL, BindParameter, bindparam, func, select
+from sqlalchemy import BindParameter, bindparam, func, select
 
 from diptych.domain.aggregate import AggregateRef
 from diptych.storage.connections import ReadOnlyDatabase
@@ -20,7 +20,7 @@ PAGE_BYTES_MAX = 1 << 20
 class StoreReader:
     """Reads committed data on a connection of its own, beside the thread that writes."""
 
-    def __init__(self, dsn: str | URL) -> None:
+    def __init__(self, dsn: str) -> None:
         self._database = ReadOnlyDatabase(dsn)
 
     async def close(self) -> None:

@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, bindparam, select
 from sqlalchemy.exc import OperationalError
 
-from diptych.storage.connections import ReadOnlyDatabase, open_read_only, read_only_async_engine, sqlite_dsn
+from diptych.server.dsn import sqlite_dsn
+from diptych.storage.connections import ReadOnlyDatabase, open_read_only, read_only_async_engine
 from diptych.storage.errors import DatabaseError
 
 numbers = Table("numbers", MetaData(), Column("number", Integer, primary_key=True))
