@@ -60,7 +60,9 @@ class Hub:
         self._clock = clock
         self._subscribers: dict[Subscriber, None] = {}
         self._of_all_rows: dict[Subscriber, None] = {}
-        self._of_key: dict[str, list[Subscriber]] = {}
+        # A set takes 224 bytes, so a key of one subscriber has none. Removing from a set takes the same time for any
+        # number of subscribers.
+        self._of_key: dict[str, Subscriber | set[Subscriber]] = {}
         self._cursor = Cursor(0)
         self._read_position = 0  # The latest checkpoint of the store from which changes were added.
         self._session = 0  # Incremented when a subscriber joins an empty hub.
@@ -96,8 +98,7 @@ class Hub:
         if subscriber.keys is None:
             self._of_all_rows[subscriber] = None
         else:
-            for key in subscriber.keys:
-                self._of_key.setdefault(key, []).append(subscriber)
+            self._add_keys(subscriber, subscriber.keys)
         self.wake()
         return self._read_position
 
@@ -110,11 +111,27 @@ class Hub:
         if subscriber.keys is None:
             del self._of_all_rows[subscriber]
         else:
-            for key in subscriber.keys:
-                others = self._of_key[key]
+            self._remove_keys(subscriber, subscriber.keys)
+
+    def _add_keys(self, subscriber: Subscriber, keys: Iterable[str]) -> None:
+        of_key = self._of_key
+        for key in keys:
+            others = of_key.setdefault(key, subscriber)
+            if isinstance(others, set):
+                others.add(subscriber)
+            elif others is not subscriber:
+                of_key[key] = {others, subscriber}
+
+    def _remove_keys(self, subscriber: Subscriber, keys: Iterable[str]) -> None:
+        of_key = self._of_key
+        for key in keys:
+            others = of_key[key]
+            if isinstance(others, set):
                 others.remove(subscriber)
-                if not others:
-                    del self._of_key[key]
+                if len(others) == 1:
+                    of_key[key] = others.pop()
+            else:
+                del of_key[key]
 
     def wake(self) -> None:
         """Note that rows may have changed."""
@@ -227,7 +244,10 @@ class Hub:
                     break
         if self._of_key:
             for change in changes:
-                for subscriber in self._of_key.get(change.key, ()):
+                subscribers = self._of_key.get(change.key)
+                if subscribers is None:
+                    continue
+                for subscriber in subscribers if isinstance(subscribers, set) else (subscribers,):
                     if not subscriber.add(change):
                         slow[subscriber] = None
         self.overflows += len(slow)
