@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ def run_program(commands: Mapping[str, Command], arguments: Sequence[str]) -> in
     """
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.append(str(Path.cwd()))  # A domain in the working directory need not be installed.
+    _escape_unprintable_text()
     previous = [(number, signal.signal(number, _exit)) for number in (signal.SIGTERM, signal.SIGINT)]
     try:
         _app(commands)(args=list(arguments), prog_name="diptych")
@@ -37,6 +39,13 @@ def run_program(commands: Mapping[str, Command], arguments: Sequence[str]) -> in
         for number, handler in previous:
             signal.signal(number, handler)
     return 0
+
+
+def _escape_unprintable_text() -> None:
+    """Make stdout and stderr escape characters that their encoding lacks, so that no name of a user ends a program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _app(commands: Mapping[str, Command]) -> typer.Typer:
