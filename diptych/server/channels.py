@@ -19,7 +19,10 @@ StreamCall = grpc.aio.UnaryStreamCall
 END = grpc.aio.EOF
 Options = Sequence[tuple[str, str | int]]
 
+# A proxy that the environment names is for other networks; our servers are on this one.
+_WITHOUT_PROXY: Options = (("grpc.enable_http_proxy", 0),)
 _CLIENT_OPTIONS: Options = (
+    *_WITHOUT_PROXY,
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     # A restarted server is connected again within two seconds; gRPC's default backoff grows to two minutes.
@@ -27,11 +30,8 @@ _CLIENT_OPTIONS: Options = (
     ("grpc.min_reconnect_backoff_ms", 5000),  # Limit of one attempt to connect.
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-# A proxy that the environment names is for other networks; our servers are on this one.
-_WITHOUT_PROXY: Options = (("grpc.enable_http_proxy", 0),)
 _SERVER_OPTIONS: Options = (
     *_CLIENT_OPTIONS,
-    *_WITHOUT_PROXY,
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -50,7 +50,7 @@ def open_server_channel(address: str) -> Channel:
 def open_client_channel(
     address: str, credentials: grpc.ChannelCredentials | None = None, *, options: Options = ()
 ) -> Channel:
-    """Open a channel from a client to a server.
+    """Open a channel from a client to a server. No channel uses the proxy that the environment names.
 
     Args:
         address: `HOST:PORT`.
