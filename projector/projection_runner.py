@@ -57,12 +57,24 @@ class ProjectionRunner:
         lease, followers = self._lease, self._followers
         if lease.active:
             await followers.open_live(lease.active)
+            self._warn_of_changed_code()
         if lease.filling:
             # A paused projection is not filled either.
             await followers.open_rebuild(lease.filling, started=not lease.paused)
         if followers.live is not None:
             followers.live.machine.rebuilding = followers.rebuild is not None
         await followers.representative.announce()
+
+    def _warn_of_changed_code(self) -> None:
+        live = self._followers.live
+        if live is not None and live.writer.code_changed:
+            _log.warning(
+                "code of a projection changed without a new version",
+                projection=self.projection.name,
+                version=self.projection.version,
+                generation=live.writer.generation,
+                remedy=f"raise its version, or run `diptych rebuild {self.projection.name}`",
+            )
 
     async def run(self) -> None:
         """Follow the log until this call is cancelled.

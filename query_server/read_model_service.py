@@ -216,4 +216,5 @@ class ReadModelService:
             ],
             parked_streams=tracked.parked_streams,
             left_out_events=tracked.left_out_events,
+            code_changed=tracked.code_changed,
         )

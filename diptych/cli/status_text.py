@@ -70,6 +70,11 @@ def _notes(projection: ProjectionStatus) -> list[str]:
             f"{name}: it stands on event {event.position}, {event.event.TypeName()}, version "
             f"{event.version} of {event.aggregate.type}/{event.aggregate.id}"
         )
+    if projection.code_changed:
+        lines.append(
+            f"{name}: its folds have changed, and its version is still {projection.version}; `diptych rebuild {name}` "
+            "makes the rows of the present code"
+        )
     if projection.left_out_events:
         streams = projection.parked_streams
         parked = f"{streams} {'stream is' if streams == 1 else 'streams are'} parked, and " if streams else ""

@@ -161,6 +161,8 @@ class GenerationStore(abc.ABC):
     left_out: LeftOut
     parked: Mapping[AggregateRef, int]
     """Parked streams, each with the position of its first parked event."""
+    code_changed: bool = False
+    """True if the projection's code is not the code that began the generation, by its digest."""
 
     @abc.abstractmethod
     async def fold(

@@ -68,6 +68,8 @@ generations = Table(
     Column("stage", String, nullable=False, server_default=""),
     # Names of its views, as a JSON array, by which other code can drop its tables. Empty: not recorded.
     Column("views", String, nullable=False, server_default=""),
+    # Digest of the code that began it, after Python's version, as 3.11:0123456789abcdef. Empty: not recorded.
+    Column("code", String, nullable=False, server_default=""),
     # Number of parked streams; number of left out events, discarded ones included; position of the last of them.
     Column("parked_streams", BigInteger, nullable=False, server_default="0"),
     Column("left_out_events", BigInteger, nullable=False, server_default="0"),

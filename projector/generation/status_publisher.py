@@ -89,6 +89,7 @@ class StatusPublisher:
             filling=writer.filling,
             filling_up=not machine.answers,
             shape=self._shape,
+            code_changed=writer.code_changed,
         )
         identity = writer.identity
         if identity is not None:
@@ -151,6 +152,7 @@ class StatusPublisher:
             views=views_of(self._projection),
             parked_streams=writer.left_out.streams,
             left_out_events=writer.left_out.events,
+            code_changed=writer.code_changed,
         )
 
 

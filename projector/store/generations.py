@@ -16,6 +16,7 @@ from sqlalchemy import Column, MetaData, String, Table, bindparam, column, delet
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import DropTable
 
+from diptych.domain.code_digest import code_digest
 from diptych.domain.projection import Projection
 from diptych.server.errors import StartError
 from diptych.storage.errors import LeaseLostError
@@ -127,6 +128,7 @@ def begin(
         paused=paused,
         stage="" if active else FILLING,
         views=json.dumps([view.name for view in projection.views]),
+        code=code_digest(projection),
         parked_streams=0,
         left_out_events=0,
         left_out_position=0,

@@ -66,6 +66,11 @@ class RowWriter:
         return self.store.filling
 
     @property
+    def code_changed(self) -> bool:
+        """True if the projection's code is not the code that began the generation, by its digest."""
+        return self.store.code_changed
+
+    @property
     def left_out(self) -> LeftOut:
         """Numbers of the events that are left out."""
         return self.store.left_out

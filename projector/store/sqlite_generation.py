@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, select, update
 
 from diptych.contract.identity_codec import identity_from_columns, identity_to_columns
 from diptych.domain.aggregate import AggregateRef
+from diptych.domain.code_digest import code_digest, is_comparable
 from diptych.domain.folding import Contents
 from diptych.server import failpoints
 from diptych.storage.errors import LeaseLostError
@@ -64,7 +65,7 @@ class SqliteGenerationStore(GenerationStore):
         with transaction(connection):
             check_fence(connection, self.lease)
             row = execute(connection, _STATE, of_projection=name, of_generation=self.generation).fetchone()
-            position, event_id, log_id, epochs, filling, paused, *left_out = row
+            position, event_id, log_id, epochs, filling, paused, code, *left_out = row
             self.stored = Checkpoint(position, event_id)
             self.identity = identity_from_columns(log_id, epochs)
             self.paused = bool(paused)
@@ -73,6 +74,10 @@ class SqliteGenerationStore(GenerationStore):
             if not filling:  # The file was created before fillings had names.
                 execute(connection, _NAME, of_projection=name, of_generation=self.generation, new_filling=self.filling)
             self.parked = self._parked_streams.read_all(connection)
+            digest = code_digest(self.projection)
+            self.code_changed = is_comparable(code) and code != digest
+            if not is_comparable(code):  # The file has no digest, or that of another Python.
+                execute(connection, _CODE, of_projection=name, of_generation=self.generation, new_code=digest)
 
     async def fold(
         self,
@@ -267,10 +272,16 @@ _STATE = compile_sqlite(
         _C.epochs,
         _C.filling,
         _C.paused,
+        _C.code,
         _C.parked_streams,
         _C.left_out_events,
         _C.left_out_position,
     ).where(_C.projection == bindparam("of_projection"), _C.generation == bindparam("of_generation"))
+)
+_CODE = compile_sqlite(
+    update(generations)
+    .where(_C.projection == bindparam("of_projection"), _C.generation == bindparam("of_generation"))
+    .values(code=bindparam("new_code"))
 )
 _NAME = compile_sqlite(
     update(generations)

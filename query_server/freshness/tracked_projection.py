@@ -27,6 +27,7 @@ class TrackedProjection:
         "_last_frame_at",
         "applied_waits",
         "checkpoint_waits",
+        "code_changed",
         "left_out_events",
         "name",
         "parked_streams",
@@ -47,6 +48,8 @@ class TrackedProjection:
         """Waits until a poll of the store finds a checkpoint at a position."""
         self.parked_streams = 0
         self.left_out_events = 0
+        self.code_changed = False
+        """True if the projector's code is not the code that began the generation, as its last frame reports."""
         self.reason = ""
         """Reason of a stall."""
         self.stalled_event: RecordedEvent | None = None
@@ -66,6 +69,7 @@ class TrackedProjection:
             frame.version,
         ):
             self.parked_streams, self.left_out_events = frame.parked_streams, frame.left_out_events
+        self.code_changed = frame.code_changed
         self._feed_state = frame.state
         self.reason = frame.reason
         self.stalled_event = frame.stalled_event if frame.HasField("stalled_event") else None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from diptych.domain.code_digest import code_digest
 from tests.support.notes import Notes
-from tests.support.read_stores import StoredGenerations, opened_store
+from tests.support.read_stores import StoredGenerations, opened_store, opened_writer, read_file
 
 
 @pytest.fixture
@@ -72,3 +75,33 @@ async def test_kept_generation_returns_and_is_kept_when_its_return_is_cancelled(
     assert await stored.store.begin_return(stored.leases[1], 1)
     await stored.switch(await stored.writer(notes, 2), await stored.writer(notes, 1))
     assert stored.all() == {1: "active", 2: "kept", 3: "dropped"}
+
+
+async def test_bug_fold_changed_without_a_new_version_was_not_noticed(tmp_path: Path) -> None:
+    changed = Notes()
+    handler = changed.notes.handlers["notes.v1.Noted"]
+    changed.notes.handlers["notes.v1.Noted"] = handler._replace(fold=lambda row, event, at: row)
+    for notes, expected in ((Notes(), False), (Notes(poison="other"), False), (changed, True), (Notes(), False)):
+        async with opened_store(tmp_path / "read.db") as store:
+            writer = await opened_writer(store, notes.projection)
+            assert writer.code_changed is expected
+    async with opened_store(tmp_path / "read.db") as store:
+        stored = StoredGenerations(store)
+        await stored.take_up(changed)
+        rebuilt = await stored.begin(changed)
+        assert (await stored.writer(changed, 1)).code_changed
+        assert not (await stored.writer(changed, rebuilt)).code_changed
+
+
+async def test_generation_without_a_comparable_digest_takes_that_of_the_code(tmp_path: Path) -> None:
+    path = tmp_path / "read.db"
+    for code in ("", "2.7:0123456789abcdef"):
+        async with opened_store(path) as store:
+            await opened_writer(store, Notes().projection)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("UPDATE diptych_generations SET code = ?", (code,))
+            connection.commit()
+        async with opened_store(path) as store:
+            assert not (await opened_writer(store, Notes().projection)).code_changed
+        ((stored,),) = read_file(path, "SELECT code FROM diptych_generations")
+        assert stored == code_digest(Notes().projection)
