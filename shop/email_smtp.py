@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import aiosmtplib
 
 from diptych import Calling, Effect, EffectFailed
-from shop.email import email_of
+from shop.email import answer_of, email_of
 from shop.settings import ShopSettings
 from shop.v1.effects_pb2 import SendEmailRequest, SendEmailResponse
 
@@ -30,6 +30,8 @@ async def connect(settings: ShopSettings) -> AsyncIterator[Effect[SendEmailReque
         try:
             await aiosmtplib.send(
                 email,
+                sender=settings.email_from,
+                recipients=[request.to],  # Not read from the headers: the library would decode the address.
                 hostname=url.hostname,
                 port=url.port or _PORTS[url.scheme],
                 username=unquote(url.username) if url.username else None,
@@ -57,4 +59,4 @@ def _for_good(code: int) -> bool:
 
 
 def _failed(reason: str, email: EmailMessage, answer: str) -> EffectFailed:
-    return EffectFailed(reason, f"The mail server refused the email to {email['To']}: {answer}")
+    return EffectFailed(reason, f"The mail server refused the email to {email['To']}: {answer_of(answer)}")

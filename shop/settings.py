@@ -10,6 +10,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from diptych.domain.errors import DomainError
 
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+ADDRESS = rf"^{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*$"
+"""Pattern of an email address that mail servers take without quoting."""
+
 
 class ShopSettings(BaseSettings):
     """Settings, read once when they are first needed. A wrong value fails the start of the command server."""
@@ -27,7 +32,7 @@ class ShopSettings(BaseSettings):
         description="Maildir for emails; it is created if it is missing. "
         "Unset: diptych/shop/mail in the user's data folder.",
     )
-    email_from: str = Field(default="shop@example.com", pattern=r"^[^@\s]+@[^@\s]+$", description="Sender of emails.")
+    email_from: str = Field(default="shop@example.com", pattern=ADDRESS, description="Sender of emails.")
     payments: str | None = Field(
         default=None,
         pattern=r"^.+:\d{1,5}$",

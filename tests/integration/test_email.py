@@ -5,12 +5,15 @@ from __future__ import annotations
 import mailbox
 from collections.abc import Iterator
 from email import message_from_bytes
+from email import policy as policies
+from email.header import decode_header, make_header
 from pathlib import Path
 
 import pytest
 
 from diptych import Calling, EffectFailed
 from shop import email_maildir, email_smtp
+from shop.email import answer_of, email_of
 from shop.settings import ShopSettings
 from shop.v1.effects_pb2 import SendEmailRequest
 from tests.support.mail_server import MailServer
@@ -66,6 +69,52 @@ async def test_a_busy_or_absent_mail_server_is_tried_again(server: MailServer) -
         with pytest.raises(Exception, match="connecting") as away:
             await send(WELCOME, calling("k1"))
         assert not isinstance(away.value, EffectFailed)
+
+
+ODD_ADDRESSES = ("=?utf-8?q??=@example.com", "=?utf-8?b?!?=@example.com", "=?utf-8?q?victim?=@example.com")
+INJECTIONS = ("a@x.y\r\nBcc: b@x.y", "a@x.y\n", "a@x.y, b@x.y", "<b@x.y>", "a b@x.y", "á@x.y", "a@x.y> SIZE=1", "a", "")
+
+
+@pytest.mark.parametrize("address", [*ODD_ADDRESSES, *INJECTIONS])
+@pytest.mark.parametrize("adapter", ["smtp", "maildir"])
+async def test_bug_an_address_with_an_encoded_word_stuck_or_reached_another_mailbox(
+    address: str, adapter: str, server: MailServer, tmp_path: Path
+) -> None:
+    connect = email_smtp.connect if adapter == "smtp" else email_maildir.connect
+    async with connect(ShopSettings(smtp_url=server.url, maildir=str(tmp_path / "mail"))) as send:
+        with pytest.raises(EffectFailed) as failed:
+            await send(SendEmailRequest(to=address, subject="s", text="t"), calling("k1"))
+    assert failed.value.reason == "RECIPIENT_REFUSED"
+    assert not server.mails
+    assert not (tmp_path / "mail").exists()
+
+
+@pytest.mark.parametrize("address", ["a.b.=c=d?.!#$%&'*+/^_`{|}~-@x.y", "A" * 64 + "@x", "root@localhost"])
+async def test_the_envelope_has_the_address_as_registered(address: str, server: MailServer) -> None:
+    async with email_smtp.connect(ShopSettings(smtp_url=server.url)) as send:
+        await send(SendEmailRequest(to=address, subject="s", text="t"), calling("k1"))
+    assert [(mail.to, mail.email["To"]) for mail in server.mails] == [(address, address)]
+
+
+@pytest.mark.parametrize(
+    "text", ["a\r\nBcc: b@x.y", "a\r\n\r\nbody", "=?utf-8?b?!?=", "é" * 128, "x" * 3_000, "\0\x85"]
+)
+@pytest.mark.parametrize("policy", [policies.SMTP, policies.default, policies.SMTP.clone(cte_type="7bit")])
+def test_bug_a_correlation_id_with_a_line_break_stopped_an_email(text: str, policy: policies.EmailPolicy) -> None:
+    email = email_of(
+        SendEmailRequest(to="a@x.y", subject=text, text=text), Calling("k", 1, text, ""), sender="shop@x.y"
+    )
+    lines = email.as_bytes(policy=policy)
+    read = message_from_bytes(lines)
+    names = {"Message-ID", "Date", "From", "To", "Subject", "X-Correlation-ID"}
+    assert set(read) == names | {"MIME-Version", "Content-Type", "Content-Transfer-Encoding"}
+    assert max(len(line) for line in lines.splitlines()) < 998
+    assert str(make_header(decode_header(read["X-Correlation-ID"]))).split() == text.split()
+
+
+def test_an_answer_that_is_not_utf_8_becomes_one_line_of_valid_text() -> None:
+    assert answer_of("no\r\nsuch " + b"mailb\xf6x".decode(errors="surrogateescape")) == "no such mailb?x"
+    assert len(answer_of("x" * 9_000)) == 500
 
 
 async def test_a_maildir_has_one_file_for_each_email(tmp_path: Path) -> None:

@@ -3,13 +3,18 @@
 from typing import Any
 
 import pytest
+from aiosmtplib.email import parse_address
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diptych.contract.reasons import InvalidRequest
 from diptych.contract.validation import check
+from shop.email import is_address
+from shop.settings import ADDRESS
 from shop.v1 import (
     fulfilment_queries_pb2,
     order_commands_pb2,
@@ -110,6 +115,7 @@ def an_item(**fields: Any) -> ImportedItem:
 
 KEPT: list[Message] = [
     RegisterUserRequest(email=EMAIL),
+    RegisterUserRequest(email="a.b.=c=d?.!#$%&'*+/^_`{|}~-@example.com"),
     RegisterUserRequest(user_id="x" * 64, email=EMAIL),
     RegisterUserRequest(
         user_id="Ad-a_1.x",
@@ -257,6 +263,7 @@ KEPT: list[Message] = [
 ]
 
 BAD_ID = ("a b", "a\n", "é", "a/b", "x" * 65)
+BAD_ADDRESS = ("=?utf-8?q?victim?=@example.com", "a=?b@x.y", ".a@x.y", "a.@x.y", "a..b@x.y", "a b@x.y", "a@x.y\nB: c")
 BAD_NAME = ("x" * 201, "a\0b", "a\nb", "ab\n", "\x7f")
 BAD_TEXT = ("x" * 10_001, "a\0b")
 BAD_PRICES = (
@@ -296,7 +303,7 @@ def bad_item(field: str, *values: Any) -> list[tuple[Message, str]]:
 ANALYTICS = {"start_time": day(0), "end_time": day(1)}
 
 BROKEN: list[tuple[Message, str]] = [
-    *bad(StartRegistrationRequest, "email", "", "nope", "ada@x\0y"),
+    *bad(StartRegistrationRequest, "email", "", "nope", "ada@x\0y", *BAD_ADDRESS),
     *bad(StartRegistrationRequest, "registration_id", *BAD_ID, email=EMAIL),
     *bad(StartRegistrationRequest, "user_id", *BAD_ID, email=EMAIL),
     *(
@@ -325,7 +332,7 @@ BROKEN: list[tuple[Message, str]] = [
     *bad(ConfirmOrderRequest, "order_id", "", *BAD_ID),
     *bad(RemoveUserRequest, "user_id", "", *BAD_ID),
     *bad(RemoveUserRequest, "reason", *BAD_TEXT, user_id="a"),
-    *bad(RegisterUserRequest, "email", "", "nope", "ada@x\0y", f"a@{'.'.join(['b' * 60] * 5)}"),
+    *bad(RegisterUserRequest, "email", "", "nope", "ada@x\0y", f"a@{'.'.join(['b' * 60] * 5)}", *BAD_ADDRESS),
     *bad(RegisterUserRequest, "user_id", *BAD_ID, email=EMAIL),
     *(
         broken
@@ -334,7 +341,7 @@ BROKEN: list[tuple[Message, str]] = [
     ),
     *bad(RegisterUserRequest, "role", 9, email=EMAIL),
     *bad(UpdateUserProfileRequest, "user_id", "", *BAD_ID),
-    *bad(UpdateUserProfileRequest, "email", "zz", user_id="a"),
+    *bad(UpdateUserProfileRequest, "email", "zz", *BAD_ADDRESS, user_id="a"),
     *(
         broken
         for field in ("username", "first_name", "last_name")
@@ -524,3 +531,15 @@ def test_every_request_and_each_of_its_fields_is_tried_here() -> None:
     }
     tried = {f"{message.DESCRIPTOR.name}.{path.partition('[')[0]}" for message, path in BROKEN if path}
     assert requests - tried == set()
+
+
+@given(st.from_regex(ADDRESS, fullmatch=True) | st.text(st.sampled_from("ab.=?@-\n é<"), max_size=12))
+def test_the_contract_takes_the_addresses_that_emails_can_be_sent_to(address: str) -> None:
+    try:
+        check(RegisterUserRequest(email=address))
+        accepted = True
+    except InvalidRequest:
+        accepted = False
+    assert accepted == is_address(address)
+    if accepted:
+        assert parse_address(address) == address
