@@ -134,7 +134,7 @@ class Writer:
             self._fail(list(queued), lambda _: LogUnavailable(cause=STOPPING))
         for submission in self._committing:
             submission.early_refusal = OutcomeUnknown(request_id=submission.request_id)
-            submission.done()
+            _report(submission)
             submission.done = ignore
 
     async def _wait_for(self, count: int, seconds: float | None = None) -> None:
@@ -157,7 +157,7 @@ class Writer:
             if submission.abandoned or submission.deadline <= now:
                 COMMANDS.labels("abandoned").inc()
                 submission.refusal = CommandNotInTime()
-                submission.done()
+                _report(submission)
             else:
                 batch.append(submission)
         return batch
@@ -188,7 +188,7 @@ class Writer:
         refused = 0
         for submission in submissions:
             refused += submission.refusal is not None
-            submission.done()
+            _report(submission)
         failpoints.hit("commit.answered")
         COMMANDS.labels("accepted").inc(len(submissions) - refused)
         COMMANDS.labels("refused").inc(refused)
@@ -200,4 +200,12 @@ class Writer:
             submission.accepted = None
             submission.position = 0
             submission.refusal = refusal(submission)
-            submission.done()
+            _report(submission)
+
+
+def _report(submission: Submission) -> None:
+    """Call `done` of a submission. If that fails, log the error: the other submissions of the batch are reported."""
+    try:
+        submission.done()
+    except Exception as error:
+        internal_error(error, submission.request_id, where="report of an outcome")

@@ -95,6 +95,8 @@ class Commands:
 
     def _on_done(self, output: Output, content: Content, submission: Submission, handled: bool) -> None:
         accepted = submission.accepted
+        if submission.early_refusal is not None:
+            return  # The server stops during the commit: the output stays open, and is sent again after the start.
         if submission.refusal is not None:
             self._refuse(output, content, submission.refusal)
             return

@@ -33,3 +33,10 @@ class InstanceQueue:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(parked)
+
+    def fail_retries(self, error: Exception) -> None:
+        """Raise an error from all retries."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error)

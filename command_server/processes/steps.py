@@ -12,13 +12,16 @@ from command_server.processes.backoff import backoff
 from command_server.processes.instance_queue import InstanceQueue
 from command_server.submission import Submission
 from command_server.writer import Writer
-from diptych.contract.reasons import InternalError, LogUnavailable
+from diptych.contract.reasons import InternalError, LogUnavailable, OutcomeUnknown
 from diptych.domain.refusal import Refusal
 
 _log = structlog.get_logger(__name__)
 
 _STEPS_MAX = 1000
 """Steps in the writer at once."""
+
+_STORE_FAILURES = (LogUnavailable, OutcomeUnknown, InternalError)
+"""Refusals of a whole batch. They say nothing about the input of one instance, so the step is tried again."""
 
 
 class Steps:
@@ -82,12 +85,16 @@ class Steps:
     def _on_done(self, queue: InstanceQueue, submission: Submission) -> None:
         self._running -= 1
         refusal = submission.refusal
+        if submission.early_refusal is not None:
+            # The server stops during the commit: the input stays untaken, and is given again after the next start.
+            queue.fail_retries(submission.early_refusal)
+            return
         if refusal is None:
             self._on_taken(queue)
         elif refusal.__cause__ is not None:
             self._on_failed(queue, refusal.__cause__)
-        elif isinstance(refusal, LogUnavailable | InternalError):
-            self._retry_later(queue, refusal)  # Nothing of that batch was recorded.
+        elif isinstance(refusal, _STORE_FAILURES):
+            self._retry_later(queue, refusal)  # If the batch was recorded after all, its request key drops the repeat.
         else:
             self._on_failed(queue, refusal)
         self._submit_ready()

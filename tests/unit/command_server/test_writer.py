@@ -112,3 +112,30 @@ async def test_a_batch_waits_for_as_many_callers_as_before_and_a_lone_caller_nev
     await asyncio.gather(last, running)
     assert batches[5:] == [1]
     await store.close()
+
+
+async def test_bug_callers_behind_a_report_that_failed_were_not_answered(tmp_path: Path) -> None:
+    commands = Commands()
+    store = SqliteEventStore(tmp_path / "log.db")
+    await store.open()
+    writer = Writer(commands.domain, store, CommandServerSettings.model_validate({}), lambda *_: None)
+    failing, behind = commands.register("failing"), commands.register("behind")
+
+    def fail() -> None:
+        raise AssertionError("planted")
+
+    failing.done = fail
+    for submission in (failing, behind):
+        writer.submit(submission)
+    running = asyncio.create_task(writer.run())
+    writer.close()
+    await running
+    assert commands.done_ids == ["behind"]
+    failing, behind = commands.register("failing"), commands.register("behind")
+    failing.done = fail
+    writer = Writer(commands.domain, store, CommandServerSettings.model_validate({}), lambda *_: None)
+    for submission in (failing, behind):
+        writer.submit(submission)
+    writer.give_up()
+    assert commands.done_ids == ["behind", "behind"]
+    await store.close()

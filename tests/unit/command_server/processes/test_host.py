@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf.duration_pb2 import Duration
 
 from command_server.store.records import Decided, ParkedInput, Reads, WorkKind
 from command_server.store.sqlite_store import SqliteEventStore
@@ -21,37 +20,18 @@ from diptych.v1.commands_pb2 import CommandContext
 from diptych.v1.processes_pb2 import ProcessStepped
 from library.reservations import CopyReserved, reservation
 from library.v1.command_service_pb2 import (
-    AddCopyRequest,
     BorrowCopyRequest,
     PutCopyAsideRequest,
     PutCopyBackRequest,
-    RegisterMemberRequest,
     ReturnCopyRequest,
-    StartReservationRequest,
 )
 from library.v1.events_pb2 import CopyBorrowed, CopyReturned, ReservationEnded, SendNoticeRequest, SendNoticeResponse
 from tests.support.polling import eventually
 from tests.support.process_stage import SECONDS, Mail, Stage, library, stage
+from tests.support.reservations import EXPIRED, NOTIFIED, READY, STARTED, fill, reserve
 
-STARTED = ("ProcessStepped", "ReservationStarted")
-READY = ("ProcessStepped", "ReservationReady")
-NOTIFIED = ("ReservationNotified",)
-EXPIRED = ("ProcessStepped", "ReservationEnded", *NOTIFIED)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 DAY = timedelta(days=1)
-
-
-def reserve(copy_id: str = "c1", member_id: str = "m1", pickup: timedelta = DAY) -> StartReservationRequest:
-    made = StartReservationRequest(copy_id=copy_id, member_id=member_id, pickup_time=Duration())
-    made.pickup_time.FromTimedelta(pickup)
-    return made
-
-
-async def fill(on: Stage, *copies: str) -> None:
-    for name in ("m1", "m2"):
-        await on.execute(RegisterMemberRequest(member_id=name, email=f"{name}@example.com", name=name))
-    for copy_id in copies or ("c1",):
-        await on.execute(AddCopyRequest(copy_id=copy_id, title="Notes"))
 
 
 async def test_a_reservation_runs_from_start_to_end(tmp_path: Path) -> None:
