@@ -19,3 +19,5 @@ class GenerateContracts(BuildHookInterface[Any]):
         # The hook runs the file by its path: nothing can import the package around it before its messages exist.
         contracts = runpy.run_path(str(Path(self.root, "diptych", "contract", "generate.py")))
         contracts["build"](Path(self.root), Path(self.root, "protos"), ["diptych"])
+        if version == "standard":  # An editable wheel leads to the checkout, which has them.
+            build_data["force_include"][str(Path(self.root, "protos", "diptych", "v1"))] = "diptych/protos/diptych/v1"

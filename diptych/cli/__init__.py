@@ -14,7 +14,7 @@ from diptych.server.program import Command, run_program
 COMMANDS = (
     *("up", "command-server", "projector", "query-server"),
     *("status", "processes", "pause", "resume", "rebuild", "parked", "events", "watch"),
-    *("verify", "backup", "restore", "health", "contracts"),
+    *("verify", "backup", "restore", "health", "contracts", "generate"),
 )
 """Names of all commands, in the order of the help."""
 
@@ -101,4 +101,8 @@ def _command(name: str) -> Command:
             from diptych.cli.contracts import contracts
 
             return contracts
+        case "generate":
+            from diptych.cli.generate import generate
+
+            return generate
     raise ValueError(f"There is no command {name!r}.")

@@ -28,8 +28,17 @@ def contracts(
     ] = "shop",
     plain: Annotated[bool, typer.Option("--plain", help="Leave the validation rules out.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write. Unset: stdout.")] = None,
+    path: Annotated[
+        bool, typer.Option("--path", help="Print the folder of the engine's .proto files, for protoc and editors.")
+    ] = False,
 ) -> None:
     """Print one descriptor set (contracts.binpb) for protoc, buf, grpc-js and others."""
+    if path:
+        try:
+            typer.echo(compiler.engine_protos())
+        except compiler.ContractError as error:
+            fail("contracts", str(error), status=1)
+        return
     try:
         if protos:
             content = compiler.descriptor_set(protos)

@@ -126,6 +126,19 @@ def descriptor_set(proto_roots: Iterable[Path], packages: Iterable[str] = (), *,
     return serialize(compiled)
 
 
+def engine_protos() -> Path:
+    """Return the folder of the engine's `.proto` files: that of the wheel, or that of the checkout.
+
+    Raises:
+        ContractError: The installation has none.
+    """
+    package = _SHIPPED.parent
+    for folder in (package / "protos", package.parent / "protos"):
+        if (folder / ENGINE_PACKAGE).is_dir():
+            return folder
+    raise ContractError(f"{package} has no .proto files: it was installed neither from a wheel nor in a checkout.")
+
+
 def shipped(package: str = "diptych") -> bytes:
     """Return the descriptor set in an installed package: that of the engine, or of a domain with the engine's.
 

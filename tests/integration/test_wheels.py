@@ -104,3 +104,19 @@ def test_the_engine_alone_names_the_domain_that_is_not_installed(wheels: dict[st
     done = run(programs / "diptych", "contracts", "--out=all.binpb", cwd=tmp_path, status=1)
     assert "There is no Python package shop." in done.stderr
     run(programs / "diptych", "contracts", "--domain=diptych", "--out=all.binpb", cwd=tmp_path)
+
+
+def test_the_engine_alone_makes_python_of_the_contracts_of_a_domain(wheels: dict[str, Path], tmp_path: Path) -> None:
+    programs = environment(tmp_path / "venv", wheels["diptych"])
+    shutil.copytree(ROOT / "tests" / "library_domain" / "protos", tmp_path / "protos")
+    done = run(programs / "diptych", "generate", "protos", "--out=src", cwd=tmp_path)
+    assert "src/library/v1/events_pb2.py" in done.stdout.split()
+    code = "import sys; sys.path.insert(0, 'src');"
+    code += "import library.v1.command_service_pb2_grpc as made; print(made.__file__)"
+    assert str(tmp_path / "src") in run(programs / "python", "-c", code, cwd=tmp_path).stdout
+    folder = Path(run(programs / "diptych", "contracts", "--path", cwd=tmp_path).stdout.strip())
+    assert folder.is_relative_to(tmp_path / "venv")
+    engine = sorted(path.name for path in (ROOT / "protos" / "diptych" / "v1").glob("*.proto"))
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.proto")) == [
+        f"diptych/v1/{name}" for name in engine
+    ]

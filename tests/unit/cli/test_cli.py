@@ -28,7 +28,7 @@ PROGRAMS: dict[str, type[BaseSettings]] = {
 COMMANDS = [
     *("up", "command-server", "projector", "query-server"),
     *("status", "processes", "pause", "resume", "rebuild", "events", "watch"),
-    *("verify", "backup", "restore", "health", "contracts"),
+    *("verify", "backup", "restore", "health", "contracts", "generate"),
     "parked",  # typer lists a group of commands last.
 ]
 
@@ -243,6 +243,30 @@ def test_contracts_compiles_a_folder_and_names_the_line_of_an_error(
     proto.write_text('syntax = "proto3";\npackage zoo.v1;\nmessage Ape { Bar bar = 1; }\n')
     assert main(["contracts", "--protos", str(tmp_path / "p"), "--out", str(out)]) == 1
     assert "zoo/v1/zoo.proto:3" in capsys.readouterr().err
+
+
+def test_generate_makes_python_of_contracts_and_names_the_line_of_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p" / "zoo" / "v1").mkdir(parents=True)
+    proto = tmp_path / "p" / "zoo" / "v1" / "zoo.proto"
+    head = 'syntax = "proto3";\npackage zoo.v1;\nimport "diptych/v1/commands.proto";\n'
+    text = f"{head}message Ape {{ CONTEXT context = 1; }}\n"
+    proto.write_text(text.replace("CONTEXT", "diptych.v1.CommandContext"))
+    assert main(["generate", str(tmp_path / "p"), "--out", str(tmp_path / "src")]) == 0
+    printed = capsys.readouterr().out.split()
+    assert printed == [str(tmp_path / "src" / "zoo" / "v1" / name) for name in ("zoo_pb2.py", "zoo_pb2.pyi")]
+    assert all(Path(name).is_file() for name in printed)
+    proto.write_text(text)
+    assert main(["generate", str(tmp_path / "p"), "--out", str(tmp_path / "src")]) == 1
+    assert "zoo/v1/zoo.proto:4" in capsys.readouterr().err
+    assert main(["generate", str(tmp_path / "none")]) == 1
+    assert "which should hold .proto files, does not exist" in capsys.readouterr().err
+
+
+def test_contracts_prints_the_folder_of_the_engines_contracts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["contracts", "--path"]) == 0
+    assert (Path(capsys.readouterr().out.strip()) / "diptych" / "v1" / "commands.proto").is_file()
 
 
 def test_contracts_goes_to_stdout() -> None:
