@@ -12,6 +12,7 @@ from command_server.event_service import EventService
 from command_server.event_tail import EventTail
 from command_server.head_reader import HeadReader
 from command_server.log_service import LogService
+from command_server.log_watch import LogWatch
 from command_server.processes.host import ProcessHost
 from command_server.processes.service import ProcessService
 from command_server.store.event_store import StoreUnavailable
@@ -82,6 +83,7 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
     except StoreUnavailable as error:
         raise StartError(f"The log {settings.log} cannot be read: {error}.") from error
     ProcessService(host, store, router)
+    tasks.start(LogWatch(store, health, {"", *router.services}).run(), name="log watch")
 
     async def drain() -> None:
         stream_service.close()

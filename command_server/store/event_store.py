@@ -57,6 +57,14 @@ class EventStore(abc.ABC):
         """Close the log. A second call does nothing."""
 
     @abc.abstractmethod
+    def check_files(self) -> None:
+        """Check that what commits write can be found again after a restart.
+
+        Raises:
+            StoreUnavailable: a file of the log was removed or replaced since it was opened. Commits are refused.
+        """
+
+    @abc.abstractmethod
     async def head(self) -> LogHead:
         """Read the log's identity and the position of its last event, whichever writer recorded it."""
 

@@ -1,6 +1,7 @@
 """The log's SQLite file: its connections, each with a thread of its own, and its transactions.
 
-WAL with `synchronous=FULL`: a commit that returned is on the disk. A lock beside the file excludes a second server.
+WAL with `synchronous=FULL`: a commit that returned is on the disk, in a file that still has its name. A lock beside
+the file excludes a second server.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from diptych.contract.token import Epoch, LogIdentity
 from diptych.server.errors import StartError
 from diptych.storage.database_thread import DatabaseThread
 from diptych.storage.file_lock import FileLock
+from diptych.storage.open_files import OpenFiles
 from diptych.storage.sql import Compiled
 from diptych.storage.wal_checkpoints import AUTOCHECKPOINT_PAGES, WalCheckpoints
 
@@ -44,6 +46,7 @@ class SqliteDatabase:
         self._lock = FileLock(path.with_name(path.name + ".lock"), owner) if exclusive else None
         self._threads = {name: DatabaseThread(f"log-{name}") for name in ("writer", "reader", "head")}
         self._writer_thread, self._reader_thread, self._head_thread = self._threads.values()
+        self._files = OpenFiles(path)
         self._checkpoints = WalCheckpoints(path, "log-checkpoints", _CHECKPOINT_PAGES)
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
@@ -66,7 +69,9 @@ class SqliteDatabase:
             self._writer = await _on(self._writer_thread, _open_for_writing, self._path)
             self._reader = await _on(self._reader_thread, _open_for_reading, self._path)
             self._head_reader = await _on(self._head_thread, _open_for_reading, self._path)
-            return await self.read(read_identity)
+            identity = await self.read(read_identity)
+            self._files.remember()
+            return identity
         except BaseException:
             if self._lock is not None:
                 self._lock.release()
@@ -114,7 +119,11 @@ class SqliteDatabase:
         return await self.read(_fetch_all, statement, statement.bind(**values))
 
     def in_transaction(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Run a function of the writing connection in a transaction, and commit it. On the writer's thread only."""
+        """Run a function of the writing connection in a transaction, and commit it. On the writer's thread only.
+
+        Nothing is committed into a file that has lost its name. If it lost its name during the commit, the outcome is
+        not known.
+        """
         assert self._writer is not None
         connection = self._writer
         if connection.in_transaction:  # A failing disk may fail the rollback, too.
@@ -122,13 +131,21 @@ class SqliteDatabase:
         connection.execute("BEGIN IMMEDIATE")
         try:
             result = call(connection, *arguments)
+            self.check_files()
             _commit(connection)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        if fault := self._files.fault():
+            raise CommitNotKnown(fault)
         self._checkpoints.written(connection)
         return result
+
+    def check_files(self) -> None:
+        """Raise `StoreUnavailable` if a file of the log was removed or replaced since it was opened."""
+        if fault := self._files.fault():
+            raise StoreUnavailable(fault)
 
 
 async def _on(thread: DatabaseThread, call: Callable[..., T], *arguments: Any) -> T:

@@ -57,6 +57,9 @@ class SqliteEventStore(EventStore):
     async def close(self) -> None:
         await self._database.close()
 
+    def check_files(self) -> None:
+        self._database.check_files()
+
     async def head(self) -> LogHead:
         return await self._database.read_head(self._read_head)
 

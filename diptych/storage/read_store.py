@@ -190,6 +190,14 @@ class GenerationStore(abc.ABC):
         """
 
     @abc.abstractmethod
+    async def check_files(self) -> None:
+        """Check that what the leader writes can be found again: its file still has its name.
+
+        Raises:
+            ReadStoreError: A file of the store was removed or replaced.
+        """
+
+    @abc.abstractmethod
     async def write(self, change: Change, *, durable: bool = False) -> int:
         """Commit a change.
 

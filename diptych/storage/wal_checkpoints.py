@@ -72,7 +72,9 @@ class WalCheckpoints:
     def _work(self) -> None:
         copied = 0
         try:
-            with closing(sqlite3.connect(self._path, isolation_level=None)) as connection:
+            # The file exists. Under a name that was removed meanwhile, no new file must be created.
+            uri = f"{self._path.absolute().as_uri()}?mode=rw"
+            with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
                 connection.execute("PRAGMA synchronous=FULL")
                 while not self._closing:
                     busy, _, pages = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

@@ -45,7 +45,8 @@ class Follower:
     3. Take a batch: the events that have arrived, up to the throttle's limit.
     4. Fold it, and commit rows and checkpoint in one transaction. Retry a failing event, then park its stream.
     5. Publish progress, state and changed rows.
-    6. Write a checkpoint that no row was written with, at most once a second. Go on with step 3.
+    6. Write a checkpoint that no row was written with, at most once a second. Without events, check that the store's
+       files still have their names. Go on with step 3.
 
     Each error ends the stream. The state machine records it; after a backoff the loop goes on with step 1. After an
     error that an operator must judge the loop ends until `resume`.
@@ -222,13 +223,15 @@ class Follower:
         last_batch_at = time.monotonic()
         while True:
             unwritten = self.progress.checkpoint.position > self.writer.stored.position
-            batch = await batches.next(CHECKPOINT_SECONDS if unwritten else _SILENCE_SECONDS)
+            batch = await batches.next(CHECKPOINT_SECONDS)
             now = time.monotonic()
             if batch is not None:
                 last_batch_at = now
                 await self._apply(batch)
             elif self.progress.lag_events and now - last_batch_at >= _SILENCE_SECONDS:
                 raise TimeoutError("the log has more events, and the stream is silent")
+            else:
+                await self.writer.store.check_files()
             if unwritten and time.monotonic() - self._folder.written_at >= CHECKPOINT_SECONDS:
                 await self.write_checkpoint()
 

@@ -14,6 +14,7 @@ from diptych.server.dsn import sqlite_dsn
 from diptych.server.errors import StartError
 from diptych.storage.database_thread import DatabaseThread
 from diptych.storage.errors import ReadStoreError
+from diptych.storage.open_files import OpenFiles
 from diptych.storage.read_store import Generation, GenerationStore, Handover, Lease, LeaseHolder, ReadStore
 from diptych.storage.wal_checkpoints import WalCheckpoints
 from projector.store import generations
@@ -46,6 +47,7 @@ class SqliteReadStore(ReadStore):
         self.connection: sqlite3.Connection
         """For functions that `run` runs."""
         self._thread = DatabaseThread("read-store")
+        self._files = OpenFiles(path)
         self._checkpoints = WalCheckpoints(path, "read-store-checkpoints", _CHECKPOINT_PAGES)
         self._reader = StoreReader(sqlite_dsn(path))
 
@@ -79,10 +81,12 @@ class SqliteReadStore(ReadStore):
         """Run a function on the database's thread.
 
         Raises:
-            ReadStoreError: In place of an error of the driver.
+            ReadStoreError: In place of an error of the driver, or as the file was removed or replaced.
         """
 
         def call() -> T:
+            if fault := self._files.fault():
+                raise ReadStoreError(fault)
             try:
                 result = function(*args, **kwargs)
             except sqlite3.Error as error:
@@ -161,6 +165,7 @@ class SqliteReadStore(ReadStore):
 
     def _connect(self) -> None:
         self.connection = connect(self.path)
+        self._files.remember()
 
     def _disconnect(self) -> None:
         self.connection.close()

@@ -455,6 +455,23 @@ async def test_a_failing_store_is_reported_and_tried_again(tmp_path: Path, log: 
     assert rows(tmp_path)["a"][2] == Note(text="y", edits=2).SerializeToString()
 
 
+@pytest.mark.parametrize("events", [0, 1])
+async def test_bug_a_projector_folded_into_a_read_store_that_was_removed(
+    tmp_path: Path, log: ScriptedLog, events: int
+) -> None:
+    async with running(tmp_path, log) as projector:
+        await log.append(Noted(key="a", text="x"))
+        await projector.applied(1)
+        (tmp_path / "read.db").rename(tmp_path / "elsewhere")
+        for number in range(events):
+            await log.append(Noted(key=f"b{number}", text="y"))
+        status = await projector.until(is_stalled)
+        assert status.reason.startswith(f"READ_STORE_UNAVAILABLE: {tmp_path / 'read.db'} was removed while ")
+        (tmp_path / "elsewhere").rename(tmp_path / "read.db")
+        await projector.applied(1 + events)
+        await projector.until(is_running)
+
+
 async def test_a_paused_projection_follows_nothing_and_the_others_go_on(tmp_path: Path, log: ScriptedLog) -> None:
     projections = [Notes().projection, Notes("other").projection]
     async with running(tmp_path, log, *projections) as projector:

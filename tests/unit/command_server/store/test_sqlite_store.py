@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from command_server.store.event_store import EpochBegun, StoreUnavailable
+from command_server.log_watch import LogWatch
+from command_server.store import sqlite_database
+from command_server.store.event_store import CommitNotKnown, EpochBegun, StoreUnavailable
 from command_server.store.records import Decided, NewEvent, Reads, Work, WorkKind
 from command_server.store.schema import TABLES_SINCE_2
 from command_server.store.sqlite_commit import BatchLoader
 from command_server.store.sqlite_store import SqliteEventStore
 from diptych.contract.token import Epoch
 from diptych.server.errors import StartError
+from diptych.server.health import Health
 
 NOTHING = Reads({}, {}, ())
 
@@ -103,4 +106,55 @@ async def test_an_error_of_sqlite_is_an_error_of_the_store(tmp_path: Path) -> No
         await store.process_marks()
     with pytest.raises(StoreUnavailable, match="SQLITE_ERROR: no such table: process_marks"):
         await store.put_process_marks({"one": 1})
+    await store.close()
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+async def test_bug_commands_were_acknowledged_into_a_log_that_was_removed(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"log.db{suffix}"
+    store = SqliteEventStore(tmp_path / "log.db")
+    await store.open()
+    await append(store, "test/a", 1)
+    file.rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreUnavailable, match="was removed while this server has it open"):
+        await append(store, "test/b", 1)
+    with pytest.raises(StoreUnavailable, match="was removed"):
+        await store.put_process_marks({"one": 1})
+    with pytest.raises(StoreUnavailable, match="was removed"):
+        store.check_files()
+    (tmp_path / "elsewhere").rename(file)
+    store.check_files()
+    assert await append(store, "test/c", 1) == 2, "the refused commit recorded nothing"
+    await store.close()
+
+
+async def test_a_log_that_is_removed_during_the_commit_leaves_its_outcome_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteEventStore(tmp_path / "log.db")
+    await store.open()
+
+    def commit(connection: sqlite3.Connection) -> None:
+        connection.execute("COMMIT")
+        (tmp_path / "log.db").unlink()
+
+    monkeypatch.setattr(sqlite_database, "_commit", commit)
+    with pytest.raises(CommitNotKnown, match="was removed"):
+        await append(store, "test/a", 1)
+    await store.close()
+
+
+async def test_health_follows_the_log_file(tmp_path: Path) -> None:
+    store = SqliteEventStore(tmp_path / "log.db")
+    await store.open()
+    health = Health("127.0.0.1:1")
+    watch = LogWatch(store, health, {"", "shop.v1.CommandService"})
+    await watch.check()
+    assert health.serving == {}
+    (tmp_path / "log.db").rename(tmp_path / "elsewhere")
+    await watch.check()
+    assert health.serving == {"": False, "shop.v1.CommandService": False}
+    (tmp_path / "elsewhere").rename(tmp_path / "log.db")
+    await watch.check()
+    assert health.serving == {"": True, "shop.v1.CommandService": True}
     await store.close()
