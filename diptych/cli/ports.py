@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import sys
+
+from diptych.server.port_user import listen_error
 
 
 class PortTaken(Exception):
@@ -17,9 +17,16 @@ class Reservation:
 
     On Linux a bound socket that does not listen excludes other programs from the port. It does not hinder a server
     that sets SO_REUSEADDR, as gRPC and Python's HTTP server do. On other systems the port is only checked.
+
+    Args:
+        address: `HOST:PORT`; port 0 takes a free one.
+        flag: Flag that gave the address, for the error.
+
+    Raises:
+        PortTaken: No server can listen on the address.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, flag: str = "--address") -> None:
         host, _, port = address.rpartition(":")
         try:
             addresses = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
@@ -27,14 +34,12 @@ class Reservation:
             self._socket = socket.socket(family, kind, protocol)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         except OSError as error:
-            raise PortTaken(f"Cannot listen on {address}: {error.strerror}.") from error
+            raise PortTaken(listen_error(address, error, flag)) from error
         try:
             self._socket.bind(socket_address)
         except OSError as error:
             self._socket.close()
-            if error.errno == errno.EADDRINUSE:
-                raise PortTaken(f"Cannot listen on {address}: another program uses the port.") from error
-            raise PortTaken(f"Cannot listen on {address}: {os.strerror(error.errno or 0)}.") from error
+            raise PortTaken(listen_error(address, error, flag)) from error
         self.address = f"{host}:{self._socket.getsockname()[1]}"
         """Address with the port that the system chose for port 0."""
         if sys.platform != "linux":

@@ -82,12 +82,16 @@ class ServerPorts(NamedTuple):
 def reserve_ports(settings: UpSettings) -> ServerPorts:
     """Reserve the ports of all servers. Raise `PortTaken` if one is in use."""
     command, query, projector = (
-        Reservation(address)
-        for address in (settings.command_address, settings.query_address, settings.projector_address)
+        Reservation(address, flag)
+        for address, flag in (
+            (settings.command_address, "--command-address"),
+            (settings.query_address, "--query-address"),
+            (settings.projector_address, "--projector-address"),
+        )
     )
     host, _, port = settings.metrics_address.rpartition(":")
     # The steps follow the order of the servers' own default ports.
-    metrics = [Reservation(f"{host}:{int(port) + step if int(port) else 0}") for step in (0, 2, 1)]
+    metrics = [Reservation(f"{host}:{int(port) + step if int(port) else 0}", "--metrics-address") for step in (0, 2, 1)]
     return ServerPorts(Ports(command, metrics[0]), Ports(projector, metrics[1]), Ports(query, metrics[2]))
 
 

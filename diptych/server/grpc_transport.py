@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 
 from diptych.server.errors import StartError
+from diptych.server.port_user import describe_port_user
 from diptych.server.router import Kind, Method, Router
 
 _OPTIONS = (
@@ -64,7 +65,10 @@ class GrpcServer:
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise StartError(f"Cannot listen on {address}: is another program using the port?") from error
+            raise StartError(
+                f"Cannot listen on {address}: {describe_port_user(address)}, or the address is not one of this "
+                "machine. --address sets the address; port 0 takes a free port."
+            ) from error
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def start(self, router: Router) -> None:

@@ -2,7 +2,7 @@
 
 A server is a `Start` function that opens its parts. `run` then takes these steps:
 
-1. Bind the port, so that a second start fails before it touches a file.
+1. Bind the ports of calls and metrics, so that a second start fails before it touches a file.
 2. Start the parts. A `StartError` ends the process with status 1.
 3. Bind health and reflection, check that every rpc has a handler, and serve.
 4. Print the ready line once the server is healthy.
@@ -103,10 +103,10 @@ async def _serve(program: str, settings: ServerSettings, start: Start) -> int:
     stop = _stop_event()
     server = GrpcServer(settings.message_bytes_max)
     health = Health(server.bind_port(settings.address))
+    stop_metrics = serve_metrics(settings.metrics_address)
     async with TaskSupervisor() as tasks:
         parts = await start(health, tasks)
         await _open(server, parts, health, settings)
-        stop_metrics = serve_metrics(settings.metrics_address)
         _freeze_garbage()
         _log.info("started", address=health.address, **parts.description)
         tasks.start(_announce(program, health), name="announce")

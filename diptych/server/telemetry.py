@@ -11,6 +11,9 @@ from typing import TextIO, cast
 import structlog
 from prometheus_client import start_http_server
 
+from diptych.server.errors import StartError
+from diptych.server.port_user import listen_error
+
 
 class _Stderr:
     """Standard error that drops a line it cannot write, as on a full disk, and raises nothing."""
@@ -60,11 +63,17 @@ def serve_metrics(address: str | None) -> Callable[[], None]:
 
     Args:
         address: `HOST:PORT`; None: no metrics are served.
+
+    Raises:
+        StartError: The port is taken, or no server can listen on the address.
     """
     if address is None:
         return lambda: None
     host, _, port = address.rpartition(":")
-    server, thread = start_http_server(int(port), addr=host.strip("[]"))
+    try:
+        server, thread = start_http_server(int(port), addr=host.strip("[]"))
+    except OSError as error:
+        raise StartError(listen_error(address, error, "--metrics-address")) from error
 
     def stop() -> None:
         server.shutdown()

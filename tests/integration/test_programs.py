@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -79,6 +80,19 @@ def test_a_port_in_use_is_named(program: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert f"diptych {program}: Cannot listen on {address}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_bug_a_metrics_port_in_use_was_a_traceback(program: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        ports = ("--address=127.0.0.1:0", f"--metrics-address={address}")
+        done = run(PROGRAMS[program], *ports, *stores(program, tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"diptych {program}: Cannot listen on {address}: " in done.stderr
+    assert f"(pid {os.getpid()}) uses the port. --metrics-address sets the address" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -213,7 +213,9 @@ def test_up_names_a_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[st
         address = f"127.0.0.1:{other.getsockname()[1]}"
         arguments = [f"--data={tmp_path}", "--command-address=127.0.0.1:0", f"--query-address={address}"]
         assert main(["up", *arguments]) == 1
-    assert f"Cannot listen on {address}: another program uses the port." in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"Cannot listen on {address}: " in error
+    assert "uses the port. --query-address sets the address" in error
 
 
 def test_contracts_writes_a_descriptor_set(tmp_path: Path) -> None:
