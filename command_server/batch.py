@@ -190,17 +190,20 @@ class Batch:
         aggregate = submission.binding.aggregate
         state = stream.state
         version = stream.version
+        event_bytes = 0
         new: list[NewEvent] = []
         for event in events:
             state = aggregate.evolve(state, event)
             version += 1
             kind = event.DESCRIPTOR.full_name
+            payload = event.SerializeToString(deterministic=True)
+            event_bytes += len(payload)
             body = self._catalogue.templates[aggregate.type, kind].body(
                 submission.ref.id,
                 version,
                 self._event_ids.next(),
                 self._record_time,
-                event.SerializeToString(deterministic=True),
+                payload,
                 submission.metadata,
             )
             new.append(NewEvent(submission.stream, version, kind, body))
@@ -214,12 +217,14 @@ class Batch:
         # Nothing fails from here on: a command that fails leaves no trace in the batch.
         if snapshot is not None:
             self._snapshots[submission.stream] = snapshot
+            stream.encoded_bytes, stream.event_bytes, event_bytes = len(snapshot.state), 0, 0
         first = events[0]
         if isinstance(first, ProcessStepped):
             self._opened.extend(_work(submission.ref, -1 - len(self._events), first))
         self._events.extend(new)
         stream.state = state
         stream.version = version
+        stream.event_bytes += event_bytes
         stream.position = -len(self._events)
 
 

@@ -3,7 +3,32 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
+
+_ENTRY_BYTES = 512
+"""Memory of a state without content."""
+_MEMORY_FACTOR = 6
+"""Memory of the objects of a state, in comparison with its bytes in a snapshot."""
+
+
+class CachedState(NamedTuple):
+    """A state with its version, and what is known of its size."""
+
+    state: Any
+    version: int
+    """-1: not cached."""
+    encoded_bytes: int
+    """Size of the state as a snapshot, when it was last known."""
+    event_bytes: int
+    """Size of the events since then."""
+
+    @property
+    def memory(self) -> int:
+        """Estimated bytes in memory."""
+        return _ENTRY_BYTES + _MEMORY_FACTOR * (self.encoded_bytes + self.event_bytes)
+
+
+NOT_CACHED = CachedState(None, -1, 0, 0)
 
 
 class StateCache:
@@ -13,22 +38,35 @@ class StateCache:
 
     Args:
         entries_max: greatest number of states; 0 caches nothing.
+        bytes_max: greatest estimated size of the states together. A state of more than a quarter is not cached.
     """
 
-    def __init__(self, entries_max: int) -> None:
+    def __init__(self, entries_max: int, bytes_max: int = 64 << 20) -> None:
         self._entries_max = entries_max
-        self._entries: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._bytes_max = bytes_max
+        self._entries: OrderedDict[str, CachedState] = OrderedDict()
+        self.bytes = 0
+        """Estimated size of the states."""
 
-    def get(self, stream: str) -> tuple[Any, int] | None:
-        """Return the state and version of a stream; None if it is not cached."""
+    def get(self, stream: str) -> CachedState:
+        """Return the cached state of a stream, or `NOT_CACHED`."""
         entry = self._entries.get(stream)
-        if entry is not None:
-            self._entries.move_to_end(stream)
+        if entry is None:
+            return NOT_CACHED
+        self._entries.move_to_end(stream)
         return entry
 
-    def put(self, stream: str, state: Any, version: int) -> None:
-        """Store a state, and drop the least recently used one beyond the limit."""
-        self._entries[stream] = (state, version)
-        self._entries.move_to_end(stream)
-        if len(self._entries) > self._entries_max:
-            self._entries.popitem(last=False)
+    def put(self, stream: str, entry: CachedState) -> None:
+        """Store a state, and drop the least recently used ones beyond the limits."""
+        entries = self._entries
+        before = entries.pop(stream, None)
+        if before is not None:
+            self.bytes -= before.memory
+        memory = entry.memory
+        if memory > self._bytes_max // 4:
+            return
+        entries[stream] = entry
+        self.bytes += memory
+        while len(entries) > self._entries_max or self.bytes > self._bytes_max:
+            _, dropped = entries.popitem(last=False)
+            self.bytes -= dropped.memory

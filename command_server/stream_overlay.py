@@ -6,22 +6,29 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from command_server.catalogue import Catalogue
-from command_server.state_cache import StateCache
+from command_server.state_cache import CachedState, StateCache
 from command_server.store.records import Loaded
 from diptych.contract.frames import recorded
 from diptych.domain.aggregate import AggregateRef
+
+_UNMEASURED_BYTES = 1024
+"""Bytes of events after which the size of a state is measured."""
 
 
 class OverlaidStream:
     """One aggregate in a batch."""
 
-    __slots__ = ("position", "state", "version")
+    __slots__ = ("encoded_bytes", "event_bytes", "position", "state", "version")
 
-    def __init__(self, state: Any, version: int, position: int) -> None:
+    def __init__(self, state: Any, version: int, position: int, encoded_bytes: int = 0, event_bytes: int = 0) -> None:
         self.state = state
         self.version = version
         self.position = position
         """Position of the last event; below zero: -1 minus the event's index in the batch."""
+        self.encoded_bytes = encoded_bytes
+        """Size of the state as a snapshot, when it was last known."""
+        self.event_bytes = event_bytes
+        """Size of the events since then."""
 
 
 class UndecidableStream(Exception):
@@ -34,7 +41,7 @@ class StreamOverlay:
     def __init__(self, catalogue: Catalogue, cache: StateCache) -> None:
         self._catalogue = catalogue
         self._cache = cache
-        self._cached: dict[str, tuple[Any, int]] = {}
+        self._cached: dict[str, CachedState] = {}
         self.streams: dict[str, OverlaidStream] = {}
         self._undecidable: dict[str, Exception] = {}
 
@@ -42,11 +49,11 @@ class StreamOverlay:
         """Hold the cached states of these streams, so that they are there when the batch is decided."""
         for name in names:
             if name not in self._cached:
-                self._cached[name] = self._cache.get(name) or (None, -1)
+                self._cached[name] = self._cache.get(name)
 
     def cached_versions(self) -> Mapping[str, int]:
         """Return the version of each pinned state; -1: not cached."""
-        return {name: version for name, (_, version) in self._cached.items()}
+        return {name: entry.version for name, entry in self._cached.items()}
 
     def clear(self) -> None:
         """Discard all changes."""
@@ -78,10 +85,22 @@ class StreamOverlay:
         changed: dict[str, int] = {}
         for name, stream in self.streams.items():
             if stream.version > 0:
-                self._cache.put(name, stream.state, stream.version)
+                if stream.event_bytes > _UNMEASURED_BYTES and stream.event_bytes > stream.encoded_bytes:
+                    self._measure(name, stream)
+                entry = CachedState(stream.state, stream.version, stream.encoded_bytes, stream.event_bytes)
+                self._cache.put(name, entry)
             if stream.position < 0:
                 changed[name] = stream.version
         return changed
+
+    def _measure(self, name: str, stream: OverlaidStream) -> None:
+        """Set the size of a state as a snapshot. A state's bytes at least double between two measurements."""
+        try:
+            encoded_bytes = len(self._catalogue.codecs[name.partition("/")[0]].encode(stream.state))
+        except Exception:  # The commit is done; the command that writes the next snapshot reports the state.
+            encoded_bytes = stream.encoded_bytes + stream.event_bytes
+        stream.encoded_bytes = encoded_bytes
+        stream.event_bytes = 0
 
     def _load(self, ref: AggregateRef, name: str, loaded: Loaded) -> OverlaidStream:
         aggregate = self._catalogue.aggregates[ref.type]
@@ -90,11 +109,15 @@ class StreamOverlay:
             return OverlaidStream(aggregate.initial, 0, 0)
         history = loaded.histories.get(name)
         if history is None:
-            return OverlaidStream(self._cached[name][0], head.version, head.position)
+            cached = self._cached[name]
+            return OverlaidStream(cached.state, head.version, head.position, cached.encoded_bytes, cached.event_bytes)
         state = aggregate.initial
+        encoded_bytes = event_bytes = 0
         if history.snapshot is not None:
             state = self._catalogue.codecs[ref.type].decode(history.snapshot.state)
+            encoded_bytes = len(history.snapshot.state)
         for frame in history.frames:
             payload = recorded(frame).event
+            event_bytes += len(payload.value)
             state = aggregate.evolve(state, aggregate.recorded(payload.type_url.rpartition("/")[2], payload.value))
-        return OverlaidStream(state, head.version, head.position)
+        return OverlaidStream(state, head.version, head.position, encoded_bytes, event_bytes)

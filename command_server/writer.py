@@ -61,7 +61,7 @@ class Writer:
         publish: Callable[[Committed, Sequence[str], Mapping[str, int]], None],
     ) -> None:
         self._catalogue = Catalogue(domain, settings.snapshot_events)
-        self._cache = StateCache(settings.state_cache_entries)
+        self._cache = StateCache(settings.state_cache_entries, settings.state_cache_bytes_max)
         self._store = store
         self._batch_max = settings.batch_commands_max
         self._queue_max = settings.queue_commands_max

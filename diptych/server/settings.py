@@ -60,6 +60,9 @@ class CommandServerSettings(ServerSettings):
         64 << 20, ge=1024, description="Bytes of unread outcomes of all command streams together."
     )
     state_cache_entries: int = Field(10_000, ge=0, description="Aggregate states in memory.")
+    state_cache_bytes_max: int = Field(
+        64 << 20, ge=0, description="Estimated bytes of aggregate states in memory; 0: none stay."
+    )
     snapshot_events: int = Field(500, ge=10, description="Events of a stream between two snapshots.")
     tail_events_max: int = Field(50_000, ge=1, description="Newest events in memory for subscribers.")
     tail_bytes_max: int = Field(32 << 20, ge=1024, description="Bytes of events in memory for subscribers.")

@@ -196,7 +196,7 @@ def all_callers_share_their_request_ids(original: Original) -> Original:
 
 @plant(RequestIds, StateCache, "put")
 def states_are_lost_in_the_cache(original: Original) -> Original:
-    return lambda self, name, state, version: original(self, name, None, version)
+    return lambda self, name, entry: original(self, name, entry._replace(state=None))
 
 
 @plant(RequestIds, hashlib, "blake2b")

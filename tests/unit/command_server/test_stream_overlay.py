@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from command_server.batch import Batch
-from command_server.state_cache import StateCache
+from command_server.state_cache import NOT_CACHED, StateCache
 from command_server.store.records import Decided, Reads, Snapshot
 from shop.refusals import UserDeactivated
 from shop.v1.user_commands_pb2 import (
@@ -86,13 +86,13 @@ async def test_states_that_the_cache_dropped_are_read_again(desk: Desk, entries:
     for number in range(5):
         outcomes = await desk.batch(login(f"u{number}", expected=1), deactivate(f"u{number}"))
         assert [accepted(one).version for one in outcomes] == [2, 3]
-    assert sum(desk.cache.get(f"user/u{number}") is not None for number in range(5)) == entries
+    assert sum(desk.cache.get(f"user/u{number}") is not NOT_CACHED for number in range(5)) == entries
 
 
 async def test_a_cached_state_is_read_again_when_its_stream_has_newer_events(desk: Desk) -> None:
     await desk.batch(register("ada"))
     stale = desk.cache.get("user/ada")
-    assert stale is not None
+    assert stale is not NOT_CACHED
     await desk.batch(deactivate("ada"))
-    desk.cache.put("user/ada", *stale)
+    desk.cache.put("user/ada", stale)
     assert await desk.batch(login("ada")) == [UserDeactivated(user_id="ada")]
