@@ -9,6 +9,7 @@ import structlog
 
 from command_server.event_tail import EventTail
 from command_server.processes import metrics
+from command_server.processes.event_inputs import EventInputs
 from command_server.processes.health import ProcessHealth
 from command_server.processes.inputs import Input
 from command_server.processes.instance_queues import InstanceQueues
@@ -79,9 +80,10 @@ class ProcessHost:
             return
         head = (await self._store.head()).position
         await self.marks.load(self._processes, head)
-        outcomes = await restore_parked(self._domain, self._store, self.queues)
+        events = EventInputs(self._processes, self._domain.domain.upcasters)
+        outcomes = await restore_parked(self._domain, self._store, self.queues, events)
         await self._router.start_stored(except_for=outcomes)
-        self._follower = LogFollower(self._processes, self._tail, self.marks, self.queues, self._router, head)
+        self._follower = LogFollower(events, self._tail, self.marks, self.queues, self._router, head)
         for name in self._processes:
             self._measure(name)
         await self._health.check()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
 from command_server.processes.outputs import Content
@@ -24,7 +25,7 @@ from diptych.domain.process import Process, stepped
 from diptych.domain.results import checked_step
 from diptych.internal.v1.parking_pb2 import Outcome
 from diptych.v1 import processes_pb2
-from diptych.v1.events_pb2 import EventMetadata, RecordedEvent
+from diptych.v1.events_pb2 import EventMetadata
 from diptych.v1.processes_pb2 import ProcessOutcome
 
 ACCEPTED = processes_pb2.PROCESS_OUTCOME_KIND_ACCEPTED
@@ -45,7 +46,7 @@ class Input:
         id: the instance.
         position: position of the event, or of the step whose output this is about.
         ordinal: ordinal of the output; EVENT for an event.
-        message: the event, command, request or timeout.
+        message: the event, command, request or timeout; an `Any` if the code does not have its type.
         value: argument of the handler.
         handle: the handler; None: the step records no event, and only closes the output.
         cause: the event's position or the outcome, as the step records it.
@@ -53,7 +54,6 @@ class Input:
         correlation_id: correlation id of the step.
         traceparent: trace context of the step.
         outcome: the outcome of the output; None for an event.
-        route: key function of an event whose instance is not determined yet; else None.
     """
 
     __slots__ = (
@@ -88,7 +88,6 @@ class Input:
         correlation_id: str,
         traceparent: str,
         outcome: Outcome | None = None,
-        route: Callable[[Any], str | None] | None = None,
     ) -> None:
         self.process = process
         self.id = id
@@ -102,27 +101,17 @@ class Input:
         self.correlation_id = correlation_id
         self.traceparent = traceparent
         self.outcome = outcome
-        self.route = route
+        self.route: Callable[[], Input | None] | None = None
+        """Returns an event of an unknown instance as an input of its instance, None if no instance takes it; None:
+        the instance is known."""
         self.parked: ParkedInput | None = None
         """Record of this input among the parked inputs; None: there is none."""
 
-    def for_instance(self, id: str) -> Input:
-        """Return this event as an input of an instance; its record goes with it."""
-        copy = Input(
-            process=self.process,
-            id=id,
-            position=self.position,
-            ordinal=self.ordinal,
-            message=self.message,
-            value=self.value,
-            handle=self.handle,
-            cause=self.cause,
-            source_id=self.source_id,
-            correlation_id=self.correlation_id,
-            traceparent=self.traceparent,
-        )
-        copy.parked, self.parked = self.parked, None
-        return copy
+    @property
+    def type(self) -> str:
+        """Full name of the message's type."""
+        message = self.message
+        return message.TypeName() if isinstance(message, AnyMessage) else message.DESCRIPTOR.full_name
 
     @property
     def settles(self) -> WorkKey | None:
@@ -132,7 +121,7 @@ class Input:
     def submission(self) -> Submission:
         """Return the step to decide. It closes the output and releases the parked input in its own commit."""
         process, handle, value, cause = self.process, self.handle, self.value, self.cause
-        name = self.message.DESCRIPTOR.full_name
+        name = self.type
 
         def decide(state: Any, _: Message, deciding: Deciding) -> Sequence[Message]:
             if handle is None:
@@ -171,35 +160,13 @@ def _no_id(command: Message) -> str:
     raise AssertionError("a step has its instance")
 
 
-def unknown_instance(event: RecordedEvent) -> str:
-    """Return the instance under which an event is listed while its key function fails."""
-    return f"@{event.aggregate.type}/{event.aggregate.id}"
+def failing(error: Exception) -> Callable[[Any, Any, Deciding], Step]:
+    """Return a handler that raises an error, so that the input parks its instance."""
 
+    def handle(state: Any, value: Any, at: Deciding) -> Step:
+        raise error
 
-def event_input(process: Process[Any], event: RecordedEvent, id: str | None, message: Message) -> Input:
-    """Return an event as an input.
-
-    Args:
-        process: the type of process that reacts to it.
-        event: the event.
-        id: the instance; None: the key function names it later.
-        message: the event's message.
-    """
-    binding = process.events[message.DESCRIPTOR.full_name]
-    return Input(
-        process=process,
-        id=unknown_instance(event) if id is None else id,
-        route=binding.key if id is None else None,
-        position=event.position,
-        ordinal=EVENT,
-        message=message,
-        value=message,
-        handle=binding.handle,
-        cause=event.position,
-        source_id=event.event_id,
-        correlation_id=event.metadata.correlation_id or event.event_id,
-        traceparent=event.metadata.traceparent,
-    )
+    return handle
 
 
 def outcome_input(
@@ -251,6 +218,35 @@ def outcome_input(
         value=value,
         handle=bindings[name].handle if name in bindings else None,
         cause=ProcessOutcome(position=position, ordinal=ordinal, kind=outcome.kind),
+        source_id=content.event_id,
+        correlation_id=content.correlation_id,
+        traceparent=content.traceparent,
+        outcome=outcome,
+    )
+
+
+def failing_outcome_input(
+    process: Process[Any], id: str, key: WorkKey, content: Content, outcome: Outcome, error: Exception
+) -> Input:
+    """Return the outcome of an output that the code cannot handle as an input whose step fails.
+
+    Args:
+        process: the type of process.
+        id: the instance.
+        key: key of the output.
+        content: content of the output.
+        outcome: the outcome.
+        error: error of the step.
+    """
+    return Input(
+        process=process,
+        id=id,
+        position=key[0],
+        ordinal=key[1],
+        message=content.message,
+        value=None,
+        handle=failing(error),
+        cause=ProcessOutcome(position=key[0], ordinal=key[1], kind=outcome.kind),
         source_id=content.event_id,
         correlation_id=content.correlation_id,
         traceparent=content.traceparent,

@@ -119,15 +119,16 @@ class InstanceQueues:
         one = queue.inputs[0]
         assert one.route is not None
         try:
-            id = one.route(one.value)
+            routed = one.route()
         except Exception as error:
             self._park(queue, error)
             return
-        if id:
-            self.put(one.for_instance(id))
+        if routed is not None:
+            routed.parked, one.parked = one.parked, None
+            self.put(routed)
         else:
             self.parked.delete(one)
-        self._finish(queue, forwarded=bool(id))
+        self._finish(queue, forwarded=routed is not None)
 
     def _finish(self, queue: InstanceQueue, *, forwarded: bool = False) -> None:
         one = queue.inputs.popleft()

@@ -9,7 +9,7 @@ import structlog
 
 from command_server.event_tail import EventTail, TailClosed
 from command_server.processes.backoff import backoff
-from command_server.processes.inputs import event_input, unknown_instance
+from command_server.processes.event_inputs import EventInputs, unknown_instance
 from command_server.processes.instance_queues import InstanceQueues
 from command_server.processes.marks import Marks
 from command_server.processes.output_router import OutputRouter
@@ -27,7 +27,7 @@ class LogFollower:
     """Gives each event to the instances whose processes react to it, and each step's outputs to the router.
 
     Args:
-        processes: the types of process by name.
+        events: makes inputs of events.
         tail: the event tail.
         marks: the marks; reading begins at the lowest.
         queues: the instances' queues.
@@ -37,7 +37,7 @@ class LogFollower:
 
     def __init__(
         self,
-        processes: dict[str, Process[Any]],
+        events: EventInputs,
         tail: EventTail,
         marks: Marks,
         queues: InstanceQueues,
@@ -49,11 +49,8 @@ class LogFollower:
         self._queues = queues
         self._router = router
         self._outputs_stored_through = outputs_stored_through
-        self._reacting: dict[str, list[Process[Any]]] = {}
-        for process in processes.values():
-            for name in process.events:
-                self._reacting.setdefault(name, []).append(process)
-        self._types = frozenset({STEPPED, *self._reacting})
+        self._events = events
+        self._types = events.types | {STEPPED}
         self.available = True
         """False while the log cannot be read."""
 
@@ -91,26 +88,24 @@ class LogFollower:
             if event.position > self._outputs_stored_through:
                 self._router.start_step(event)
             return
-        for process in self._reacting[name]:
+        for process in self._events.reacting(name):
             mark = self._marks[process.type]
             if event.position > mark.start:
                 mark.begin(event.position)
                 self._put(process, event)
 
     def _put(self, process: Process[Any], event: RecordedEvent) -> None:
-        """Give an event to the instance that the key function names; park it if that function fails."""
-        binding = process.events[event.event.TypeName()]
-        message = binding.message.FromString(event.event.value)
-        assert binding.key is not None
-        if self._queues.parked_queue(process.type, unknown_instance(event)) is not None:
-            self._queues.put(event_input(process, event, None, message))  # Behind an event of the same aggregate.
+        """Give an event to the instance that the key function names; park it if its instance cannot be determined."""
+        events, queues = self._events, self._queues
+        if queues.parked_queue(process.type, unknown_instance(event)) is not None:
+            queues.put(events.of_unknown_instance(process, event))  # Behind an event of the same aggregate.
             return
         try:
-            id = binding.key(message)
+            one = events.routed(process, event)
         except Exception as error:
-            self._queues.park(event_input(process, event, None, message), error)
+            queues.park(events.of_unknown_instance(process, event), error)
             return
-        if id:
-            self._queues.put(event_input(process, event, id, message))
+        if one is not None:
+            queues.put(one)
         else:
             self._marks[process.type].finish(event.position)

@@ -6,7 +6,8 @@ from typing import Any
 
 import structlog
 
-from command_server.processes.inputs import EVENT, Input, event_input, outcome_input, unknown_instance
+from command_server.processes.event_inputs import EventInputs, unknown_instance
+from command_server.processes.inputs import EVENT, Input, failing_outcome_input, outcome_input
 from command_server.processes.instance_queues import InstanceQueues
 from command_server.processes.outputs import contents
 from command_server.store.event_store import EventStore
@@ -21,10 +22,13 @@ from diptych.v1.processes_pb2 import ProcessStepped
 _log = structlog.get_logger(__name__)
 
 
-async def restore_parked(domain: LoadedDomain, store: EventStore, queues: InstanceQueues) -> set[WorkKey]:
+async def restore_parked(
+    domain: LoadedDomain, store: EventStore, queues: InstanceQueues, events: EventInputs
+) -> set[WorkKey]:
     """Put the parked inputs of the store into the queues; return the outputs whose outcomes are among them.
 
-    Inputs of processes or messages that the domain does not have any more are logged and left in the store.
+    An input of a type that the code does not handle any more stays parked. Inputs of processes that the domain does
+    not have any more are logged and left in the store.
 
     Raises:
         StoreUnavailable: the store cannot read.
@@ -37,23 +41,31 @@ async def restore_parked(domain: LoadedDomain, store: EventStore, queues: Instan
             continue
         frame = await store.frame_at(parked.position)
         assert frame is not None, "a parked input is of an event that is not in the log"
-        try:
-            one = _parked_input(domain, process, recorded(frame), parked)
-        except LookupError as error:
-            _log.warning("parked input that the process does not handle", process=process.type, cause=str(error))
-            continue
-        queues.restore(one, parked)
+        queues.restore(_parked_input(domain, process, recorded(frame), parked, events), parked)
         if parked.ordinal != EVENT:
             outcomes.add((parked.position, parked.ordinal))
     queues.start_restored()
     return outcomes
 
 
-def _parked_input(domain: LoadedDomain, process: Process[Any], event: RecordedEvent, parked: ParkedInput) -> Input:
+def _parked_input(
+    domain: LoadedDomain, process: Process[Any], event: RecordedEvent, parked: ParkedInput, events: EventInputs
+) -> Input:
     if parked.ordinal == EVENT:
-        unknown = parked.instance == unknown_instance(event)
-        message = process.events[event.event.TypeName()].message.FromString(event.event.value)
-        return event_input(process, event, None if unknown else parked.instance, message)
+        if parked.instance == unknown_instance(event):
+            return events.of_unknown_instance(process, event)
+        return events.of_instance(process, event, parked.instance)
+    key = (parked.position, parked.ordinal)
     content = contents(event, ProcessStepped.FromString(event.event.value))[parked.ordinal]
     outcome = Outcome.FromString(parked.outcome)
-    return outcome_input(domain, process, parked.instance, (parked.position, parked.ordinal), content, outcome)
+    try:
+        one = outcome_input(domain, process, parked.instance, key, content, outcome)
+        if one.handle is None:
+            raise LookupError
+    except LookupError:
+        error = LookupError(
+            f"process {process.type} has no handler for this outcome of {content.message.TypeName()}: add it, or "
+            "discard the input"
+        )
+        return failing_outcome_input(process, parked.instance, key, content, outcome, error)
+    return one

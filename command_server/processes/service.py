@@ -93,7 +93,7 @@ def _parked_trouble(queue: InstanceQueue) -> messages.ProcessTrouble:
         id=queue.id,
         kind=messages.PROCESS_TROUBLE_KIND_PARKED,
         reason=parked.error,
-        input_type=one.message.DESCRIPTOR.full_name,
+        input_type=one.type,
         position=one.position,
         attempts=parked.attempts,
         waiting_inputs=len(queue.inputs) - 1,

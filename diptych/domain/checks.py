@@ -50,7 +50,7 @@ def check_declarations(domain: Domain, event_types: Collection[str], commands: C
         _check_evolvers(aggregate)
         _check_upcasters(aggregate)
     for process in domain.processes.values():
-        _check_process(process, event_types, commands, domain.ports)
+        _check_process(process, event_types, commands, domain)
     for projection in domain.projections.values():
         _check_projection(projection, event_types)
 
@@ -87,9 +87,10 @@ def _check_upcasters(aggregate: Aggregate[Any]) -> None:
 
 
 def _check_process(
-    process: Process[Any], event_types: Collection[str], commands: Collection[str], ports: Collection[str]
+    process: Process[Any], event_types: Collection[str], commands: Collection[str], domain: Domain
 ) -> None:
     """Check that each input of a process can occur, and that each output in a return annotation has a receiver."""
+    ports = domain.ports
     for what, bindings, existing, complaint in (
         ("event", process.events, event_types, "which no aggregate of the domain records"),
         ("acceptances of", process.acceptances, commands, "which is no command of the domain"),
@@ -103,6 +104,12 @@ def _check_process(
     for name, binding in process.events.items():
         if name in process.evolvers:
             raise DomainError(f"Process {process.type} reacts to {name}, which is an event of its own.", binding.handle)
+        if name in domain.upcasters:
+            raise DomainError(
+                f"Process {process.type} reacts to {name}: that event is upcast before the process takes it; react to "
+                "what it becomes.",
+                binding.handle,
+            )
         assert binding.key is not None
         what = f"The key of process {process.type} on {name}"
         key = _probe(what, binding.key, binding.key, binding.message())

@@ -52,11 +52,12 @@ class Domain:
         _check_names("port", [(port.request.DESCRIPTOR.full_name, place_of(port.connect)) for port in ports])
         _check_names("projection", [(each.name, each.location) for each in projections])
         _check_names("view", [(view.name, view.location) for each in projections for view in each.views])
-        upcasters = {
+        self.upcasters = {
             name: upcaster for aggregate in self.aggregates.values() for name, upcaster in aggregate.upcasters.items()
         }
+        """The upcasters of all aggregates, by the full name of the old event type."""
         for projection in projections:
-            projection.upcasters = upcasters
+            projection.upcasters = self.upcasters
 
     @property
     def package(self) -> str:
