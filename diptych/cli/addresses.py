@@ -19,7 +19,8 @@ Projector = Annotated[
 Domain = Annotated[
     str,
     typer.Option(
-        "--domain", envvar="DIPTYCH_DOMAIN", help="Python package of the domain, whose contracts name the fields."
+        "--domain",
+        help="Python package of the domain, whose contracts name the fields. Unset: those that the server describes.",
     ),
 ]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import sys
-from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +12,8 @@ from google.protobuf import json_format
 
 from diptych.cli.addresses import COMMANDS, Commands, Domain
 from diptych.cli.calls import stream
-from diptych.client import CallRefused, import_contracts
+from diptych.cli.reflected_types import ReflectedTypes, import_domain
+from diptych.client import CallRefused
 from diptych.server.channels import CallError, open_client_channel
 from diptych.server.options import fail
 from diptych.v1.events_pb2 import RecordedEvent, SubscribeRequest, SubscribeResponse
@@ -22,7 +21,7 @@ from diptych.v1.events_pb2 import RecordedEvent, SubscribeRequest, SubscribeResp
 
 def events(
     commands: Commands = COMMANDS,
-    domain: Domain = "shop",
+    domain: Domain = "",
     after: Annotated[int, typer.Option(min=0, help="Position after which to start.")] = 0,
     types: Annotated[
         list[str] | None,
@@ -33,8 +32,7 @@ def events(
     follow: Annotated[bool, typer.Option("--follow", help="Continue with events as they are recorded.")] = False,
 ) -> None:
     """Print recorded events as lines of JSON."""
-    with suppress(ModuleNotFoundError):  # Without the contracts the event's own fields are printed as base64.
-        import_contracts(f"{domain}.v1")
+    import_domain("events", domain)
     request = SubscribeRequest(position=after, event_types=types or ())
     try:
         asyncio.run(_print_events(commands, request, follow))
@@ -46,21 +44,22 @@ def events(
 
 async def _print_events(address: str, request: SubscribeRequest, follow: bool) -> None:
     async with open_client_channel(address) as channel:
+        types = ReflectedTypes(channel, f"command server at {address}")
         async for response in stream(channel, "diptych.v1.EventService/Subscribe", request, SubscribeResponse):
             for event in response.batch.events:
-                print(json.dumps(event_fields(event), ensure_ascii=False))
+                print(json.dumps(await event_fields(event, types), ensure_ascii=False))
             sys.stdout.flush()
             if response.HasField("caught_up") and not follow:
                 return
 
 
-def event_fields(event: RecordedEvent) -> dict[str, Any]:
-    """Return an event as JSON fields; its own fields as base64 if this program does not know its type."""
-    try:
-        return json_format.MessageToDict(event)
-    except TypeError:  # The type is unknown.
-        packed = RecordedEvent()
-        packed.CopyFrom(event)
-        packed.ClearField("event")
-        value = base64.b64encode(event.event.value).decode("ascii")
-        return {**json_format.MessageToDict(packed), "event": {"@type": event.event.type_url, "value": value}}
+async def event_fields(event: RecordedEvent, types: ReflectedTypes) -> dict[str, Any]:
+    """Return an event as JSON fields; its own fields as base64 if nobody knows its type."""
+    fields = await types.fields(event)
+    if fields is not None:
+        return fields
+    packed = RecordedEvent()
+    packed.CopyFrom(event)
+    packed.ClearField("event")
+    own = {"@type": event.event.type_url, **await types.packed_fields(event.event)}
+    return {**json_format.MessageToDict(packed), "event": own}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json as jsonlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +14,8 @@ from diptych.cli.addresses import PROJECTOR, Domain, Projector
 from diptych.cli.calls import call
 from diptych.cli.events import event_fields
 from diptych.cli.pause import ProjectionName
-from diptych.client import CallRefused, import_contracts
+from diptych.cli.reflected_types import ReflectedTypes, import_domain
+from diptych.client import CallRefused
 from diptych.server.channels import CallError, Channel, open_client_channel
 from diptych.server.options import fail
 from diptych.v1.commands_pb2 import AggregateRef
@@ -48,21 +48,24 @@ def show(
         str, typer.Argument(metavar="[NAME]", help="The projection's name. Without it: every projection.")
     ] = "",
     projector: Projector = PROJECTOR,
-    domain: Domain = "shop",
+    domain: Domain = "",
     discarded: Annotated[bool, typer.Option("--discarded", help="List discarded streams too.")] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Print the end of the Python trace.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print every stream as a line of JSON.")] = False,
 ) -> None:
     """List parked streams: the error, and the event that could not be folded."""
-    with suppress(ModuleNotFoundError):  # Without the contracts the event's own fields are printed as base64.
-        import_contracts(f"{domain}.v1")
+    import_domain("parked list", domain)
 
     async def show_parked(channel: Channel) -> None:
+        types = ReflectedTypes(channel, f"projector at {projector}")
         count = 0
         for projection in [name] if name else await _projection_names(channel):
             async for stream in _parked_streams(channel, projection, discarded):
                 count += 1
-                typer.echo(jsonlib.dumps(_fields(stream), ensure_ascii=False) if json else _describe(stream, trace))
+                if json:
+                    typer.echo(jsonlib.dumps(await _fields(stream, types), ensure_ascii=False))
+                else:
+                    typer.echo(await _describe(stream, trace, types))
         if not count and not json:
             typer.echo(f"Nothing is parked in {f'projection {name}' if name else 'any projection'}.")
 
@@ -160,7 +163,7 @@ async def _parked_streams(channel: Channel, projection: str, discarded: bool) ->
         request.page_token = answer.next_page_token
 
 
-def _describe(stream: ParkedStream, trace: bool) -> str:
+async def _describe(stream: ParkedStream, trace: bool, types: ReflectedTypes) -> str:
     """Return a parked stream as a few lines of text."""
     aggregate = f"{stream.aggregate.type}/{stream.aggregate.id}"
     events = "1 event" if stream.events == 1 else f"{stream.events:,} events"
@@ -171,16 +174,16 @@ def _describe(stream: ParkedStream, trace: bool) -> str:
     lines = [
         f"{stream.projection}: {aggregate}, {events} from position {stream.first_position:,} left out, {state}",
         f"  {stream.error}",
-        f"  {jsonlib.dumps(event_fields(stream.event), ensure_ascii=False)}",
+        f"  {jsonlib.dumps(await event_fields(stream.event, types), ensure_ascii=False)}",
     ]
     if trace:
         lines += [f"  {line}" for line in stream.trace.splitlines()]
     return "\n".join(lines)
 
 
-def _fields(stream: ParkedStream) -> dict[str, Any]:
+async def _fields(stream: ParkedStream, types: ReflectedTypes) -> dict[str, Any]:
     """Return a parked stream as JSON fields."""
-    event = event_fields(stream.event)
+    event = await event_fields(stream.event, types)
     rest = ParkedStream()
     rest.CopyFrom(stream)
     rest.ClearField("event")

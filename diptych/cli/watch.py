@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json as jsonlib
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import typer
 from google.protobuf import json_format
-from google.protobuf.any_pb2 import Any as AnyMessage
 
 from diptych.cli.addresses import QUERY, Domain, Query
-from diptych.client import CallRefused, Connection, import_contracts
+from diptych.cli.reflected_types import ReflectedTypes, import_domain
+from diptych.client import CallRefused, Connection
+from diptych.server.channels import open_client_channel
 from diptych.server.options import fail
 from diptych.v1.read_model_pb2 import ResetReason, WatchResponse
 
@@ -24,15 +23,14 @@ def watch(
     view: Annotated[str, typer.Argument(help="The view to watch, such as users.")],
     keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="Keys of the rows. None: all.")] = None,
     query: Query = QUERY,
-    domain: Domain = "shop",
+    domain: Domain = "",
     resume: Annotated[
         str, typer.Option(metavar="TOKEN", help="Resume token to continue from, without a snapshot.")
     ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print every frame as a line of JSON.")] = False,
 ) -> None:
     """Print the rows of a view as they are now, then every change, until Ctrl-C."""
-    with suppress(ModuleNotFoundError):  # Without the contracts the rows are printed as base64.
-        import_contracts(f"{domain}.v1")
+    import_domain("watch", domain)
     end = _WatchEnd()
     try:
         asyncio.run(_print_frames(query, view, keys, resume, json, end))
@@ -54,21 +52,23 @@ class _WatchEnd:
 async def _print_frames(
     address: str, view: str, keys: list[str] | None, resume: str, json: bool, end: _WatchEnd
 ) -> None:
-    async with Connection(queries=address) as connection:
+    async with Connection(queries=address) as connection, open_client_channel(address) as channel:
+        types = ReflectedTypes(channel, f"query server at {address}")
         async for frame in connection.watch(view, keys or None, resume_token=resume):
-            for line in (_as_json(frame),) if json else _lines(frame):
+            for line in [await _as_json(frame, types)] if json else [line async for line in _lines(frame, types)]:
                 print(line)
             sys.stdout.flush()
             end.resume_token = frame.resume_token or end.resume_token
 
 
-def _lines(frame: WatchResponse) -> Iterator[str]:
+async def _lines(frame: WatchResponse, types: ReflectedTypes) -> AsyncIterator[str]:
     """Yield a frame as lines of text, without progress marks."""
     for row in frame.rows.rows:
         if row.HasField("deleted"):
             yield f"{row.position:>10}  {row.key}  deleted"
         else:
-            yield f"{row.position:>10}  {row.key}  {jsonlib.dumps(_row_fields(row.row), ensure_ascii=False)}"
+            fields = await types.packed_fields(row.row)
+            yield f"{row.position:>10}  {row.key}  {jsonlib.dumps(fields, ensure_ascii=False)}"
     if frame.HasField("caught_up"):
         yield "-- these are all; what changes follows --"
     if frame.HasField("reset"):
@@ -76,25 +76,16 @@ def _lines(frame: WatchResponse) -> Iterator[str]:
         yield f"-- from the beginning ({reason}) --"
 
 
-def _as_json(frame: WatchResponse) -> str:
+async def _as_json(frame: WatchResponse, types: ReflectedTypes) -> str:
     """Return a frame as a line of JSON; rows of an unknown type as base64."""
     rest = WatchResponse()
     rest.CopyFrom(frame)
     contents: dict[int, Any] = {}
     for index, row in enumerate(rest.rows.rows):
         if row.HasField("row"):
-            contents[index] = {"@type": row.row.type_url, **_row_fields(row.row)}
+            contents[index] = {"@type": row.row.type_url, **await types.packed_fields(row.row)}
             row.row.Clear()
     fields = json_format.MessageToDict(rest)
     for index, content in contents.items():
         fields["rows"]["rows"][index]["row"] = content
     return jsonlib.dumps(fields, ensure_ascii=False)
-
-
-def _row_fields(packed: AnyMessage) -> dict[str, Any]:
-    """Return the fields of a row, or its bytes as base64 if this program does not know its type."""
-    try:
-        fields: dict[str, Any] = json_format.MessageToDict(packed)
-    except TypeError:
-        return {"value": base64.b64encode(packed.value).decode("ascii")}
-    return {name: value for name, value in fields.items() if name != "@type"}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -493,3 +496,24 @@ async def test_the_command_line_shows_a_view(library: Pair, tmp_path: Path) -> N
         finally:
             for program in (people, frames):
                 program.kill()
+
+
+async def test_events_and_rows_are_printed_without_the_domain(fresh: Pair, tmp_path: Path) -> None:
+    async with fresh.connect() as connection:
+        await connection.execute(RegisterMemberRequest(member_id="m1", email="ada@example.com", name="Ada"))
+    # The domain is not on the path of this program.
+    env = {**os.environ, "PYTHONPATH": "", "DIPTYCH_DOMAIN": "library"}
+    program = [sys.executable, "-m", "diptych.cli"]
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [*program, "events", "--commands", fresh.command.address],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    event = json.loads(done.stdout)["event"]
+    assert (event["@type"], event["name"]) == ("type.googleapis.com/library.v1.MemberRegistered", "Ada")
+    assert done.stderr == ""
