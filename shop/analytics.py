@@ -23,6 +23,7 @@ from shop.sales_views import (
     sales_country,
     sales_day,
 )
+from shop.text import typed
 from shop.v1.analytics_pb2 import (
     ANALYTICS_GROUPING_COUNTRY,
     ANALYTICS_GROUPING_CUSTOMER,
@@ -107,7 +108,7 @@ def _grouping(query: GetOrderAnalyticsRequest) -> AnalyticsGrouping:
 def _select(query: GetOrderAnalyticsRequest, now: datetime) -> Selection[DailySales | OrderContribution]:
     first, end = day_of(query.start_time), day_of(query.end_time)
     filtered_by = query.WhichOneof("filter")
-    by_country = sales_country.eq(query.country) if filtered_by == "country" else None
+    by_country = sales_country.eq(typed(query.country)) if filtered_by == "country" else None
     grouped_by_days = _grouping(query) in (ANALYTICS_GROUPING_DAY, ANALYTICS_GROUPING_COUNTRY)
     if grouped_by_days and filtered_by in (None, "country"):
         return daily_sales.where(sales_day.ge(first), sales_day.lt(end), by_country)
@@ -116,7 +117,7 @@ def _select(query: GetOrderAnalyticsRequest, now: datetime) -> Selection[DailySa
         contribution_day.lt(end),
         contribution_products.contains(f" {query.product_id} ") if filtered_by == "product_id" else None,
         contribution_customer.eq(query.customer_id) if filtered_by == "customer_id" else None,
-        contribution_country.eq(query.country) if filtered_by == "country" else None,
+        contribution_country.eq(typed(query.country)) if filtered_by == "country" else None,
         contribution_status.eq(query.status) if filtered_by == "status" else None,
         order=contribution_day,  # The order of the indexes: otherwise SQLite sorts a year of rows by key.
     )

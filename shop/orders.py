@@ -16,6 +16,7 @@ from shop.refusals import (
     UnknownUser,
     UserDeactivated,
 )
+from shop.text import typed
 from shop.users import UserState, user
 from shop.v1.order_commands_pb2 import (
     CancelOrderRequest,
@@ -91,7 +92,7 @@ def import_order(state: OrderState, command: ImportOrderRequest, at: Deciding) -
             customer_name=customer.display_name,
             customer_email=customer.email,
             order_time=command.order_time,
-            country=command.country,
+            country=typed(command.country),
             items=items,
             status=command.status or ORDER_STATUS_DELIVERED,
             total=total,
@@ -117,7 +118,7 @@ def place_order(state: OrderState, command: PlaceOrderRequest, at: Deciding) -> 
             customer_name=customer.display_name,
             customer_email=customer.email,
             order_time=at.now,
-            country=command.country,
+            country=typed(command.country),
             items=items,
             total=total,
             shipping_address=command.shipping_address,

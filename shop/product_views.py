@@ -9,6 +9,7 @@ from shop.money import formatted
 from shop.refusals import ProductNotFound
 from shop.resources import mark_changed
 from shop.reviews import id_of
+from shop.text import comparable, typed
 from shop.v1.product_events_pb2 import (
     PriceChanged,
     ProductCreated,
@@ -22,7 +23,7 @@ from shop.v1.product_events_pb2 import (
 from shop.v1.product_queries_pb2 import GetProductRequest, SearchProductsRequest, SearchProductsResponse
 from shop.v1.products_pb2 import Product, Review
 
-products = Projection("products", version=2)
+products = Projection("products", version=3)
 
 
 def _price_key(price: Money) -> str:
@@ -35,11 +36,11 @@ def _price_key(price: Money) -> str:
 product_rows = products.view("products", Product)
 # Names and brands have no line breaks. So these texts sort by name and then by brand, and no search text matches across
 # the two.
-names = product_rows.text("names", lambda row: f"{row.name}\n{row.brand}", indexed=True)
+names = product_rows.text("names", lambda row: f"{comparable(row.name)}\n{comparable(row.brand)}", indexed=True)
 price = product_rows.column("price", lambda row: _price_key(row.price))
 rating = product_rows.column("rating", lambda row: row.average_rating)
-category = product_rows.column("category", lambda row: row.category, indexed=False)
-brand = product_rows.column("brand", lambda row: row.brand, indexed=False)
+category = product_rows.column("category", lambda row: typed(row.category), indexed=False)
+brand = product_rows.column("brand", lambda row: typed(row.brand), indexed=False)
 in_stock = product_rows.column("in_stock", lambda row: row.in_stock, indexed=False)
 product_rows.index_on(category, names)
 product_rows.index_on(category, price)
@@ -142,11 +143,12 @@ def rated(row: Product | None, event: ProductReviewed, at: Recorded) -> Product:
 )
 def search(query: SearchProductsRequest, now: datetime) -> Find:
     """Select all products, or those that meet all given conditions."""
+    text, of_category, of_brand = comparable(query.text), typed(query.category), typed(query.brand)
     bounds = _price_bounds(query)
     return Find(
-        names.contains(query.text) if query.text else None,
-        category.eq(query.category) if query.category else None,
-        brand.eq(query.brand) if query.brand else None,
+        names.contains(text) if text else None,
+        category.eq(of_category) if of_category else None,
+        brand.eq(of_brand) if of_brand else None,
         in_stock.eq(True) if query.in_stock else None,
         price.ge(bounds[0]) if bounds else None,
         price.le(bounds[1]) if bounds else None,

@@ -14,6 +14,7 @@ from google.type.money_pb2 import Money
 from diptych import Aggregate, Deciding
 from shop.masks import fields_to_write
 from shop.refusals import ProductExists, ProductNotFound, StockTooLow
+from shop.text import typed, with_typed
 from shop.v1.process_commands_pb2 import ReleaseStockRequest, ReserveStockRequest, ShipStockRequest
 from shop.v1.product_commands_pb2 import (
     AdjustStockRequest,
@@ -66,9 +67,9 @@ def create(state: ProductState, command: CreateProductRequest, at: Deciding) -> 
     return [
         ProductCreated(
             product_id=at.id,
-            name=command.name,
-            category=command.category,
-            brand=command.brand,
+            name=typed(command.name),
+            category=typed(command.category),
+            brand=typed(command.brand),
             price=command.price,
             stock=command.stock,
         )
@@ -79,6 +80,7 @@ def create(state: ProductState, command: CreateProductRequest, at: Deciding) -> 
 def update(state: ProductState, command: UpdateProductRequest, at: Deciding) -> Sequence[ProductUpdated]:
     """Change the given fields that differ."""
     _must_exist(at)
+    command = with_typed(command, DESCRIPTION)
     asked: dict[str, str] = {field: getattr(command, field) for field in fields_to_write(command, DESCRIPTION)}
     changed = {field: value for field, value in asked.items() if value != getattr(state, field)}
     if not changed:

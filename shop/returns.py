@@ -7,6 +7,7 @@ from diptych import Aggregate, AggregateRef, Deciding
 from shop.items import products_of, record_items
 from shop.orders import OrderState, order
 from shop.refusals import ReturnExists, UnknownOrder, UnknownUser
+from shop.text import typed
 from shop.users import user
 from shop.v1.order_commands_pb2 import ImportReturnRequest
 from shop.v1.order_events_pb2 import ReturnImported
@@ -47,7 +48,7 @@ def import_return(state: ReturnState, command: ImportReturnRequest, at: Deciding
             order_id=command.order_id,
             customer_id=command.customer_id or of.customer_id,
             return_time=command.return_time,
-            country=command.country or of.country,
+            country=typed(command.country) or of.country,
             items=items,
             total=total,
             reason=command.reason,

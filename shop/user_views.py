@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from diptych import Column, Find, Projection, Recorded
 from shop.refusals import UserNotFound
 from shop.resources import mark_changed
+from shop.text import comparable
 from shop.v1.user_events_pb2 import (
     LoginRecorded,
     RoleAssigned,
@@ -59,7 +60,7 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 """Login time of a user without a login; sorts before all others."""
 
 
-users = Projection("users", version=2)
+users = Projection("users", version=3)
 
 # View `users`: the complete document.
 
@@ -157,13 +158,13 @@ def _last_login(row: UserSummary) -> datetime:
 
 def _names(row: UserSummary) -> str:
     # A search text has no line break, so none matches across the two lines.
-    return f"{row.username}\n{row.first_name} {row.last_name}"
+    return f"{comparable(row.username)}\n{comparable(row.first_name)} {comparable(row.last_name)}"
 
 
 user_summaries = users.view("user_summaries", UserSummary)
 user_id = user_summaries.column("user_id", lambda row: row.user_id)
-email = user_summaries.text("email", lambda row: row.email, indexed=True)
-username = user_summaries.text("username", lambda row: row.username, indexed=True)
+email = user_summaries.text("email", lambda row: comparable(row.email), indexed=True)
+username = user_summaries.text("username", lambda row: comparable(row.username), indexed=True)
 names = user_summaries.text("names", _names)
 role = user_summaries.column("role", lambda row: int(row.role))
 status = user_summaries.column("status", lambda row: int(row.status), indexed=False)
@@ -256,8 +257,8 @@ def list_users(query: ListUsersRequest, now: datetime) -> Find:
     return Find(
         role.eq(query.role) if query.role else None,
         status.eq(query.status) if query.status else None,
-        names.contains(query.name) if query.name else None,
-        email.contains(query.email) if query.email else None,
+        names.contains(comparable(query.name)) if query.name else None,
+        email.contains(comparable(query.email)) if query.email else None,
         order=user_id,
     )
 
@@ -265,7 +266,7 @@ def list_users(query: ListUsersRequest, now: datetime) -> Find:
 @user_summaries.find(FindUsersByEmailRequest, FindUsersByEmailResponse)
 def find_by_email(query: FindUsersByEmailRequest, now: datetime) -> Find:
     """Select the user with an email."""
-    return Find(email.eq(query.email.casefold()))
+    return Find(email.eq(comparable(query.email).casefold()))
 
 
 @user_summaries.find(ListActiveUsersRequest, ListActiveUsersResponse, order_by=ORDERS)

@@ -12,6 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from diptych import Aggregate, Deciding
 from shop.masks import fields_to_write
 from shop.refusals import EmailTaken, UserDeactivated, UserExists, UsernameTaken, UserNotFound
+from shop.text import comparable, typed, with_typed
 from shop.v1 import user_events_pb2 as events
 from shop.v1.process_commands_pb2 import RemoveUserRequest
 from shop.v1.user_commands_pb2 import (
@@ -34,6 +35,9 @@ from shop.v1.users_pb2 import (
 
 PROFILE = ("email", "username", "first_name", "last_name", "bio", "avatar_uri", "preferences")
 """Fields that UpdateUserProfile can write."""
+
+_TYPED = ("username", "first_name", "last_name")
+"""Fields that are recorded in one form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +71,13 @@ user = Aggregate[UserState]("user", initial=UserState(), id="user_id")
 @user.unique("email", taken=lambda email: EmailTaken(email=email))
 def email_of(state: UserState) -> str:
     """Return the email, compared without regard to case."""
-    return state.email.casefold()
+    return comparable(state.email)
 
 
 @user.unique("username", taken=lambda username: UsernameTaken(username=username))
 def username_of(state: UserState) -> str:
-    """Return the username, compared without regard to case."""
-    return state.username.casefold()
+    """Return the username, compared without regard to case and Unicode form."""
+    return comparable(state.username)
 
 
 @user.decides(RegisterUserRequest)
@@ -85,9 +89,9 @@ def register(state: UserState, command: RegisterUserRequest, at: Deciding) -> Se
         events.UserRegistered(
             user_id=at.id,
             email=command.email,
-            username=command.username,
-            first_name=command.first_name,
-            last_name=command.last_name,
+            username=typed(command.username),
+            first_name=typed(command.first_name),
+            last_name=typed(command.last_name),
             role=command.role or USER_ROLE_CUSTOMER,
             registration_source=command.registration_source,
         )
@@ -100,6 +104,7 @@ def update_profile(
 ) -> Sequence[events.UserProfileUpdated]:
     """Change the given fields that differ."""
     _must_exist(state, at)
+    command = with_typed(command, _TYPED)
     asked = {field: _profile_value(command, field) for field in fields_to_write(command, PROFILE)}
     changed = {field: value for field, value in asked.items() if value != getattr(state, field)}
     if not changed:

@@ -15,6 +15,8 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple, TextIO
 
+from shop.text import typed
+
 COLUMNS = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
 LINES_MAX = 2_000
 """Lines that the shop takes as one imported order or return."""
@@ -230,8 +232,8 @@ def _customer_id(customer: str) -> str:
 
 @lru_cache(maxsize=20_000)
 def _text(text: str) -> str:
-    """Return a text that the contract allows."""
-    return _CONTROLS.sub(" ", text.strip())[:TEXT_MAX].strip()
+    """Return a text that the contract allows, in the form in which the shop records it."""
+    return typed(_CONTROLS.sub(" ", text))[:TEXT_MAX].strip()
 
 
 @lru_cache(maxsize=20_000)
