@@ -17,7 +17,7 @@ from diptych.contract.reasons import CommandUnknown, InvalidRequest
 from diptych.contract.token import LogIdentity
 from diptych.contract.validation import check, decode
 from diptych.contract.wire import delimited, integer
-from diptych.domain.aggregate import AggregateRef, DeciderBinding
+from diptych.domain.aggregate import AggregateIdError, AggregateRef, DeciderBinding
 from diptych.domain.ids import new_id
 from diptych.domain.loading import LoadedDomain
 from diptych.domain.methods import CommandMethod
@@ -145,11 +145,11 @@ class Dispatcher:
         field = binding.id_field
         if field is not None and not getattr(command, field):
             setattr(command, field, new_id())
-        ref = AggregateRef(binding.aggregate.type, binding.id_of(command))
-        reads = tuple(dict.fromkeys(binding.reads(command))) if binding.reads is not None else ()
-        # SQLite reads a list of names only up to it.
-        if "\0" in ref.id or any("\0" in one.id for one in reads):
-            raise InvalidRequest.of((field or "", "an aggregate's id must not contain the character NUL"))
+        try:
+            ref = AggregateRef(binding.aggregate.type, binding.id_of(command))
+            reads = tuple(dict.fromkeys(binding.reads(command))) if binding.reads is not None else ()
+        except AggregateIdError as error:
+            raise InvalidRequest.of((field or "", str(error))) from error
         return Submission(
             binding=binding,
             command=command,

@@ -23,7 +23,7 @@ from diptych.contract.reasons import (
 from diptych.contract.token import Token
 from diptych.contract.validation import parse
 from diptych.contract.wire import delimited
-from diptych.domain.aggregate import AggregateRef
+from diptych.domain.aggregate import AggregateIdError, AggregateRef
 from diptych.domain.loading import LoadedDomain
 from diptych.server.request_context import RequestContext
 from diptych.server.router import Router
@@ -169,7 +169,10 @@ class EventService:
             raise InvalidRequest.of(("aggregate.type", f"'{message.type}' is no aggregate type of this domain"))
         if not 1 <= len(message.id) <= _ID_CHARACTERS_MAX:
             raise InvalidRequest.of(("aggregate.id", "must have 1 to 200 characters"))
-        return AggregateRef(message.type, message.id)
+        try:
+            return AggregateRef(message.type, message.id)
+        except AggregateIdError as error:
+            raise InvalidRequest.of(("aggregate.id", str(error))) from error
 
     async def _read_stream(self, data: bytes, context: RequestContext) -> bytes:
         context.token = self._zero_token(context)

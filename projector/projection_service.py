@@ -9,14 +9,15 @@ from typing import TypeVar
 
 import structlog
 
-from diptych.contract.reasons import ProjectionNotFound, ReadStoreUnavailable, RebuildFailed
+from diptych.contract.reasons import InvalidRequest, ProjectionNotFound, ReadStoreUnavailable, RebuildFailed
 from diptych.contract.validation import parse
-from diptych.domain.aggregate import AggregateRef
+from diptych.domain.aggregate import AggregateIdError, AggregateRef
 from diptych.domain.refusal import Refusal
 from diptych.server.request_context import RequestContext
 from diptych.server.router import Router
 from diptych.storage.errors import StoreError
 from diptych.v1 import projections_pb2
+from diptych.v1.commands_pb2 import AggregateRef as AggregateRefMessage
 from projector import parked_pages
 from projector.generation.parked_refold import EntangledError
 from projector.generation.rebuild import Rebuild, RebuildProgress
@@ -118,7 +119,7 @@ class ProjectionService:
         """Fold a parked stream in place, or start a rebuild where that would give other rows."""
         message = parse(projections_pb2.RetryParkedRequest, request)
         runner = self._leader(message.projection)
-        aggregate = AggregateRef(message.aggregate.type, message.aggregate.id)
+        aggregate = _aggregate(message.aggregate)
         response = projections_pb2.RetryParkedResponse(mode=projections_pb2.RETRY_MODE_IN_PLACE)
         try:
             response.events = await _store_result(runner, runner.parked.retry(aggregate))
@@ -132,7 +133,7 @@ class ProjectionService:
         """Let a parked stream go on without its parked events."""
         message = parse(projections_pb2.DiscardParkedRequest, request)
         runner = self._leader(message.projection)
-        aggregate = AggregateRef(message.aggregate.type, message.aggregate.id)
+        aggregate = _aggregate(message.aggregate)
         events = await _store_result(runner, runner.parked.discard(aggregate))
         return projections_pb2.DiscardParkedResponse(events=events, status=await runner.status()).SerializeToString()
 
@@ -186,3 +187,10 @@ async def _store_result(runner: ProjectionRunner, operation: Awaitable[T]) -> T:
     except StoreError as error:
         _log.warning("operation failed", projection=runner.projection.name, cause=str(error))
         raise ReadStoreUnavailable(projection=runner.projection.name, cause=str(error)) from error
+
+
+def _aggregate(message: AggregateRefMessage) -> AggregateRef:
+    try:
+        return AggregateRef(message.type, message.id)
+    except AggregateIdError as error:
+        raise InvalidRequest.of(("aggregate", str(error))) from error

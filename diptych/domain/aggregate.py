@@ -28,11 +28,42 @@ Old = TypeVar("Old", bound=Message)
 MessageType = type[Message]
 
 
-class AggregateRef(NamedTuple):
-    """Type and id of one aggregate. As a string, `type/id`, it names the aggregate's stream."""
+class AggregateIdError(ValueError):
+    """A type or an id that cannot name an aggregate's stream."""
 
+
+class _AggregateRef(NamedTuple):
     type: str
     id: str
+
+
+class AggregateRef(_AggregateRef):
+    """Type and id of one aggregate. As a string, `type/id`, it names the aggregate's stream.
+
+    Raises:
+        AggregateIdError: The type or the id is no string, has the character NUL (SQLite reads a list of names only up
+            to it), or is no text that UTF-8 can encode; or the type has a slash.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, type: str, id: str) -> AggregateRef:
+        """Return the reference after a check of type and id."""
+        for part, text in (("type", type), ("id", id)):
+            if not isinstance(text, str):
+                raise AggregateIdError(f"an aggregate's {part} must be a string, not {text.__class__.__name__}")
+            if "\0" in text:
+                raise AggregateIdError(f"an aggregate's {part} must not contain the character NUL: {text!r}")
+            if not text.isascii():
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    raise AggregateIdError(
+                        f"an aggregate's {part} must be text that UTF-8 can encode: {text!r}"
+                    ) from None
+        if "/" in type:
+            raise AggregateIdError(f"an aggregate's type must not contain a slash: {type!r}")
+        return super().__new__(cls, type, id)
 
     def __str__(self) -> str:
         return f"{self.type}/{self.id}"
@@ -129,7 +160,7 @@ class Aggregate(Generic[S]):
     """
 
     def __init__(self, type: str, *, initial: S, id: str | Callable[[Any], str]) -> None:
-        self.type = type
+        self.type = AggregateRef(type, "").type
         self.initial = initial
         self.id = id
         self.location = calling_place()

@@ -264,7 +264,7 @@ def _recorded(event: RecordedEvent, source: RowSource) -> Recorded:
     aggregate = event.aggregate
     return Recorded(
         position=event.position,
-        aggregate=AggregateRef(aggregate.type, aggregate.id),
+        aggregate=AggregateRef._make((aggregate.type, aggregate.id)),  # Checked when it was recorded.
         version=event.version,
         record_time=event.record_time,
         event_id=event.event_id,

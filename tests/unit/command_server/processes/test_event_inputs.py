@@ -163,3 +163,21 @@ def test_process_that_reacts_to_an_upcast_type_is_refused(monkeypatch: pytest.Mo
     rename(monkeypatch)
     with pytest.raises(DomainError, match=f"reacts to {OLD}: that event is upcast before the process takes it"):
         with_listener(listener(CopyReturned, []))
+
+
+@pytest.mark.parametrize("key", ["shelf\0c1", "\ud800"])
+async def test_bug_nul_in_an_instance_id_doubled_stream_versions(tmp_path: Path, key: str) -> None:
+    process = Process[Nothing]("listener", initial=Nothing(), id="copy_id")
+
+    @process.reacts(CopyReturned, key=lambda e: key if e.copy_id else None)
+    def react(state: Nothing, event: CopyReturned, at: Deciding) -> Sequence[Send[PutCopyBackRequest]]:
+        return []
+
+    async with stage(tmp_path, with_listener(process)) as on:
+        await fill(on)
+        await give_back(on)
+        await until_parked(on)
+        (queue,) = on.host.queues.parked_queues()
+        assert queue.id == "@copy/c1"
+        assert queue.parked is not None
+        assert queue.parked.error.startswith("AggregateIdError: an aggregate's id must")
