@@ -23,7 +23,7 @@ from diptych.storage.database_thread import DatabaseThread
 from diptych.storage.file_lock import FileLock
 from diptych.storage.open_files import OpenFiles
 from diptych.storage.sql import Compiled
-from diptych.storage.wal_checkpoints import AUTOCHECKPOINT_PAGES, WalCheckpoints
+from diptych.storage.wal_checkpoints import AUTOCHECKPOINT_PAGES, JOURNAL_BYTES_MAX, WalCheckpoints
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -192,6 +192,7 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA cache_size=-32768")
     connection.execute(f"PRAGMA wal_autocheckpoint={AUTOCHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES_MAX}")
     connection.execute("BEGIN IMMEDIATE")
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:

@@ -8,6 +8,8 @@ syncs the file. By itself SQLite does this within a commit after 1,000 pages, an
 2. The write-ahead log restarts when nothing is left to copy. That is the writer's part, by `wal_autocheckpoint` and
    `AUTOCHECKPOINT_PAGES`, in an occasional commit that finds little left.
 3. The same setting bounds the write-ahead log if the thread can't work.
+4. A long read keeps the write-ahead log from restarting, and the file grows. When the writer is idle for a moment, the
+   thread truncates a large file. A busy writer truncates it to `JOURNAL_BYTES_MAX` when the log restarts.
 
 Source: https://www.sqlite.org/wal.html, sections 3 and 6.
 """
@@ -25,6 +27,14 @@ from diptych.storage.adaptive_batch import AdaptiveBatchSize
 
 AUTOCHECKPOINT_PAGES = 16_000
 """Value for `wal_autocheckpoint`: after 16,000 pages, 64 MiB, the writer copies the rest and the log restarts."""
+
+JOURNAL_BYTES_MAX = 64 << 20
+"""Value for `journal_size_limit`: bytes that the file keeps when the log restarts."""
+
+_IDLE_SECONDS = 1.0
+"""Time without a due checkpoint after which a large file is truncated; also the interval of further tries."""
+_IDLE_BYTES = 16 << 20
+"""Size of a file that stays, since a file that grows again costs time."""
 
 _ROWS_FIRST, _ROWS_MIN, _ROWS_MAX = 500, 100, 50_000
 
@@ -74,7 +84,8 @@ class WalCheckpoints:
         try:
             # The file exists. Under a name that was removed meanwhile, no new file must be created.
             uri = f"{self._path.absolute().as_uri()}?mode=rw"
-            with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            # It waits for no lock: a checkpoint that finds the writer or a reader in its way comes later.
+            with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
                 connection.execute("PRAGMA synchronous=FULL")
                 while not self._closing:
                     busy, _, pages = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -82,7 +93,27 @@ class WalCheckpoints:
                         # Fewer pages than before: the log has restarted.
                         self._rows.observe(self._rows.count, pages - copied if pages > copied else pages)
                         copied = pages
-                    self._due.wait()
-                    self._due.clear()
-        except sqlite3.Error as error:
+                    self._wait(connection)
+        except (sqlite3.Error, OSError) as error:
             _log.warning("checkpoint thread failed, writer makes checkpoints", file=self._path.name, error=str(error))
+
+    def _wait(self, connection: sqlite3.Connection) -> None:
+        """Wait until a checkpoint is due. Meanwhile truncate a large file as soon as nobody needs it."""
+        file = self._path.with_name(self._path.name + "-wal")
+        while not self._due.wait(_IDLE_SECONDS if _size(file) > _IDLE_BYTES else None):
+            # The first copies nearly all while the writer goes on, and the writer waits for the second.
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise
+        self._due.clear()
+
+
+def _size(file: Path) -> int:
+    """Return the size of a file; 0 without one."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -13,7 +13,7 @@ from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, Table
 
 from diptych.storage.read_store_schema import generations, marks, parked, parked_events
 from diptych.storage.sql import Compiled
-from diptych.storage.wal_checkpoints import AUTOCHECKPOINT_PAGES
+from diptych.storage.wal_checkpoints import AUTOCHECKPOINT_PAGES, JOURNAL_BYTES_MAX
 
 A = ParamSpec("A")
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def connect(path: Path) -> sqlite3.Connection:
         "synchronous = NORMAL",
         "cache_size = -65536",
         f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
-        "journal_size_limit = 67108864",
+        f"journal_size_limit = {JOURNAL_BYTES_MAX}",
         "temp_store = MEMORY",
     ):
         connection.execute(f"PRAGMA {pragma}")

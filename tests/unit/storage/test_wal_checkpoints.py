@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from diptych.storage import wal_checkpoints
 from diptych.storage.wal_checkpoints import WalCheckpoints
+from tests.support.polling import eventually
 
 ROWS = 500
 """Rows before the first checkpoint."""
@@ -63,3 +65,24 @@ async def test_writer_goes_on_when_checkpoints_fail(tmp_path: Path, writer: sqli
         checkpoints.written(writer)
     checkpoints.close()
     assert writer.execute("SELECT count(*) FROM things").fetchone() == (2 * ROWS,)
+
+
+async def test_bug_write_ahead_log_kept_its_size_after_a_long_read(
+    tmp_path: Path, writer: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal_checkpoints, "_IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(wal_checkpoints, "_IDLE_BYTES", 1 << 20)
+    path = tmp_path / "some.db"
+    file = tmp_path / "some.db-wal"
+    checkpoints = WalCheckpoints(path, "checkpoints", PAGES)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM things").fetchone()
+        for _ in range(3):
+            write(writer, ROWS)
+            checkpoints.written(writer)
+        assert file.stat().st_size > 4 << 20
+    await eventually(lambda: file.stat().st_size == 0)
+    write(writer, 1)
+    checkpoints.close()
+    assert writer.execute("SELECT count(*) FROM things").fetchone() == (3 * ROWS + 1,)
