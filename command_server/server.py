@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
+
+import structlog
 
 from command_server.byte_limits import ByteLimit
 from command_server.command_service import CommandService
@@ -17,9 +20,10 @@ from command_server.processes.host import ProcessHost
 from command_server.processes.service import ProcessService
 from command_server.store.event_store import StoreUnavailable
 from command_server.store.sqlite_store import SqliteEventStore
+from command_server.store.unique_refold import UniqueConflict
 from command_server.writer import Writer
 from diptych.domain.errors import DomainError
-from diptych.domain.loading import load
+from diptych.domain.loading import LoadedDomain, load
 from diptych.domain.process import STEPPED
 from diptych.server import lifecycle
 from diptych.server.dsn import sqlite_path, without_password
@@ -36,6 +40,9 @@ _ANSWER_SECONDS = 1.0
 
 _TYPES_MAX = 20
 """Event types that the error of a start names."""
+
+
+_log = structlog.get_logger(__name__)
 
 
 def run(settings: CommandServerSettings) -> int:
@@ -64,6 +71,7 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
         if missing:
             await store.close()
             raise StartError(_missing_event_types(settings, missing))
+        await _refold_uniques(store, settings, domain)
         tail = EventTail(store, await store.head(), settings)
     except StoreUnavailable as error:
         raise StartError(f"The log {settings.log} cannot be opened: {error}.") from error
@@ -105,6 +113,22 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
         "head_position": tail.head,
     }
     return ServerParts(router, drain=drain, close=close, description=description)
+
+
+async def _refold_uniques(store: SqliteEventStore, settings: CommandServerSettings, domain: LoadedDomain) -> None:
+    """Fold the unique values again whose code has changed. Raise `StartError` if two aggregates have one value."""
+    begun = time.monotonic()
+    try:
+        results = await store.refold_uniques(list(domain.domain.aggregates.values()))
+    except UniqueConflict as error:
+        await store.close()
+        raise StartError(
+            f"The code of unique values has changed, and by the new code the log {without_password(settings.log)} has "
+            f"conflicts: {error}. Nothing was changed. Correct the function, or resolve them with the old code."
+        ) from error
+    for names, aggregates, values in results:
+        seconds = round(time.monotonic() - begun, 3)
+        _log.info("unique values refolded", names=names, aggregates=aggregates, values=values, seconds=seconds)
 
 
 def _missing_event_types(settings: CommandServerSettings, missing: Sequence[tuple[str, int]]) -> str:

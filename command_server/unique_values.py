@@ -29,7 +29,7 @@ class UniqueClaims:
             Refusal: another aggregate holds a value. Nothing is taken or released then.
         """
         changes: dict[str, str | None] = {}
-        for name, value_of, refusal_of in submission.binding.aggregate.uniques:
+        for name, value_of, refusal_of, _ in submission.binding.aggregate.uniques:
             old, new = value_of(before), value_of(after)
             if old == new:
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from command_server.store.records import (
     Committed,
@@ -22,6 +23,8 @@ from command_server.store.records import (
     Work,
     WorkKey,
 )
+from command_server.store.unique_refold import Refolded
+from diptych.domain.aggregate import Aggregate
 
 
 class StoreUnavailable(Exception):
@@ -136,6 +139,16 @@ class EventStore(abc.ABC):
 
         Returns:
             Event types of the log that are none of `types`, each with the position of its first event, by position.
+        """
+
+    @abc.abstractmethod
+    async def refold_uniques(
+        self, aggregates: Collection[Aggregate[Any]], *, everything: bool = False
+    ) -> Sequence[Refolded]:
+        """Fold the unique values again whose code has changed since the log was last served; all with `everything`.
+
+        Raises:
+            UniqueConflict: two aggregates have one value. Nothing was changed.
         """
 
     @abc.abstractmethod

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from command_server.store import event_types, sqlite_commit, sqlite_reads, statements
 from command_server.store.event_store import EventStore
@@ -23,7 +25,9 @@ from command_server.store.records import (
     WorkKind,
 )
 from command_server.store.sqlite_database import SqliteDatabase, read_identity
+from command_server.store.unique_refold import Refolded, refold_uniques
 from diptych.contract.token import LogIdentity
+from diptych.domain.aggregate import Aggregate
 from diptych.server import failpoints
 
 _POLL_SECONDS = 0.1
@@ -99,6 +103,11 @@ class SqliteEventStore(EventStore):
 
     async def take_event_types(self, types: Collection[str]) -> Sequence[tuple[str, int]]:
         return await self._database.write(event_types.take_event_types, types)
+
+    async def refold_uniques(
+        self, aggregates: Collection[Aggregate[Any]], *, everything: bool = False
+    ) -> Sequence[Refolded]:
+        return await self._database.write(partial(refold_uniques, everything=everything), aggregates)
 
     async def process_marks(self) -> Mapping[str, int]:
         return dict(await self._database.rows(statements.MARKS))

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from diptych.cli.addresses import PROJECTOR, Projector
+from diptych.cli.backup import LOG, Log, path_of
 from diptych.cli.calls import call_at, stream
-from diptych.cli.pause import ProjectionName
 from diptych.cli.projection_text import describe_lag, describe_state
+from diptych.cli.unique_values import rebuild_uniques
 from diptych.client import CallRefused
 from diptych.server.channels import CallError, open_client_channel
 from diptych.server.options import fail
@@ -36,17 +37,36 @@ Show = Callable[[RebuildResponse], None]
 
 
 def rebuild(
-    name: ProjectionName,
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="The projection's name, as `diptych status` shows it.")
+    ] = "",
     projector: Projector = PROJECTOR,
     cancel: Annotated[bool, typer.Option("--cancel", help="Stop the running rebuild.")] = False,
     switch: Annotated[
         int, typer.Option("--switch", metavar="GENERATION", help="Switch to a generation that is kept.")
     ] = 0,
+    uniques: Annotated[
+        bool,
+        typer.Option(
+            "--uniques", help="Fold all unique values again, in the file of --log. Stop the command server first."
+        ),
+    ] = False,
+    log: Log = LOG,
+    domain: Annotated[
+        str, typer.Option(envvar="DIPTYCH_DOMAIN", help="Python package of the domain; for --uniques.")
+    ] = "shop",
 ) -> None:
     """Fill a new generation beside the active one, and switch to it when it has caught up.
 
     The rebuild continues when this command is stopped. The same command shows it again.
     """
+    if uniques:
+        if name or cancel or switch:
+            fail("rebuild", "--uniques takes no projection, no --cancel and no --switch.")
+        rebuild_uniques(path_of("rebuild", "--log", log), domain)
+        return
+    if not name:
+        fail("rebuild", "Name a projection, as `diptych status` shows it, or give --uniques.")
     if cancel and switch:
         fail("rebuild", "--cancel and --switch exclude each other. Give one of them.")
     work: Coroutine[Any, Any, None]

@@ -147,6 +147,8 @@ class UniqueBinding(NamedTuple):
     name: str
     value: Callable[[Any], str | None]
     taken: Callable[[str], Refusal]
+    version: int = 0
+    """Version of the function; 0: its code tells versions apart."""
 
 
 class Aggregate(Generic[S]):
@@ -278,7 +280,7 @@ class Aggregate(Generic[S]):
         return bind
 
     def unique(
-        self, name: str, *, taken: Callable[[str], Refusal]
+        self, name: str, *, taken: Callable[[str], Refusal], version: int = 0
     ) -> Callable[[Callable[[S], str | None]], Callable[[S], str | None]]:
         """Declare the decorated pure function, `(state) -> value`, as unique among the aggregates of this type.
 
@@ -288,10 +290,13 @@ class Aggregate(Generic[S]):
         Args:
             name: The name of the value, as `email`.
             taken: Returns the refusal for a value that another aggregate has.
+            version: Version of the function, to be raised when it returns other values. 0: the engine compares the code
+                of the function and of the aggregate's evolvers with the code that served the log before. If they
+                differ, the command server folds the values again from the log before it serves.
         """
 
         def bind(value: Callable[[S], str | None]) -> Callable[[S], str | None]:
-            self.uniques.append(UniqueBinding(name, value, taken))
+            self.uniques.append(UniqueBinding(name, value, taken, version))
             return value
 
         return bind

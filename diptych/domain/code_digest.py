@@ -16,6 +16,7 @@ import sys
 from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 
+from diptych.domain.aggregate import Aggregate, UniqueBinding
 from diptych.domain.projection import Projection
 
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -37,6 +38,25 @@ def code_digest(projection: Projection) -> str:
     for name in sorted(projection.event_types & projection.upcasters.keys()):
         digest.add("upcaster", name)
         digest.add_function(projection.upcasters[name].upcast)
+    return f"{_PYTHON}:{digest.hexdigest()}"
+
+
+def unique_digest(aggregate: Aggregate[Any], unique: UniqueBinding) -> str:
+    """Return the digest of the code that makes a unique value: its declared version, or a digest as `code_digest`.
+
+    The digest covers the function, and the aggregate's evolvers and upcasters, which make its argument.
+    """
+    if unique.version:
+        return f"version:{unique.version}"
+    digest = _Digest()
+    digest.add("unique", unique.name)
+    digest.add_function(unique.value)
+    for name, (_, evolve) in sorted(aggregate.evolvers.items()):
+        digest.add("evolver", name)
+        digest.add_function(evolve)
+    for name, upcaster in sorted(aggregate.upcasters.items()):
+        digest.add("upcaster", name)
+        digest.add_function(upcaster.upcast)
     return f"{_PYTHON}:{digest.hexdigest()}"
 
 
