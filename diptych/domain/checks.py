@@ -26,6 +26,7 @@ from diptych.domain.projection import CombinedQuery, FindQuery, GetQuery, Handle
 from diptych.domain.query import ColumnError, repeated_field
 from diptych.domain.recorded import Recorded
 from diptych.domain.results import no_text
+from diptych.domain.signatures import signature_fault
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 """Time of the queries that the checks make."""
@@ -47,12 +48,34 @@ def check_declarations(domain: Domain, event_types: Collection[str], commands: C
         DomainError: A declaration is wrong.
     """
     for aggregate in domain.aggregates.values():
+        _check_signatures(aggregate)
         _check_evolvers(aggregate)
         _check_upcasters(aggregate)
     for process in domain.processes.values():
         _check_process(process, event_types, commands, domain)
     for projection in domain.projections.values():
         _check_projection(projection, event_types)
+
+
+def _check_signatures(aggregate: Aggregate[Any]) -> None:
+    """Check that deciders and evolvers are pure functions with the parameters that the engine gives them."""
+    for command, binding in aggregate.deciders.items():
+        _check_signature(f"The decider of {command}", binding.decide, "state", "command", "at")
+        annotation = _annotation(f"the decider of {command}", binding.decide)
+        if annotation is type(None) or _is_message(annotation):
+            raise DomainError(
+                f"The decider of {command} is annotated to return {annotation.__name__}; return a list of events, as "
+                "Sequence[Event].",
+                binding.decide,
+            )
+    for event, (_, evolve) in aggregate.evolvers.items():
+        _check_signature(f"The evolver of {event}", evolve, "state", "event")
+
+
+def _check_signature(what: str, function: Callable[..., object], *parameters: str) -> None:
+    fault = signature_fault(function, *parameters)
+    if fault:
+        raise DomainError(f"{what} {fault}.", function)
 
 
 def _check_evolvers(aggregate: Aggregate[Any]) -> None:
@@ -116,6 +139,7 @@ def _check_process(
         if key is not None and not isinstance(key, str):
             raise DomainError(f"{what} {no_text(key)}", binding.key)
     for handler, handle in _handlers(process):
+        _check_signature(handler.removesuffix(","), handle, "state", "input", "at")
         _check_step(process, handler, handle, commands, ports)
 
 
@@ -162,6 +186,8 @@ def _check_projection(projection: Projection, event_types: Collection[str]) -> N
                     f"View {view.name} on {name}: that event is upcast before it is folded; fold what it becomes.",
                     handler.fold,
                 )
+            parameters = ("row", "part" if handler.in_parts else "event", "at")
+            _check_signature(f"The fold of view {view.name} on {name}", handler.fold, *parameters)
             _check_keys(view, name, handler)
         for columns in view.indexes:
             if any(column.view is not view for column in columns):

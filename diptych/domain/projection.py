@@ -142,8 +142,16 @@ class View(ViewIdentity[R]):
         try:
             sample = value(self.row())
         except Exception as error:
-            raise ValueError(f"Column {name} of view {self.name} fails on an empty row: {error}") from error
+            raise ValueError(
+                f"Column {name} of view {self.name} fails on an empty row: {error}. The fields of "
+                f"{self.row.DESCRIPTOR.full_name}: {', '.join(self.row.DESCRIPTOR.fields_by_name) or 'none'}."
+            ) from error
         kind = type(sample)
+        if sample is None:
+            raise TypeError(
+                f"Column {name} of view {self.name} gives None for an empty row; return a value of the column's type, "
+                "as '' or 0."
+            )
         if kind not in (str, int, float, bool, datetime):
             raise TypeError(f"Column {name} of view {self.name} gives a {kind.__name__}, which cannot be compared.")
         column: Column[T] = Column(self, name, value, kind, indexed=indexed, searchable=searchable)

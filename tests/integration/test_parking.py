@@ -215,7 +215,7 @@ async def test_refolded_rows_are_read_and_watched(library: Library) -> None:
     resume_token = snapshot[-1].resume_token
 
     projector = f"--projector={library.pair.projector.address}"
-    status, out, err = await diptych("parked", "list", projector, "--domain=library", "--trace")
+    status, out, err = await diptych("parked", "list", projector, "--trace")
     assert (status, err) == (0, "")
     assert out.startswith("lending: copy/c1, 1 event from position 5 left out, parked 20")
     assert "Event 5 (library.v1.CopyBorrowed of copy/c1) failed in view open_loans, row c1.1: Broken: events" in out
@@ -292,7 +292,7 @@ async def test_a_discarded_stream_goes_on(library: Library) -> None:
     assert await library.outcome(first, "members") == (PARKED, "lending"), "it is still left out"
     returned = await library.do(ReturnCopyRequest(copy_id="c1"))
     assert await library.open_loans("ada", returned) == -1, "which the discarded event would have balanced"
-    status, out, _ = await diptych("parked", "list", "lending", projector, "--json", "--discarded", "--domain=library")
+    status, out, _ = await diptych("parked", "list", "lending", projector, "--json", "--discarded")
     (line,) = [json.loads(line) for line in out.splitlines()]
     assert (status, line["aggregate"], line["events"]) == (0, {"type": "copy", "id": "c1"}, "1")
     assert line["discardTime"]

@@ -452,3 +452,69 @@ def test_bug_condition_on_a_column_of_another_view_was_found_by_its_first_caller
         r"rows of view more; use a column of more",
     ):
         loaded(projections=instead(declare, of=ListMembersRequest))
+
+
+async def _asynchronous(state: Any, command: Any, at: Deciding) -> Sequence[CopyAdded]:
+    return []
+
+
+def _generator(state: Any, command: Any, at: Deciding) -> Any:
+    yield CopyAdded()
+
+
+def _two(state: Any, command: Any) -> Sequence[CopyAdded]:
+    return []
+
+
+def _event(state: Any, command: Any, at: Deciding) -> CopyAdded:
+    return CopyAdded()
+
+
+def _nothing(state: Any, command: Any, at: Deciding) -> None:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("decide", "error"),
+    [
+        (_asynchronous, "is a coroutine function; handlers are pure functions"),
+        (_generator, "is a generator function, as it has a `yield`; return a list"),
+        (_two, r"takes \(.*command: .*\); declare it as \(state, command, at\)"),
+        (_event, "is annotated to return CopyAdded; return a list of events"),
+        (_nothing, "is annotated to return NoneType; return a list of events"),
+    ],
+)
+def test_load_refuses_a_decider_that_cannot_return_a_list(decide: Any, error: str) -> None:
+    copies = changed(copy, without=[ReturnCopyRequest])
+    copies.decides(ReturnCopyRequest)(decide)
+    with pytest.raises(DomainError, match=_HERE + rf"The decider of library\.v1\.ReturnCopyRequest {error}"):
+        loaded(aggregates=[member, copies])
+
+
+def test_load_refuses_evolvers_folds_and_handlers_with_other_parameters() -> None:
+    def declare(projection: Projection) -> None:
+        untyped: Any = lambda row, event: row  # noqa: E731
+        projection.view("more", OpenLoan).on(CopyBorrowed, key=lambda e: e.loan_id)(untyped)
+
+    with pytest.raises(DomainError, match=_HERE + r"The fold of view more on .* declare it as \(row, event, at\)"):
+        loaded(projections=more(declare))
+    copies = changed(copy, without=[CopyReturned])
+    untyped: Any = lambda state: state  # noqa: E731
+    copies.evolves(CopyReturned)(untyped)
+    with pytest.raises(DomainError, match=_HERE + r"The evolver of \S+CopyReturned takes \(state\); declare it as"):
+        loaded(aggregates=[member, copies])
+    process = Process[int]("listener", initial=0, id="copy_id")
+    process.reacts(CopyReturned, key=lambda e: e.copy_id)(untyped)
+    with pytest.raises(DomainError, match=_HERE + r"Process listener, on \S+CopyReturned takes \(state\); declare it"):
+        loaded(processes=[reservation, process])
+
+
+def test_column_of_none_or_of_an_unknown_field_names_the_remedy() -> None:
+    view = Projection("more", version=1).view("more", OpenLoan)
+    untyped: Any = lambda row: row.due_time if row.HasField("due_time") else None  # noqa: E731
+    with pytest.raises(TypeError, match="Column due of view more gives None for an empty row; return a value"):
+        view.column("due", untyped)
+    with pytest.raises(
+        ValueError, match=r"Column due of view more fails on an empty row: due\. The fields of \S+: loan_id"
+    ):
+        view.column("due", lambda row: row.due)  # type: ignore[attr-defined]
