@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.contract.projection_state import STATES, UNKNOWN, StateRow
+from diptych.contract.projection_state import STALLED, STATES, UNKNOWN, StateRow
 from diptych.v1.projections_pb2 import ProjectionState, ProjectionStatus
 
 _HEAD_AGE_SECONDS = 3.0
@@ -27,10 +27,12 @@ def describe_parked(projection: ProjectionStatus) -> str:
 
 
 def describe_lag(projection: ProjectionStatus) -> str:
-    """Return a projection's distance from the head, in events and seconds."""
+    """Return a projection's distance from the head, in events and seconds. A stalled one is never up to date."""
     progress = projection.progress
     seconds = progress.lag_time.ToNanoseconds() / 1e9
     events = "1 event" if progress.lag_events == 1 else f"{progress.lag_events:,} events"
     if progress.lag_events:
         return f"{events}, {seconds:.1f} s behind"
+    if projection.state == STALLED:
+        return "stopped"
     return "up to date" if seconds < _HEAD_AGE_SECONDS else f"up to date {seconds:.1f} s ago"

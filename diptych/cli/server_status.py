@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from typing import Any
 
 from google.protobuf import json_format
@@ -34,8 +33,8 @@ class ServerStatus:
         self.processes: ListProcessesResponse | None = None
         """Answer of the command server; None if it does not answer."""
 
-    def as_json(self, indent: int | None = None) -> str:
-        """Return a JSON object: the fields of the answer, `processes` and `silent`."""
+    def as_json(self, problems: list[str], indent: int | None = None) -> str:
+        """Return a JSON object: the fields of the answer, `processes`, `silent` and `problems`."""
         answer = GetStatusResponse()
         if self.answer is not None:
             answer.CopyFrom(self.answer)
@@ -48,7 +47,7 @@ class ServerStatus:
         if self.processes is not None:
             listed = json_format.MessageToDict(self.processes, always_print_fields_with_no_presence=True)
             fields["processes"] = listed["processes"]
-        return json.dumps({**fields, "silent": self.silent}, indent=indent)
+        return json.dumps({**fields, "silent": self.silent, "problems": problems}, indent=indent)
 
 
 async def read_status(query: str, projector: str, commands: str) -> ServerStatus:
@@ -60,8 +59,11 @@ async def read_status(query: str, projector: str, commands: str) -> ServerStatus
         commands: Address of the command server, which is called for its processes.
     """
     status = await _read_projections(query, projector)
-    with suppress(CallError):
+    try:
         status.processes = await list_processes(commands, _ANSWER_SECONDS)
+    except CallError as error:
+        sentence = f"The command server at {commands} did not answer, so its processes are not known"
+        status.silent.setdefault("command-server", f"{sentence}: {CallRefused.of(error)}")
     return status
 
 

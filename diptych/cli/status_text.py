@@ -24,9 +24,7 @@ def status_text(status: ServerStatus) -> RenderableType:
         lines.append(_projections_table(status.projections))
     for projection in status.projections:
         lines += [Text(line) for line in _notes(projection)]
-    if status.processes is None:
-        lines.append(Text("processes: not known, as the command server was not reached", style="yellow"))
-    elif status.processes.processes:
+    if status.processes is not None and status.processes.processes:
         lines.append(processes_table(status.processes))
     return Group(*lines)
 
@@ -79,5 +77,11 @@ def _notes(projection: ProjectionStatus) -> list[str]:
         streams = projection.parked_streams
         parked = f"{streams} {'stream is' if streams == 1 else 'streams are'} parked, and " if streams else ""
         left_out = f"{projection.left_out_events:,} event{'' if projection.left_out_events == 1 else 's'} left out"
-        lines.append(f"{name}: {parked}{left_out}; `diptych parked list {name}` shows why")
+        lines.append(f"{name}: {parked}{left_out}; `{_list_command(projection)}` shows why")
     return lines
+
+
+def _list_command(projection: ProjectionStatus) -> str:
+    """Return the command that lists the streams of the events that a projection leaves out."""
+    discarded = "" if projection.parked_streams else " --discarded"
+    return f"diptych parked list {projection.name}{discarded}"

@@ -329,10 +329,14 @@ async def test_status_says_which_server_does_not_answer(library: Library) -> Non
     await library.stock("c1")
     library.breaks("c1")
     assert await library.outcome(await library.borrow("c1"), "members") == (PARKED, "lending")
-    addresses = (f"--query={library.pair.query.address}", f"--projector={library.pair.projector.address}")
+    pair = library.pair
+    addresses = (
+        *(f"--query={pair.query.address}", f"--projector={pair.projector.address}"),
+        f"--commands={pair.command.address}",
+    )
     await library.operator.until("activity", states.PROJECTION_STATE_RUNNING)
     status, out, err = await diptych("status", *addresses)
-    assert (status, err) == (0, "")
+    assert (status, err) == (1, "")
     (line,) = [line.split() for line in out.splitlines() if line.startswith("lending ")]
     assert (line[1], line[-1]) == ("RUNNING", "1")
     assert "lending: 1 stream is parked, and 1 event left out; `diptych parked list lending` shows why" in out
@@ -373,4 +377,4 @@ async def test_status_says_which_server_does_not_answer(library: Library) -> Non
     assert line[-1] == "1", "by the projector"
     status, out, _ = await diptych("status", "--json", *addresses)
     answer = json.loads(out)
-    assert (status, list(answer["silent"]), len(answer["projections"])) == (1, ["query-server"], 2)
+    assert (status, list(answer["silent"]), len(answer["projections"])) == (1, ["query-server", "command-server"], 2)

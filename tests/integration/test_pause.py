@@ -316,8 +316,8 @@ async def test_the_command_line_pauses_and_resumes(pair: Pair, shop: Connection,
         "",
     )
     await operator.until("users", states.PROJECTION_STATE_PAUSED)
-    status, out, _ = await diptych("status", f"--query={pair.query.address}")
-    assert status == 0
+    status, out, _ = await diptych("status", f"--query={pair.query.address}", f"--commands={pair.command.address}")
+    assert status == 0, "a pause is no problem"
     assert [line.split()[1] for line in out.splitlines() if line.startswith("users ")] == ["PAUSED"]
     assert "users: paused by an operator; `diptych resume users` lets it go on" in out
 
