@@ -13,7 +13,7 @@ from diptych.server.program import Command, run_program
 
 COMMANDS = (
     *("up", "command-server", "projector", "query-server"),
-    *("status", "processes", "pause", "resume", "rebuild", "parked", "events", "watch"),
+    *("status", "processes", "pause", "resume", "rebuild", "parked", "events", "watch", "call"),
     *("verify", "backup", "restore", "health", "contracts", "generate"),
 )
 """Names of all commands, in the order of the help."""
@@ -81,6 +81,10 @@ def _command(name: str) -> Command:
             from diptych.cli.watch import watch
 
             return watch
+        case "call":
+            from diptych.cli.call import call
+
+            return call
         case "verify":
             from diptych.cli.verify import verify
 

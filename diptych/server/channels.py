@@ -64,9 +64,9 @@ def open_client_channel(
 
 
 def open_blocking_channel(address: str) -> grpc.Channel:
-    """Open a channel for a program without an event loop, such as a health check.
+    """Open a channel for a program without an event loop, such as a health check. It notices a dead peer.
 
     Args:
         address: `HOST:PORT`.
     """
-    return grpc.insecure_channel(address, options=_WITHOUT_PROXY)
+    return grpc.insecure_channel(address, options=_SERVER_OPTIONS)

@@ -6,9 +6,10 @@ import io
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -60,7 +61,11 @@ def _app(commands: Mapping[str, Command]) -> typer.Typer:
     )
 
     @app.callback(help=HELP)
-    def _() -> None:
+    def _(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        ] = False,
+    ) -> None:
         """Make typer expect the name of a command even if there is only one."""
 
     for name, command in commands.items():
@@ -69,6 +74,12 @@ def _app(commands: Mapping[str, Command]) -> typer.Typer:
         else:
             app.command(name)(command)
     return app
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"diptych {distribution_version('diptych')}")
+        raise typer.Exit
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ PROGRAMS: dict[str, type[BaseSettings]] = {
 
 COMMANDS = [
     *("up", "command-server", "projector", "query-server"),
-    *("status", "processes", "pause", "resume", "rebuild", "events", "watch"),
+    *("status", "processes", "pause", "resume", "rebuild", "events", "watch", "call"),
     *("verify", "backup", "restore", "health", "contracts", "generate"),
     "parked",  # typer lists a group of commands last.
 ]
@@ -69,8 +70,13 @@ def test_every_command_is_tested() -> None:
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    listed = re.findall(r"^  ([a-z-]+)  ", capsys.readouterr().out, re.MULTILINE)
+    listed = re.findall(r"^  ([a-z][a-z-]*)  ", capsys.readouterr().out, re.MULTILINE)
     assert listed == COMMANDS
+
+
+def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"diptych {version('diptych')}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
