@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any, cast
 
 import grpc
-import grpc.aio
 import typer
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -18,7 +17,7 @@ from diptych.cli.reflected import Rpc, UnknownRpc, find_rpc
 from diptych.client import CallRefused
 from diptych.client.errors import token_in
 from diptych.contract.token import TOKEN_KEY
-from diptych.server.channels import open_blocking_channel
+from diptych.server.channels import CallError, open_blocking_channel
 from diptych.server.options import fail
 from diptych.server.request_context import REQUEST_ID_KEY
 
@@ -72,8 +71,8 @@ def call(
     except UnknownRpc as error:
         fail("call", f"at {server} {error}")
     except grpc.RpcError as error:
-        # Errors of calls have code, details and trailers here as in grpc.aio.
-        _print_error(server, CallRefused.of(cast("grpc.aio.AioRpcError", error)))
+        # Errors of calls have code, details and trailers here as on an asynchronous channel.
+        _print_error(server, CallRefused.of(cast("CallError", error)))
         raise typer.Exit(1) from None
 
 
