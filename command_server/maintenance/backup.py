@@ -21,6 +21,7 @@ from diptych.storage import copy as sqlite_copy
 from diptych.storage.connections import open_read_only
 from diptych.storage.copy import Progress
 from diptych.storage.file_lock import FileLock
+from diptych.storage.files import make_folder, resolve_database
 from diptych.storage.sql import compile_sqlite
 
 _BEGIN_EPOCH = compile_sqlite(insert(schema.epochs))
@@ -65,9 +66,10 @@ def back_up(log: Path, to: Path, progress: Progress, *, force: bool = False) -> 
         raise LogFileError(f"{to} exists. Choose another name, or replace it with --force.")
     if to.exists() and to.samefile(log):
         raise LogFileError(f"{to} is the log itself.")
+    to = to.resolve()
     made = to.with_name(to.name + ".part")
     try:
-        to.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(to.parent)
         sqlite_copy.remove(made)
         sqlite_copy.copy(log, made, progress)
         with closing(open_read_only(made)) as connection:
@@ -100,10 +102,12 @@ def restore(backup: Path, log: Path, progress: Progress, *, force: bool = False,
     """
     if not backup.exists():
         raise LogFileError(f"There is no backup {backup}.")
+    log = log.resolve()
     made = log.with_name(log.name + ".restoring")
     lock = FileLock(log.with_name(log.name + ".lock"), "restore")
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log.parent)
+        resolve_database(log)
         lock.acquire()
     except OSError as error:
         raise LogFileError(f"The log {log} cannot be replaced: {error}.") from error
@@ -129,6 +133,8 @@ def restore(backup: Path, log: Path, progress: Progress, *, force: bool = False,
             connection.execute("COMMIT")
             restored = read(connection, backup)
         _join_journals(log, readable=replaced is not None)
+        if log.exists():
+            made.chmod(log.stat().st_mode & 0o777)
         sqlite_copy.replace_durably(made, log)
     except sqlite3.Error as error:
         raise LogFileError(f"{backup} cannot be restored: {error}.") from error

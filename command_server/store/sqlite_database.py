@@ -21,6 +21,7 @@ from diptych.contract.token import Epoch, LogIdentity
 from diptych.server.errors import StartError
 from diptych.storage.database_thread import DatabaseThread
 from diptych.storage.file_lock import FileLock
+from diptych.storage.files import make_file, make_folder, resolve_database
 from diptych.storage.open_files import OpenFiles
 from diptych.storage.sql import Compiled
 from diptych.storage.wal_checkpoints import AUTOCHECKPOINT_PAGES, JOURNAL_BYTES_MAX, WalCheckpoints
@@ -42,12 +43,13 @@ class SqliteDatabase:
     """
 
     def __init__(self, path: Path, owner: str, *, exclusive: bool) -> None:
-        self._path = path
-        self._lock = FileLock(path.with_name(path.name + ".lock"), owner) if exclusive else None
+        self._path = path.resolve()
+        # By the file's one path: a symbolic link must not let a second server in.
+        self._lock = FileLock(self._path.with_name(self._path.name + ".lock"), owner) if exclusive else None
         self._threads = {name: DatabaseThread(f"log-{name}") for name in ("writer", "reader", "head")}
         self._writer_thread, self._reader_thread, self._head_thread = self._threads.values()
         self._files = OpenFiles(path)
-        self._checkpoints = WalCheckpoints(path, "log-checkpoints", _CHECKPOINT_PAGES)
+        self._checkpoints = WalCheckpoints(self._path, "log-checkpoints", _CHECKPOINT_PAGES)
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._head_reader: sqlite3.Connection | None = None
@@ -60,21 +62,25 @@ class SqliteDatabase:
             StartError: the file is in use, no log, or of another schema version.
         """
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
+            resolve_database(self._path)
             if self._lock is not None:
                 self._lock.acquire()
         except OSError as error:
             raise StoreUnavailable(str(error)) from error
         try:
+            await asyncio.to_thread(make_file, self._path)
             self._writer = await _on(self._writer_thread, _open_for_writing, self._path)
             self._reader = await _on(self._reader_thread, _open_for_reading, self._path)
             self._head_reader = await _on(self._head_thread, _open_for_reading, self._path)
             identity = await self.read(read_identity)
             self._files.remember()
             return identity
-        except BaseException:
+        except BaseException as error:
             if self._lock is not None:
                 self._lock.release()
+            if isinstance(error, OSError):
+                raise StoreUnavailable(str(error)) from error
             raise
 
     async def close(self) -> None:

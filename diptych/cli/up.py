@@ -21,6 +21,7 @@ from diptych.server.channels import CallError, Channel
 from diptych.server.leash import hold_leash
 from diptych.server.options import fail, with_settings
 from diptych.server.settings import CommandServerSettings, ProjectorSettings, QueryServerSettings
+from diptych.storage.files import make_folder
 
 _STOP_SECONDS = 12.0
 """Limit for the stop of one server, which gives its calls 10 s to end. A server that takes longer hangs."""
@@ -33,9 +34,9 @@ def up(settings: UpSettings) -> int:
     """Start command server, projector and query server, and restart one that ends."""
     hold_leash()
     try:
-        (settings.data / "logs").mkdir(parents=True, exist_ok=True)
+        make_folder(settings.data / "logs")
     except OSError as error:
-        fail("up", f"--data: {settings.data} cannot be created: {error.strerror}.")
+        fail("up", f"--data: {settings.data} cannot be created: {error.strerror or error}.")
     try:
         ports = reserve_ports(settings)
     except PortTaken as error:

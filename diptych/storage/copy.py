@@ -7,13 +7,13 @@ writes stays in the write-ahead log until the copy is done.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
 from diptych.storage.connections import open_read_only
+from diptych.storage.files import make_file, sync
 
 STEP_PAGES = 256
 """Pages, usually of 4 KiB, that are copied between two reports of progress."""
@@ -32,11 +32,13 @@ def copy(source: Path, target: Path, progress: Progress) -> None:
 
     Raises:
         sqlite3.Error: The source can't be read, or the target can't be written.
+        OSError: The target can't be created.
     """
 
     def report(status: int, remaining: int, total: int) -> None:
         progress(total - remaining, total)
 
+    make_file(target)
     with closing(open_read_only(source)) as reading, closing(sqlite3.connect(target, isolation_level=None)) as writing:
         reading.execute("BEGIN")
         reading.execute("SELECT count(*) FROM sqlite_master").fetchone()  # The first read begins the transaction.
@@ -48,9 +50,9 @@ def copy(source: Path, target: Path, progress: Progress) -> None:
 
 def replace_durably(made: Path, path: Path) -> None:
     """Rename a finished file to its name. After a crash the old file or the new one is there, and complete."""
-    _sync(made)
+    sync(made)
     made.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -58,11 +60,3 @@ def remove(path: Path) -> None:
     for suffix in ("", "-journal", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).unlink()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-_SUFFIXES = ("", "-wal", "-shm")
+_SUFFIXES = ("-wal", "-shm")
 _FAULT = "{name} {change} while this server has it open; move the file back, or stop the server"
 
 
@@ -22,8 +22,8 @@ class OpenFiles:
         Args:
             path: File of the database.
         """
-        self._path = path
-        self._names = tuple(os.fspath(path) + suffix for suffix in _SUFFIXES)
+        # SQLite keeps the other two beside the file that a symbolic link leads to.
+        self._names = (os.fspath(path), *(os.fspath(path.resolve()) + suffix for suffix in _SUFFIXES))
         self._identities: dict[str, tuple[int, int]] = {}
 
     def remember(self) -> None:

@@ -28,7 +28,7 @@ class Leases:
         """
         self.primary = False
         """True while this projector holds the lock of the store itself."""
-        self._path = path
+        self._path = path = path.resolve()
         self._owner = owner
         self._store_lock = FileLock(path.with_name(path.name + ".lock"), owner)
         self._locks: dict[str, FileLock] = {}

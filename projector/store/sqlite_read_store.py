@@ -14,6 +14,7 @@ from diptych.server.dsn import sqlite_dsn
 from diptych.server.errors import StartError
 from diptych.storage.database_thread import DatabaseThread
 from diptych.storage.errors import ReadStoreError
+from diptych.storage.files import make_file, make_folder, resolve_database
 from diptych.storage.open_files import OpenFiles
 from diptych.storage.read_store import Generation, GenerationStore, Handover, Lease, LeaseHolder, ReadStore
 from diptych.storage.wal_checkpoints import WalCheckpoints
@@ -41,14 +42,14 @@ class SqliteReadStore(ReadStore):
             path: The file.
             owner: HOST:PORT of this projector, for other projectors on the file.
         """
-        self.path = path
+        self.path = path.resolve()
         self.description = str(path)
         self.leases = Leases(path, owner)
         self.connection: sqlite3.Connection
         """For functions that `run` runs."""
         self._thread = DatabaseThread("read-store")
         self._files = OpenFiles(path)
-        self._checkpoints = WalCheckpoints(path, "read-store-checkpoints", _CHECKPOINT_PAGES)
+        self._checkpoints = WalCheckpoints(self.path, "read-store-checkpoints", _CHECKPOINT_PAGES)
         self._reader = StoreReader(sqlite_dsn(path))
 
     @property
@@ -59,13 +60,14 @@ class SqliteReadStore(ReadStore):
     async def open(self, projections: Iterable[Projection] = ()) -> None:
         """Lock projections and open the file, creating it if it doesn't exist. Raise `StartError`."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
+            resolve_database(self.path)
             self.leases.acquire_free(projections)
         except OSError as error:
             raise StartError(f"The read store {self.path} cannot be opened: {error}.") from error
         try:
             await self.run(self._connect)
-        except ReadStoreError as error:
+        except (ReadStoreError, OSError) as error:
             self.leases.release()
             raise StartError(f"The read store {self.path} cannot be opened: {error}.") from error
 
@@ -164,6 +166,7 @@ class SqliteReadStore(ReadStore):
             generation.stored = checkpoint
 
     def _connect(self) -> None:
+        make_file(self.path)
         self.connection = connect(self.path)
         self._files.remember()
 
