@@ -36,9 +36,9 @@ class CommandService:
     def _handler(self, method: CommandMethod) -> UnaryHandler:
         async def handle(request: bytes, context: RequestContext) -> bytes:
             identity = self._tail.identity
-            caller = Caller.of(context)
             presented = context.presented_token(identity)
             context.token = presented or identity.zero_token  # For a refusal without a position.
+            caller = Caller.of(context)
             try:
                 command = self._dispatcher.parse(method, request)
                 submission = self._dispatcher.submission(method, command, caller)

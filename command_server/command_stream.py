@@ -11,13 +11,13 @@ from command_server.dispatch import Caller, Dispatcher, result_bytes
 from command_server.event_tail import EventTail
 from command_server.submission import Submission
 from command_server.writer import STOPPING, Writer
-from diptych.contract.reasons import LogUnavailable, Overloaded
+from diptych.contract.reasons import InvalidRequest, LogUnavailable, Overloaded
 from diptych.contract.validation import decode
 from diptych.contract.wire import delimited
 from diptych.domain.loading import LoadedDomain
 from diptych.domain.refusal import Refusal
 from diptych.server.errors import internal_error
-from diptych.server.request_context import RequestContext
+from diptych.server.request_context import REQUEST_ID_KEY, RequestContext
 from diptych.server.router import Router
 from diptych.server.settings import CommandServerSettings
 from diptych.v1.commands_pb2 import CommandEnvelope, ExecuteRequest
@@ -80,8 +80,14 @@ class CommandStreamService:
             reader.cancel()
 
     async def _execute(self, requests: AsyncIterator[bytes], context: RequestContext) -> AsyncIterator[bytes]:
-        # The metadata's request id names a whole call; in a stream each command has its own.
-        caller = Caller.of(context)._replace(request_id="")
+        caller = Caller.of(context)
+        if caller.request_id:
+            # It names a whole call. The commands would take effect again with each retry of the stream.
+            identity = self._tail.identity
+            context.token = context.presented_token(identity) or identity.zero_token
+            raise InvalidRequest.of(
+                (REQUEST_ID_KEY, "must not be in the metadata of Execute; each command's context has its request id")
+            )
         written = 0
         messages = _OpenMessages(self._messages_max, self._bytes_max, self._commands, self._outcomes)
         reader = asyncio.create_task(self._read(requests, caller, messages))

@@ -38,9 +38,13 @@ class Caller(NamedTuple):
 
     @classmethod
     def of(cls, context: RequestContext) -> Caller:
-        """Return the caller of a request. An invalid trace context (W3C Trace Context, section 3.2) is dropped."""
+        """Return the caller of a request. An invalid trace context (W3C Trace Context, section 3.2) is dropped.
+
+        Raises:
+            InvalidRequest: The metadata has two different request ids.
+        """
         trace = context.traceparent
-        return cls(context.actor, context.request_id, trace if _TRACEPARENT.match(trace) else "")
+        return cls(context.actor, context.only_request_id(), trace if _TRACEPARENT.match(trace) else "")
 
 
 class Dispatcher:

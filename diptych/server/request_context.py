@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from diptych.contract.reasons import TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch
+from diptych.contract.reasons import InvalidRequest, TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch
 from diptych.contract.token import TOKEN_KEY, LogIdentity, Token
 
 REQUEST_ID_KEY = "diptych-request-id"
@@ -68,6 +68,18 @@ class RequestContext:
             metadata = self._metadata = self._call.invocation_metadata() or ()
         return metadata
 
+    def metadata_values(self, key: str) -> list[str]:
+        """Return all values of `key` in the request's metadata. A value with commas is several, as gRPC says."""
+        values: list[str] = []
+        for name, value in self.metadata():
+            if name == key:
+                text = value if isinstance(value, str) else value.decode("ascii", "replace")
+                if "," in text:
+                    values.extend(part for part in map(str.strip, text.split(",")) if part)
+                else:
+                    values.append(text)
+        return values
+
     def metadata_value(self, key: str) -> str:
         """Return the last value of `key` in the request's metadata; empty if there is none."""
         value: str | bytes = ""
@@ -78,11 +90,14 @@ class RequestContext:
 
     @property
     def presented_tokens(self) -> tuple[str, ...]:
-        """Tokens that the caller sent in the metadata, unparsed."""
+        """Tokens that the caller sent in the metadata, unparsed. A value of the metadata may have several."""
         metadata = self._metadata
         if metadata is None:  # As in `metadata`, without its call: every query comes through here.
             metadata = self._metadata = self._call.invocation_metadata() or ()
-        return tuple([str(value) for name, value in metadata if name == TOKEN_KEY])
+        tokens = tuple([str(value) for name, value in metadata if name == TOKEN_KEY])
+        if any("," in token for token in tokens):
+            return tuple(self.metadata_values(TOKEN_KEY))
+        return tokens
 
     def presented_token(self, identity: LogIdentity) -> str:
         """Return the greatest token of a log that the caller sent; empty without one.
@@ -101,8 +116,26 @@ class RequestContext:
 
     @property
     def request_id(self) -> str:
-        """Request id from the metadata, unchecked; empty without one."""
+        """Request id from the metadata, unchecked; empty without one. Of several the last, for log lines."""
         return self.metadata_value(REQUEST_ID_KEY)
+
+    def only_request_id(self) -> str:
+        """Return the request id from the metadata, unchecked; empty without one.
+
+        Raises:
+            InvalidRequest: The metadata has two different request ids.
+        """
+        if not self.request_id:
+            return ""
+        request_ids = set(self.metadata_values(REQUEST_ID_KEY))
+        if len(request_ids) > 1:
+            raise InvalidRequest.of(
+                (
+                    REQUEST_ID_KEY,
+                    "the metadata must name one request id; send an id with a comma in the field context.request_id",
+                )
+            )
+        return request_ids.pop() if request_ids else ""
 
     @property
     def traceparent(self) -> str:

@@ -61,7 +61,7 @@ async def test_the_context_of_an_envelope_replaces_the_commands_own(client: Clie
     envelope = CommandEnvelope(context=CommandContext(request_id=f"r-{me}"))
     envelope.command.Pack(register(me, request_id="own", expected_version=9))
     request = ExecuteRequest(commands=[envelope, envelope])
-    call = client.execute(metadata=[("diptych-request-id", "of-the-call")])
+    call = client.execute()
     await call.write(request.SerializeToString())
     first, second = await next_outcomes(call)
     call.cancel()
@@ -69,11 +69,12 @@ async def test_the_context_of_an_envelope_replaces_the_commands_own(client: Clie
     assert (await stream_of(client, me))[0].metadata.request_id == f"r-{me}"
 
 
-async def test_a_request_id_of_the_whole_stream_is_not_taken_for_its_commands(client: Client, me: str) -> None:
+async def test_bug_a_request_id_of_the_whole_stream_was_ignored(client: Client, me: str) -> None:
     call = client.execute(metadata=[("diptych-request-id", f"r-{me}")])
-    await call.write(envelopes(register(me), login(me)).SerializeToString())
-    assert [one.result.version for one in await next_outcomes(call)] == [1, 2]
-    call.cancel()
+    answer = await Answer.of(await ended(call))
+    assert answer.reason == ("INVALID_ARGUMENT", ENGINE, "INVALID_REQUEST")
+    assert answer.fields == ["diptych-request-id"]
+    assert len(answer.token) == 32
 
 
 async def test_too_many_commands_in_a_message_end_the_stream_after_what_came_before(client: Client, me: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from diptych.contract.reasons import InvalidRequest
 from diptych.server.request_context import RequestContext
 from tests.support.transport_call import TransportCallStub
 
@@ -22,6 +23,25 @@ def test_metadata_is_read_from_the_transport_once_and_only_when_used() -> None:
 def test_call_without_metadata_has_empty_values() -> None:
     context = RequestContext(TransportCallStub())
     assert (context.presented_tokens, context.request_id, context.traceparent) == ((), "", "")
+
+
+def test_bug_tokens_joined_by_a_comma_were_one_malformed_token() -> None:
+    context = RequestContext(TransportCallStub(("diptych-token", "A, B"), ("diptych-token", "C")))
+    assert context.presented_tokens == ("A", "B", "C")
+
+
+@pytest.mark.parametrize("values", [("r1",), ("r1", "r1"), ("r1,r1",), ("r1, r1,",)])
+def test_equal_request_ids_are_one(values: tuple[str, ...]) -> None:
+    context = RequestContext(TransportCallStub(*[("diptych-request-id", value) for value in values]))
+    assert context.only_request_id() == "r1"
+
+
+@pytest.mark.parametrize("values", [("r1", "r2"), ("r1,r2",), ("r1", "r1,r2")])
+def test_bug_of_two_request_ids_one_was_ignored(values: tuple[str, ...]) -> None:
+    context = RequestContext(TransportCallStub(*[("diptych-request-id", value) for value in values]))
+    with pytest.raises(InvalidRequest) as caught:
+        context.only_request_id()
+    assert "diptych-request-id" in str(caught.value)
 
 
 @pytest.mark.parametrize(
