@@ -68,6 +68,9 @@ class Commands:
         while True:
             output = await self._queue.take()
             await self._slots.acquire()
+            if output.given_up:
+                self._slots.release()
+                continue
             self._send(output, await self._outputs.content(output))
 
     def _send(self, output: Output, content: Content) -> None:

@@ -1,12 +1,14 @@
 """Effects: calls of ports, off the hot path.
 
 A port stays open as long as the server runs. A call is made at least once, under a key that is always the same. A
-transient failure is retried with backoff; a permanent one is an outcome for the process.
+transient failure is retried with backoff; a permanent one is an outcome for the process. An exception that depends on
+the request alone, as ValueError, is permanent after `FINAL_ATTEMPTS`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import structlog
@@ -16,13 +18,21 @@ from command_server.processes.inputs import ANSWERED, FAILED
 from command_server.processes.metrics import EFFECT_ATTEMPTS
 from command_server.processes.outputs import Content, OpenOutputs, OutcomeHandler, Output, OutputQueue
 from command_server.store.records import WorkKind
-from diptych.domain.errors import text_of
+from diptych.domain.errors import one_line, text_of
 from diptych.domain.port import Calling, Effect, EffectFailed, Port
 from diptych.internal.v1.parking_pb2 import Outcome
 
 _log = structlog.get_logger(__name__)
 
+FINAL_ATTEMPTS = 10
+"""Failed attempts after which an exception that depends on the request alone is a final failure."""
+_FINAL_REASON = "EFFECT_ERROR"
 _REASON_CHARACTERS_MAX = 1000
+
+_REQUEST_ERRORS = (ValueError, TypeError, LookupError)
+"""Exceptions of an adapter that depend on the request: the next attempt raises them again."""
+_ANSWER_ERRORS = (json.JSONDecodeError, UnicodeDecodeError)
+"""Exceptions among them that depend on the provider's answer, as on an error page: they are temporary."""
 
 
 class Effects:
@@ -70,6 +80,9 @@ class Effects:
             while True:
                 output = await self._queue.take()
                 await self._slots.acquire()
+                if output.given_up:
+                    self._slots.release()
+                    continue
                 call = asyncio.create_task(self._call(effect, output, await self._outputs.content(output)))
                 self._calls.add(call)
                 call.add_done_callback(self._calls.discard)
@@ -92,19 +105,18 @@ class Effects:
             async with asyncio.timeout(self._port.timeout.total_seconds()):
                 answer = await effect(request, calling)
             if not isinstance(answer, self._port.answer):
-                raise TypeError(f"the port answered with {type(answer).__name__}, not {self._port.answer.__name__}")
+                raise _WrongAnswer(f"the port answered with {type(answer).__name__}, not {self._port.answer.__name__}")
         except EffectFailed as failure:
-            EFFECT_ATTEMPTS.labels(self._name, "failed").inc()
-            if content.compensates:
-                self._retry_later(output, f"{failure.reason}: {failure}")
-            else:
-                self._on_outcome(output, content, Outcome(kind=FAILED, reason=failure.reason, message=str(failure)))
+            self._fail(output, content, failure.reason, str(failure))
         except TimeoutError as error:
             EFFECT_ATTEMPTS.labels(self._name, "passing").inc()
             self._retry_later(output, f"TimeoutError: {str(error) or f'no answer within {self._port.timeout}'}")
         except Exception as error:
-            EFFECT_ATTEMPTS.labels(self._name, "passing").inc()
-            self._retry_later(output, text_of(error))
+            if _is_final(error) and output.attempts + 1 >= FINAL_ATTEMPTS and not content.compensates:
+                self._fail(output, content, _FINAL_REASON, one_line(text_of(error), _REASON_CHARACTERS_MAX))
+            else:
+                EFFECT_ATTEMPTS.labels(self._name, "passing").inc()
+                self._retry_later(output, text_of(error))
         else:
             EFFECT_ATTEMPTS.labels(self._name, "answered").inc()
             outcome = Outcome(kind=ANSWERED)
@@ -113,5 +125,21 @@ class Effects:
         finally:
             self._slots.release()
 
+    def _fail(self, output: Output, content: Content, reason: str, message: str) -> None:
+        """Report a final failure. An effect that compensates must succeed, and is tried again."""
+        EFFECT_ATTEMPTS.labels(self._name, "failed").inc()
+        if content.compensates:
+            self._retry_later(output, f"{reason}: {message}")
+        else:
+            self._on_outcome(output, content, Outcome(kind=FAILED, reason=reason, message=message))
+
     def _retry_later(self, output: Output, reason: str) -> None:
-        self._outputs.retry_later(output, reason[:_REASON_CHARACTERS_MAX], lambda: self.start(output))
+        self._outputs.retry_later(output, reason, lambda: self.start(output))
+
+
+class _WrongAnswer(Exception):
+    """An answer of another type than the port's. The effect may have been performed."""
+
+
+def _is_final(error: Exception) -> bool:
+    return isinstance(error, _REQUEST_ERRORS) and not isinstance(error, _ANSWER_ERRORS)

@@ -127,6 +127,28 @@ class ProcessHost:
         self.queues.discard(queue)
         return waiting
 
+    async def give_up(self, process: str, id: str) -> tuple[int, ParkedInput | None]:
+        """Give up the outputs on which an instance is STUCK; return their number.
+
+        If the instance is parked, return the record of the parked input, behind which the failures wait durably.
+        Cancelling does not undo it.
+
+        Raises:
+            OutcomeUnknown: the server stops during the commit.
+            ProcessNotFound: the instance is not STUCK.
+        """
+        contents = [(output, await self.outputs.content(output)) for output in self.outputs.stuck_of(process, id)]
+        stuck = [(output, content) for output, content in contents if self.outputs.stuck.get(output.key) is output]
+        if not stuck:
+            raise ProcessNotFound(process=process, id=id)
+        for output, content in stuck:
+            self._router.give_up(output, content)
+
+        def taken() -> bool:
+            return not any(self.outputs.get(output.key) is output for output, _ in stuck)
+
+        return len(stuck), await self.queues.wait_until_taken(process, id, taken)
+
     async def close(self) -> None:
         """Begin nothing further, close the ports, and write the marks."""
         self.queues.close()

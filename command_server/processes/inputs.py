@@ -59,6 +59,7 @@ class Input:
     __slots__ = (
         "cause",
         "correlation_id",
+        "given_up",
         "handle",
         "id",
         "message",
@@ -104,6 +105,8 @@ class Input:
         self.route: Callable[[], Input | None] | None = None
         """Returns an event of an unknown instance as an input of its instance, None if no instance takes it; None:
         the instance is known."""
+        self.given_up = False
+        """True for an outcome that an operator gave: nothing else can give it again after a restart."""
         self.parked: ParkedInput | None = None
         """Record of this input among the parked inputs; None: there is none."""
 

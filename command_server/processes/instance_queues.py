@@ -102,6 +102,28 @@ class InstanceQueues:
         self._unpark(queue)
         return await waiter
 
+    async def wait_until_taken(self, process: str, id: str, taken: Callable[[], bool]) -> ParkedInput | None:
+        """Wait until inputs of an instance are taken, or recorded behind a parked input; return that input's record.
+
+        Cancelling ends the wait.
+
+        Args:
+            process: the type of process.
+            id: the instance.
+            taken: returns True when the inputs are taken.
+
+        Raises:
+            OutcomeUnknown: the server stops during the commit of an input.
+        """
+        while not taken() and (queue := self._queues.get((process, id))) is not None:
+            if queue.parked is not None:
+                await self.parked.wait_until_written()
+                return queue.parked
+            waiter: asyncio.Future[ParkedInput | None] = asyncio.get_running_loop().create_future()
+            queue.waiters.append(waiter)
+            await waiter
+        return None
+
     def discard(self, queue: InstanceQueue) -> None:
         """Discard the input on which an instance is parked, and unpark the instance."""
         # Without a handler the step records no event; it still closes the output and releases the parked input.

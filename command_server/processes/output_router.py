@@ -9,7 +9,7 @@ import structlog
 
 from command_server.processes.commands import Commands
 from command_server.processes.effects import Effects
-from command_server.processes.inputs import outcome_input
+from command_server.processes.inputs import FAILED, REFUSED, TIMED_OUT, failing_outcome_input, outcome_input
 from command_server.processes.instance_queues import InstanceQueues
 from command_server.processes.outputs import Content, OpenOutputs, Output, OutputQueue, contents
 from command_server.processes.timers import Timers
@@ -24,6 +24,8 @@ from diptych.v1.processes_pb2 import ProcessStepped
 _log = structlog.get_logger(__name__)
 
 _PAGE_OUTPUTS = 10_000
+
+_GIVEN_UP_KINDS = {WorkKind.COMMAND: REFUSED, WorkKind.EFFECT: FAILED, WorkKind.TIMEOUT: TIMED_OUT}
 
 
 class OutputRouter:
@@ -120,7 +122,28 @@ class OutputRouter:
         else:
             port.start(output)
 
+    def give_up(self, output: Output, content: Content) -> None:
+        """Give up an output that is STUCK: the process takes a refusal or a failure with the reason GIVEN_UP."""
+        if output.retry is not None:
+            output.retry.timer.cancel()
+        output.given_up = True
+        work = output.work
+        process = self._processes[work.process]
+        message = f"An operator gave it up after {output.attempts} attempts; the last error: {output.reason}"
+        outcome = Outcome(kind=_GIVEN_UP_KINDS[work.kind], reason="GIVEN_UP", message=message)
+        _log.warning("output of a process given up", process=work.process, instance=work.instance, cause=output.reason)
+        try:
+            one = outcome_input(self._domain, process, work.instance, output.key, content, outcome)
+        except Exception as error:
+            one = failing_outcome_input(process, work.instance, output.key, content, outcome, error)
+            one.handle = None  # The code does not know the output: its step only closes it.
+        one.given_up = True
+        self._outputs.stuck.pop(output.key, None)
+        self._queues.put(one)
+
     def _on_outcome(self, output: Output, content: Content, outcome: Outcome) -> None:
+        if output.given_up:
+            return
         work = output.work
         process = self._processes[work.process]
         try:

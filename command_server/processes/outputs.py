@@ -15,6 +15,7 @@ from command_server.processes.backoff import backoff
 from command_server.store.event_store import EventStore, StoreUnavailable
 from command_server.store.records import Work, WorkKey, WorkKind
 from diptych.contract.frames import recorded
+from diptych.domain.errors import one_line
 from diptych.internal.v1.parking_pb2 import Outcome
 from diptych.v1.events_pb2 import RecordedEvent
 from diptych.v1.processes_pb2 import ProcessStepped
@@ -23,6 +24,8 @@ _log = structlog.get_logger(__name__)
 
 STUCK_ATTEMPTS = 3
 """Failed attempts after which an output is STUCK."""
+
+_REASON_CHARACTERS_MAX = 1000
 
 _CONTENTS_MAX = 20_000
 """Contents in memory; those of further outputs are read from the log."""
@@ -44,7 +47,7 @@ class Content(NamedTuple):
 class Output:
     """An open output."""
 
-    __slots__ = ("attempts", "content", "reason", "retry", "since", "work")
+    __slots__ = ("attempts", "content", "given_up", "reason", "retry", "since", "work")
 
     def __init__(self, work: Work, content: Content | None) -> None:
         self.work = work
@@ -57,6 +60,8 @@ class Output:
         self.since = 0.0
         """Time of the first failed attempt, in seconds since 1970; 0: there was none."""
         self.retry: Retry | None = None
+        self.given_up = False
+        """True after an operator gave it up: it is not tried again, and a further outcome is dropped."""
 
     @property
     def key(self) -> WorkKey:
@@ -167,9 +172,11 @@ class OpenOutputs:
             reason: reason of the failed attempt.
             start: function that makes the attempt.
         """
+        if output.given_up:
+            return
         loop = asyncio.get_running_loop()
         output.attempts += 1
-        output.reason = reason
+        output.reason = reason = one_line(reason, _REASON_CHARACTERS_MAX)
         output.since = output.since or time.time()
         if output.stuck:
             if output.key not in self.stuck:

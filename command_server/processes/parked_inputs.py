@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from command_server.processes.instance_queue import InstanceQueue
 from command_server.processes.parked_writer import ParkedWriter
 from command_server.store.event_store import EventStore
 from command_server.store.records import ParkedInput
-from diptych.domain.errors import text_of
+from diptych.domain.errors import one_line, text_of
 
 _log = structlog.get_logger(__name__)
 
@@ -25,7 +26,7 @@ class ParkedInputs:
 
     1. `park` records the first input of an instance with its error, and the events that wait behind it.
     2. `hold` records a further event for a parked instance. An outcome needs no record: its output is still open,
-       and has it again after a restart.
+       and has it again after a restart. Only an outcome that an operator gave is recorded.
     3. `unpark` lets the instance take its inputs again, once the records are durable.
     4. The step of a parked input releases its record in its own commit (`Submission.unparks`).
 
@@ -51,7 +52,7 @@ class ParkedInputs:
         attempts, since = 1, time.time_ns() // 1000
         if before is not None and before.error:
             attempts, since = before.attempts + 1, before.since
-        text = text_of(error)[:_ERROR_CHARACTERS_MAX]
+        text = one_line(text_of(error), _ERROR_CHARACTERS_MAX)
         _log.error("process parked", process=queue.process, instance=queue.id, position=one.position, error=text)
         queue.parked = _record(queue, one, text, attempts, since)
         self.counts[queue.process] += 1
@@ -61,7 +62,7 @@ class ParkedInputs:
 
     def hold(self, queue: InstanceQueue, one: Input) -> None:
         """Record an input that waits behind a parked one."""
-        if one.ordinal == EVENT and one.parked is None:
+        if (one.ordinal == EVENT or one.given_up) and one.parked is None:
             self._write(one, _record(queue, one, "", 0, time.time_ns() // 1000))
 
     def restore(self, queue: InstanceQueue, one: Input, parked: ParkedInput) -> None:
@@ -80,6 +81,12 @@ class ParkedInputs:
         queue.parked = None
         self.counts[queue.process] -= 1
         self._writer.call_after_writes(begin)
+
+    async def wait_until_written(self) -> None:
+        """Wait until all records so far are durable. Cancelling ends the wait."""
+        written = asyncio.Event()
+        self._writer.call_after_writes(written.set)
+        await written.wait()
 
     def delete(self, one: Input) -> None:
         """Delete the record of an input that no instance takes."""

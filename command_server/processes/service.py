@@ -31,6 +31,7 @@ class ProcessService:
         router.bind_unary(SERVICE, "ListProcesses", self._list)
         router.bind_unary(SERVICE, "RetryProcess", self._retry)
         router.bind_unary(SERVICE, "DiscardParkedInput", self._discard)
+        router.bind_unary(SERVICE, "GiveUpOutput", self._give_up)
 
     async def _list(self, data: bytes, context: RequestContext) -> bytes:
         parse(messages.ListProcessesRequest, data)
@@ -50,6 +51,14 @@ class ProcessService:
         request = parse(messages.DiscardParkedInputRequest, data)
         waiting = self._host.discard(request.process, request.id)
         return messages.DiscardParkedInputResponse(waiting_inputs=waiting).SerializeToString()
+
+    async def _give_up(self, data: bytes, context: RequestContext) -> bytes:
+        request = parse(messages.GiveUpOutputRequest, data)
+        outputs, parked = await self._host.give_up(request.process, request.id)
+        reason = parked.error if parked else ""
+        return messages.GiveUpOutputResponse(
+            outputs=outputs, parked=parked is not None, reason=reason
+        ).SerializeToString()
 
     async def _status(self, name: str) -> messages.ProcessStatus:
         host, outputs = self._host, self._host.outputs

@@ -1,4 +1,4 @@
-"""`diptych processes`: list the processes of a command server, retry or discard the input of an instance."""
+"""`diptych processes`: list the processes of a command server; retry, discard or give up inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from diptych.server.options import fail
 from diptych.v1.processes_pb2 import (
     DiscardParkedInputRequest,
     DiscardParkedInputResponse,
+    GiveUpOutputRequest,
+    GiveUpOutputResponse,
     ListProcessesRequest,
     ListProcessesResponse,
     ProcessStatus,
@@ -39,6 +41,7 @@ class Action(enum.StrEnum):
     LIST = "list"
     RETRY = "retry"
     DISCARD = "discard"
+    GIVE_UP = "give-up"
 
 
 def processes(
@@ -46,7 +49,8 @@ def processes(
         Action,
         typer.Argument(
             help="`list` shows all; `retry` has a STUCK or PARKED instance try again now; `discard` drops the input "
-            "that a PARKED instance cannot take."
+            "that a PARKED instance cannot take; `give-up` ends the outputs on which an instance is STUCK as failed, "
+            "so that the process runs its compensation."
         ),
     ] = Action.LIST,
     process: Annotated[str, typer.Argument(help="The type of the process.")] = "",
@@ -65,6 +69,8 @@ def processes(
                 _retry(commands, process, id)
             case Action.DISCARD:
                 _discard(commands, process, id)
+            case Action.GIVE_UP:
+                _give_up(commands, process, id)
     except CallError as error:
         fail("processes", f"the command server at {commands} did not do it: {CallRefused.of(error)}", status=1)
 
@@ -135,3 +141,16 @@ def _discard(address: str, process: str, id: str) -> None:
     method = f"{_SERVICE}/DiscardParkedInput"
     answer = asyncio.run(call_at(address, method, request, DiscardParkedInputResponse, _ANSWER_SECONDS))
     typer.echo(f"{process} {id} goes on without that input; {answer.waiting_inputs} waited behind it")
+
+
+def _give_up(address: str, process: str, id: str) -> None:
+    request = GiveUpOutputRequest(process=process, id=id)
+    answer = asyncio.run(call_at(address, f"{_SERVICE}/GiveUpOutput", request, GiveUpOutputResponse, _ANSWER_SECONDS))
+    if answer.parked:
+        fail(
+            "processes",
+            f"{answer.outputs} output(s) of {process} {id} are given up; the failure waits behind the parked input "
+            f"({answer.reason}). Retry or discard that input.",
+            status=1,
+        )
+    typer.echo(f"{process} {id} goes on; {answer.outputs} output(s) given up")

@@ -21,6 +21,11 @@ class DomainError(Exception):
         super().__init__(f"{self.location}: {message}" if self.location else message)
 
 
+def one_line(text: str, characters_max: int) -> str:
+    """Return a text on one line: each run of white space becomes a space, and a long text is cut."""
+    return " ".join(text.split())[:characters_max]
+
+
 def text_of(error: BaseException) -> str:
     """Return type and message of an exception. An exception whose message fails to render has its type alone."""
     kind = type(error).__name__
