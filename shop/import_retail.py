@@ -8,6 +8,7 @@ days with its own.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import sys
 import time
@@ -36,6 +37,10 @@ _RETRY_SECONDS = 60.0
 """Limit for the absence of a server after the import has begun."""
 
 
+class ReportLost(Exception):
+    """Standard output cannot be written to. The message is the cause."""
+
+
 def _address(value: str) -> str:
     """Return an address that has the form HOST:PORT; raise `typer.BadParameter` if it has not."""
     host, _, port = value.rpartition(":")
@@ -59,14 +64,23 @@ def main(
     """Import UCI Online Retail into the shop, and compare its sums with those of the read model.
 
     The import can be interrupted and run again without duplicates. The sums differ if the deployment has other orders
-    on the file's days. Exit status 0: the sums agree; 1: they differ, or a command was refused; 2: the file cannot be
-    read.
+    on the file's days. Exit status 0: the sums agree; 1: they differ, a command was refused, rows were left out because
+    of a fault in them, or no row was imported; 2: the file cannot be read; 3: the report cannot be written.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # No name of a country or product ends the report.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            status = asyncio.run(_main(opened, command_address, query_address, window=window, batch=batch))
+        opened = file.open(encoding="utf-8-sig", newline="")
     except OSError as error:
-        status = _fail(f"{file} cannot be read: {error.strerror or error}.", 2)
+        raise typer.Exit(_fail(f"{file} cannot be read: {error.strerror or error}.", 2)) from None
+    try:
+        with opened:
+            status = asyncio.run(_main(opened, command_address, query_address, window=window, batch=batch))
+    except ReportLost as lost:
+        status = _fail(f"The report cannot be written: {lost}. Run it again: nothing is doubled.", 3)
+        # The interpreter would try once more to write the rest, at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UnreadableFile as error:
         status = _fail(f"{file}: {error}", 2)
     except CallRefused as refused:
@@ -115,13 +129,18 @@ async def _compare(shop: Connection, imported: Imported) -> int:
     file = imported.summing.sums()
     if file is None:
         _print("The file has nothing to compare.")
-        return 1 if imported.tally.refusals else 0
+        if imported.tally.refusals or imported.reader.rows:
+            return _fail("No row of the file was imported: all were left out.", 1)
+        return 0
     comparison = Comparison(file, await query_sums(shop, imported.summing))
     _print(*sum_lines(comparison), "")
     if not comparison.agrees:
         return _fail("The sums differ. Only the file's orders should be there on its days; were there others?", 1)
     if imported.tally.refusals:
         return _fail("The sums agree, but commands were refused.", 1)
+    if imported.reader.unusable:
+        rows = imported.reader.unusable
+        return _fail(f"The sums agree, but {rows:,} rows were left out because of a fault in them; see above.", 1)
     _print("The sums agree exactly.")
     return 0
 
@@ -186,7 +205,10 @@ def _figures(groups: Iterable[AnalyticsGroup]) -> dict[str, Figures]:
 
 
 def _print(*lines: str) -> None:
-    print("\n".join(lines), flush=True)
+    try:
+        print("\n".join(lines), flush=True)
+    except OSError as error:
+        raise ReportLost(error.strerror or str(error)) from error
 
 
 def _fail(sentence: str, status: int) -> int:

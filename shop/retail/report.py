@@ -34,6 +34,7 @@ def row_lines(imported: Imported) -> Iterator[str]:
     yield f"  left out     {sum(reader.left_out.values()):>12,}"
     for reason, count in reader.left_out.most_common():
         yield f"    {count:>23,}  {reason}"
+        yield f"{'':29}first in {reader.first_left_out[reason]}"
     for what, count in sorted(reader.adapted.items()):
         yield f"  {count:,} of the rows taken have another {what} than the first of their invoice, which was recorded."
 

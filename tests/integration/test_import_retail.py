@@ -196,6 +196,58 @@ def test_an_import_of_an_invalid_file_ends_with_status_2(
     assert "Traceback" not in run.stderr
 
 
+def written(path: Path, *rows: str) -> Path:
+    """Write a file of these rows, with a customer and a description of their own, and return its path."""
+    path.write_text("\n".join([",".join(COLUMNS), *rows, ""]), encoding="utf-8")
+    return path
+
+
+def test_bug_an_import_of_nothing_but_left_out_rows_ended_with_status_0(pair: Pair, tmp_path: Path) -> None:
+    file = written(tmp_path / "none.csv", "1,A,H,none,2010-12-01 08:26:00,1,,UK", "2,A,H,1,yesterday,1,,UK")
+    run = import_file(pair, file)
+    assert run.returncode == 1
+    assert "No row of the file was imported" in run.stderr
+    assert "first in line 3" in run.stdout
+
+
+def test_bug_rows_with_faults_were_left_out_with_status_0(pair: Pair, tmp_path: Path) -> None:
+    good = "1,A,H,1,2010-12-01 08:26:00,1,abc,UK"
+    file = written(tmp_path / "some.csv", good, "2,A,H,1_000,2010-12-01 08:26:00,1,ABC,UK")
+    run = import_file(pair, file)
+    assert run.returncode == 1
+    assert "The sums agree, but 1 rows were left out" in run.stderr
+    assert "first in line 3" in run.stdout
+    again = written(tmp_path / "good.csv", good, "2,A,H,1,2010-12-01 08:26:00,1,ABC,UK", "3,A,H,-1,?,,,")
+    run = import_file(pair, again)
+    assert (run.returncode, run.stderr) == (0, ""), run.stdout
+    assert AGREED in run.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_bug_a_country_beyond_the_encoding_of_the_output_ended_an_import(
+    pair: Pair, tmp_path: Path, encoding: str
+) -> None:
+    file = written(tmp_path / "retail.csv", "1,\u0141,H,1,2010-12-01 08:26:00,1,,\u0141\u00f3d\u017a")
+    command = [sys.executable, *arguments(pair, file)]
+    environ = {**os.environ, "PYTHONIOENCODING": encoding}
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=False, env=environ)
+    assert run.returncode == 0, run.stderr
+    assert b"\\u0141" in run.stdout
+
+
+def test_bug_a_closed_output_was_told_as_an_unreadable_file(pair: Pair, tmp_path: Path) -> None:
+    file = generated(tmp_path / "retail.csv", 20)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        command = [sys.executable, *arguments(pair, file)]
+        run = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert run.returncode == 3
+    assert run.stderr.decode() == (
+        "import_retail: The report cannot be written: Broken pipe. Run it again: nothing is doubled.\n"
+    )
+
+
 @pytest.mark.skipif(
     not RETAIL.exists(), reason=f"The data set is not at {RETAIL}; DIPTYCH_RETAIL_CSV can say where it is."
 )

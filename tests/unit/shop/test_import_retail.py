@@ -11,10 +11,13 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
 from google.type.money_pb2 import Money
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diptych.client import CallRefused
+from diptych.contract.validation import check
 from diptych.v1.commands_pb2 import CommandResult
-from shop.retail.commands import Command, Commands
+from shop.retail.commands import Command, Commands, email_of
 from shop.retail.importer import Tally
 from shop.retail.reader import COLUMNS, Invoice, InvoiceReader, Line, UnreadableFile
 from shop.retail.report import pounds
@@ -143,6 +146,13 @@ def test_a_negative_quantity_among_sales_is_left_out_alone() -> None:
         ("Quantity", "0", "quantity 0"),
         ("Quantity", "6.5", "quantity that is not a whole number"),
         ("Quantity", "1000001", "quantity over 1,000,000"),
+        ("Quantity", "1_000", "quantity that is not a whole number"),
+        ("Quantity", "\uff11\uff12", "quantity that is not a whole number"),
+        ("Quantity", "9" * 5_000, "quantity over 1,000,000"),
+        ("UnitPrice", "1_000", "price that is not a number"),
+        ("UnitPrice", "\u0661", "price that is not a number"),
+        ("UnitPrice", ".", "price that is not a number"),
+        ("UnitPrice", "1e-99999999999999999999", "price that is not a number"),
         ("UnitPrice", "", "no price"),
         ("UnitPrice", "free", "price that is not a number"),
         ("UnitPrice", "NaN", "price that is not a number"),
@@ -156,7 +166,12 @@ def test_a_negative_quantity_among_sales_is_left_out_alone() -> None:
     ],
 )
 def test_an_invalid_row_is_left_out_under_its_reason(field: str, value: str, reason: str) -> None:
-    assert left_out(row(**{field: value}), row(InvoiceNo="536366")) == {reason: 1}
+    rows = (row(**{field: value}), row(InvoiceNo="536366"))
+    assert left_out(*rows) == {reason: 1}
+    read = reader(*rows)
+    list(read)
+    assert read.first_left_out == {reason: "line 2"}
+    assert read.unusable == (not value.startswith("A"))
 
 
 def test_the_other_lines_of_an_invoice_are_taken() -> None:
@@ -188,7 +203,7 @@ def test_missing_columns_are_named(text: str) -> None:
 def test_a_file_that_is_not_utf_8_cannot_be_read() -> None:
     content = ",".join(COLUMNS).encode() + b"\n" + ",".join(ROW.values()).encode() + b"\n" + b"\xa3" * 20_000
     file = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline="")
-    with pytest.raises(UnreadableFile, match="cannot be read"):
+    with pytest.raises(UnreadableFile, match="cannot be read as UTF-8"):
         list(InvoiceReader(file))
 
 
@@ -198,8 +213,83 @@ def test_an_invoice_that_comes_in_two_pieces_is_taken_as_far_as_its_first_piece(
     }
 
 
-def test_two_numbers_that_make_one_id_are_not_mixed() -> None:
-    assert [invoice.id for invoice in invoices(row(InvoiceNo="53 6"), row(InvoiceNo="53/6"))] == ["53_6"]
+@pytest.mark.parametrize(
+    ("field", "first", "second", "subject"),
+    [
+        ("InvoiceNo", "53 6", "53/6", "invoice number"),
+        ("StockCode", "BANK CHARGES", "BANK_CHARGES", "stock code"),
+        ("StockCode", "É", "Ü", "stock code"),
+        ("CustomerID", "a b", "a/b", "customer"),
+    ],
+)
+def test_bug_texts_that_make_one_id_were_mixed(field: str, first: str, second: str, subject: str) -> None:
+    rows = [row(**{"InvoiceNo": f"{n}", field: text}) for n, text in enumerate((first, second, f" {first} ", second))]
+    rows = rows[:2] if field == "InvoiceNo" else rows
+    read = reader(*rows)
+    assert sum(len(invoice.lines) for invoice in read) == len(rows) // 2
+    reason = f"{subject} that makes the id of another one"
+    assert dict(read.left_out) == {reason: len(rows) // 2}
+    id = "".join(char if (char.isascii() and char.isalpha()) or char.isdigit() else "_" for char in first)
+    assert read.first_left_out == {reason: f"line 3: {second!r} makes the id {id}, as {first!r} does"}
+    assert read.unusable == len(rows) // 2
+
+
+def test_a_customer_number_with_and_without_decimals_is_one_customer() -> None:
+    assert (
+        left_out(row(CustomerID="1.0"), row(InvoiceNo="2", CustomerID="1"), row(InvoiceNo="3", CustomerID="1.")) == {}
+    )
+
+
+HEADER = ",".join(COLUMNS)
+GOOD = ",".join(ROW.values())
+OPEN = GOOD.replace("HEART", '"12 inch')
+CLOSE = GOOD.replace("HEART", '12 inch"')
+
+
+@pytest.mark.parametrize(
+    ("lines", "begins"),
+    [
+        ([GOOD, OPEN, *[GOOD] * 50], 3),  # To the end of the file.
+        ([GOOD, "", OPEN, *[GOOD] * 5_000], 4),  # Beyond the limit of a field.
+        ([OPEN, GOOD, CLOSE], 2),
+        ([OPEN, CLOSE], 2),
+        ([OPEN, GOOD, GOOD.replace("85123A", '85123"'), GOOD], 2),
+        ([OPEN, GOOD.replace("United Kingdom", 'UK"'), GOOD], 2),
+        ([GOOD, GOOD.replace("United Kingdom", '"UK'), GOOD.replace("536365", '5"'), GOOD], 3),
+        ([OPEN, GOOD.replace("HEART", '"quoted, well"')], 2),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_bug_an_open_quote_swallowed_rows(lines: list[str], begins: int, end: str) -> None:
+    with pytest.raises(UnreadableFile, match=rf"begins in line {begins}\b"):
+        list(InvoiceReader(io.StringIO(end.join([HEADER, *lines, ""]), newline="")))
+
+
+def test_a_quoted_line_break_is_part_of_a_description() -> None:
+    text = GOOD.replace("HEART", '"A, ""b""\r\nC"')
+    read = InvoiceReader(io.StringIO(f"{HEADER}\n{text}\n{GOOD.replace('6', 'x')}\n", newline=""))
+    assert [line.name for invoice in read for line in invoice.lines] == ['A, "b"  C']
+    assert read.first_left_out == {"quantity that is not a whole number": "line 4"}
+
+
+def test_a_column_that_comes_twice_is_named() -> None:
+    with pytest.raises(UnreadableFile, match="several columns Quantity"):
+        InvoiceReader(io.StringIO(f"{HEADER},Quantity\n"))
+
+
+@given(st.lists(st.text("aAbB.-_0", min_size=1, max_size=5) | st.just("k" * 64), min_size=2, max_size=9, unique=True))
+def test_each_customer_has_an_address_of_its_own_that_the_contract_takes(ids: list[str]) -> None:
+    emails = [email_of(id) for id in ids]
+    assert len({email.casefold() for email in emails}) == len(ids)
+    for email in emails:
+        check(RegisterUserRequest(email=email))
+
+
+def test_bug_customers_that_differ_in_case_had_one_address() -> None:
+    made = messages(row(CustomerID="abc"), row(InvoiceNo="2", CustomerID="ABC"))
+    emails = [message.email.casefold() for message in made if isinstance(message, RegisterUserRequest)]
+    assert len(set(emails)) == 2
+    assert emails[0] == "abc@retail.invalid"
 
 
 def test_an_invoice_of_2000_lines_is_taken_and_a_longer_one_is_left_out() -> None:
