@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 
 from command_server.event_tail import EventTail, TailClosed
@@ -69,11 +69,18 @@ class LogService:
     """
 
     def __init__(
-        self, store: EventStore, tail: EventTail, head: HeadReader, router: Router, settings: CommandServerSettings
+        self,
+        store: EventStore,
+        tail: EventTail,
+        head: HeadReader,
+        router: Router,
+        settings: CommandServerSettings,
+        event_types: Iterable[str] = (),
     ) -> None:
         self._store = store
         self._tail = tail
         self._head = head
+        self._event_types = sorted(event_types)
         self._followers = _StreamLimit("followers of the log", settings.followers_max)
         self._head_watches = _StreamLimit("watches of the head", settings.head_watches_max)
         router.bind_stream(SERVICE, "Follow", self._follow)
@@ -131,7 +138,7 @@ class LogService:
     async def _heads(self) -> AsyncGenerator[bytes, None]:
         head = self._tail.head
         yield WatchHeadResponse(
-            identity=identity_to_message(self._tail.identity), head_position=head
+            identity=identity_to_message(self._tail.identity), head_position=head, event_types=self._event_types
         ).SerializeToString()
         while True:
             try:

@@ -84,7 +84,7 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
     CommandService(domain, writer, tail, router, commands)
     stream_service = CommandStreamService(domain, writer, tail, router, settings, commands)
     EventService(domain, store, tail, head, router, settings)
-    LogService(store, tail, head, router, settings)
+    LogService(store, tail, head, router, settings, domain.event_types)
     host = ProcessHost(domain, store, tail, writer, health.set)
     try:
         await host.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
@@ -43,14 +43,18 @@ class LogHead:
 class LogHeadFollower:
     """Task that follows the head while the projector runs, for stalled projections too."""
 
-    def __init__(self, channel: Channel, head: LogHead, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, channel: Channel, head: LogHead, on_change: Callable[[], None], event_types: Collection[str] = ()
+    ) -> None:
         """Create the follower.
 
         Args:
             channel: Channel to the command server.
             head: Head to keep up to date.
             on_change: Function to call after each report of the head and after each loss of the stream.
+            event_types: Event types of the domain. The command server's are compared with them. Empty: they are not.
         """
+        self._event_types = frozenset(event_types)
         self._stub = log_pb2_grpc.LogServiceStub(channel)
         self._head = head
         self._on_change = on_change
@@ -64,6 +68,7 @@ class LogHeadFollower:
                 async for frame in self._stub.WatchHead(log_pb2.WatchHeadRequest()):
                     self._stream_log.connected(head_position=frame.head_position)
                     backoff = RETRY_SECONDS[0]
+                    self._check_event_types(frame.event_types)
                     self._head.observe(frame.head_position)
                     self._on_change()
                 cause = "the server ended the stream"
@@ -73,3 +78,13 @@ class LogHeadFollower:
             self._on_change()
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, RETRY_SECONDS[1])
+
+    def _check_event_types(self, event_types: Iterable[str]) -> None:
+        """Log event types of the command server's domain that are not in this one: its views leave them out."""
+        unknown = sorted(self._event_types and frozenset(event_types) - self._event_types)
+        if unknown:
+            _log.error(
+                "event types of the command server are not in the projector's domain",
+                event_types=unknown,
+                remedy="run the projector with the command server's code; rebuild projections that fold these events",
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from diptych.domain.errors import DomainError
 from diptych.domain.loading import load
@@ -34,7 +34,7 @@ def run(settings: ProjectorSettings) -> int:
         except DomainError as error:
             raise StartError(str(error)) from error
         projections = list(loaded.domain.projections.values())
-        parts = await bootstrap(settings, loaded.name, projections, health, tasks)
+        parts = await bootstrap(settings, loaded.name, projections, health, tasks, loaded.event_types)
         parts.description = {**loaded.description, **parts.description}
         return parts
 
@@ -42,7 +42,12 @@ def run(settings: ProjectorSettings) -> int:
 
 
 async def bootstrap(
-    settings: ProjectorSettings, domain: str, projections: Sequence[Projection], health: Health, tasks: TaskSupervisor
+    settings: ProjectorSettings,
+    domain: str,
+    projections: Sequence[Projection],
+    health: Health,
+    tasks: TaskSupervisor,
+    event_types: Collection[str] = (),
 ) -> ServerParts:
     """Open the parts of a projector.
 
@@ -57,6 +62,7 @@ async def bootstrap(
         projections: Projections of the domain.
         health: Health of the projector.
         tasks: Supervisor of the projector's tasks.
+        event_types: Event types of the domain, to compare with those of the command server. Empty: they are not.
 
     Raises:
         StartError: The read store cannot be opened, or does not fit the projections.
@@ -79,7 +85,7 @@ async def bootstrap(
     FeedService(feed, runners.by_projection, router)
     ProjectionService(runners.by_projection, router)
     runners.start(tasks)
-    tasks.start(LogHeadFollower(channel, head, runners.on_head_change).run(), name="head of the log")
+    tasks.start(LogHeadFollower(channel, head, runners.on_head_change, event_types).run(), name="head of the log")
 
     async def drain() -> None:
         await tasks.close()
