@@ -146,7 +146,10 @@ class EventService:
     async def _start(self, request: SubscribeRequest) -> int:
         """Return the position after which a subscription starts."""
         if request.WhichOneof("after") == "token":
-            position = self._tail.identity.judge(Token.parse(request.token))
+            token = Token.parse(request.token)
+            position = self._tail.identity.judge(token)
+            if self._tail.identity.is_newer(token):
+                raise TokenAheadOfStream(position=position, head_position=self._tail.head)
         else:
             position = request.position
         # Another server may have recorded events that the tail does not have yet.

@@ -28,7 +28,7 @@ from query_server.freshness.fresh_read import FreshReads
 from query_server.freshness.token_judge import TokenJudge
 from query_server.freshness.tracked_projection import TrackedProjection
 from query_server.freshness.tracker import FreshnessTracker
-from query_server.freshness.version_wait import VersionWaits, WaitResult, worst_of
+from query_server.freshness.version_wait import UNPROVED, VersionWaits, WaitResult, worst_of
 from query_server.queries.consistency import refuse
 from query_server.upstream import NoSuchVersion, NotInTime, NotReachable, Upstreams
 
@@ -132,32 +132,37 @@ class ReadModelService:
         presented = ""
         try:
             if request.WhichOneof("version") == "token":
-                required, presented = await self._tokens.position_of((request.token,), projections, until)
+                token = presented = request.token
             else:
-                position = await self._position_of(request.aggregate_version, until)
-                if position is None:
+                token = await self._token_of(request.aggregate_version, until)
+                if not token:
                     worst = worst_of(projections)
                     return WaitResult(WaitOutcome.WAIT_OUTCOME_TIMED_OUT, worst, worst.progress.applied), presented
-                required = position
-            result = await self._waits.wait(projections, required, until)
+
+            async def judge() -> int:
+                return (await self._tokens.position_of((token,), projections, until))[0]
+
+            result = await self._waits.wait(projections, await judge(), until, judge)
+        except UNPROVED as refusal:
+            result = self._waits.unproved(refusal)
         except Refusal as refusal:
             raise refuse(refusal, context, self._tracker, None, presented) from None
         for tracked in projections:
             tracked.progress.acknowledge(min(result.position, tracked.progress.applied))
         return result, presented
 
-    async def _position_of(self, version: AggregateVersion, until: float) -> int | None:
-        """Return the position of an aggregate's version; None if it did not come to exist in time."""
+    async def _token_of(self, version: AggregateVersion, until: float) -> str:
+        """Return the token of an aggregate's version; empty if it did not come to exist in time."""
         while (seconds := until - self._tracker.now) > 0 and not self._tracker.is_closed:
             try:
-                return await self._upstreams.position_of(version.aggregate, version.version, seconds)
+                return await self._upstreams.token_of(version.aggregate, version.version, seconds)
             except NotInTime:
                 break
             except NoSuchVersion as error:
                 raise InvalidRequest.of(("aggregate_version", str(error).rstrip("."))) from None
             except NotReachable:
                 await asyncio.sleep(min(_RETRY_SECONDS, max(until - self._tracker.now, 0)))
-        return None
+        return ""
 
     def _answer(self, result: WaitResult, presented: str, context: RequestContext) -> bytes:
         context.token = max(presented, self._tracker.head.token(result.position))

@@ -14,6 +14,7 @@ import grpc
 import structlog
 
 from diptych.contract.identity_codec import identity_from_message
+from diptych.contract.token import LogIdentity
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc, log_pb2, log_pb2_grpc
 from diptych.server import failpoints
 from diptych.server.channels import END, CallError, StreamCall, open_server_channel
@@ -90,9 +91,12 @@ class Upstreams:
 
     async def _follow_head(self, tracker: FreshnessTracker) -> AsyncIterator[None]:
         call = self._log.WatchHead(log_pb2.WatchHeadRequest())
+        identity: LogIdentity | None = None
         try:
             async for frame in _until_silent(call):
-                tracker.on_head(frame.head_position, identity_from_message(frame.identity))
+                # Only the first frame has the identity, but each head is of that epoch of the log alone.
+                identity = identity_from_message(frame.identity) or identity
+                tracker.on_head(frame.head_position, identity)
                 yield
         finally:
             call.cancel()
@@ -120,8 +124,8 @@ class Upstreams:
         except CallError as error:
             _log.debug("checkpoint not written", projection=projection, cause=error.details())
 
-    async def position_of(self, aggregate: commands_pb2.AggregateRef, version: int, seconds: float) -> int:
-        """Return the position of an aggregate's version as soon as it exists. Cancelling it cancels the call.
+    async def token_of(self, aggregate: commands_pb2.AggregateRef, version: int, seconds: float) -> str:
+        """Return the token of an aggregate's version as soon as it exists. Cancelling it cancels the call.
 
         Args:
             aggregate: The aggregate.
@@ -146,7 +150,7 @@ class Upstreams:
             if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
                 raise NoSuchVersion(error.details() or "") from None
             raise NotReachable from None
-        return int(response.position)
+        return str(response.token)
 
 
 async def _until_silent(call: StreamCall[object, F]) -> AsyncIterator[F]:

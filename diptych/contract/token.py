@@ -112,11 +112,16 @@ class LogIdentity:
             )
         return str(Token(self.log_id, self.epoch_of(position), position))
 
+    def is_newer(self, token: Token) -> bool:
+        """Return True for a token of a later epoch of this log than this identity has."""
+        return token.log_id == self.log_id and token.epoch > self.epoch
+
     def judge(self, token: Token) -> int:
         """Return the position of a token of this log.
 
         A token of an older epoch is valid if its position lies before the next epoch's first position. A token of a
-        newer epoch comes from a server that has read a newer history; its position is returned as it is.
+        newer epoch comes from a server that has read a newer history; its position is returned as it is, and proves
+        nothing by itself: see `is_newer`.
 
         Raises:
             TokenOfAnotherLog: The token belongs to another log.

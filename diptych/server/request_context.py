@@ -102,13 +102,16 @@ class RequestContext:
     def presented_token(self, identity: LogIdentity) -> str:
         """Return the greatest token of a log that the caller sent; empty without one.
 
-        Tokens that are malformed, of another log, or of events that the log has lost are left out: a caller that
-        keeps the greatest token it is answered with would never get rid of one.
+        Tokens that are malformed, of another log, of an epoch that the log does not have, or of events that it has
+        lost are left out: a caller that keeps the greatest token it is answered with would never get rid of one.
         """
         presented = ""
         for text in self.presented_tokens:
             try:
-                identity.judge(Token.parse(text))
+                token = Token.parse(text)
+                identity.judge(token)
+                if identity.is_newer(token):
+                    continue
             except (TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch):
                 continue
             presented = max(presented, text)

@@ -73,6 +73,7 @@ class FreshReads:
         cached: Callable[[int], tuple[Read, int] | None] = _nothing,
         *,
         own: bool = False,
+        judge: Callable[[], Awaitable[int]] | None = None,
     ) -> tuple[Read, int]:
         """Read until a read includes a position; return the read and the position up to which it includes all.
 
@@ -85,6 +86,8 @@ class FreshReads:
             read: Reads the store.
             cached: Returns an answer from memory that includes a position, or None. Called after a wait.
             own: The event at `required` itself must be applied, and not left out.
+            judge: Returns the position again, for a log that has changed since: the position before may stand for
+                events that the log has lost. None: `required` holds for any log.
 
         Raises:
             ReadModelBehind: No read included the position until `until`.
@@ -94,12 +97,18 @@ class FreshReads:
         """
         tracker, progress = self._tracker, tracked.progress
         included = own_in = 0
+        log_changes = tracker.head.log_changes
         while True:
+            while judge is not None and log_changes != tracker.head.log_changes:
+                log_changes = tracker.head.log_changes
+                required = await judge()
             if progress.applied >= required or not tracker.is_feed_live:
                 # Before the read: what is applied by now is in what is read from now on.
                 own_in = await self.own_event_applied(tracked, required) if own else 0
                 result = await read()
                 tracker.on_read(tracked, result.generation, result.position)
+                if judge is not None and log_changes != tracker.head.log_changes:
+                    continue
                 included = progress.includes(result.generation, result.position)
                 if included >= required and (not own or not required or own_in == result.generation):
                     return result, included
@@ -117,7 +126,7 @@ class FreshReads:
                     await tracker.wait_shown(tracked, 0, until)
             else:
                 await tracker.wait_applied((tracked,), required, until)
-                if (answer := cached(required)) is not None:
+                if log_changes == tracker.head.log_changes and (answer := cached(required)) is not None:
                     return answer
 
     async def own_event_applied(self, tracked: TrackedProjection, position: int) -> int:
@@ -136,9 +145,15 @@ class FreshReads:
         return event.generation if event.checkpoint >= position else 0
 
 
-def hopeless(tracker: FreshnessTracker, tracked: TrackedProjection, required: int) -> Refusal | None:
-    """Return the refusal if waiting for a position is hopeless in the projection's state; None if it is not."""
-    applied = tracked.progress.applied
+def hopeless(
+    tracker: FreshnessTracker, tracked: TrackedProjection, required: int, applied: int | None = None
+) -> Refusal | None:
+    """Return the refusal if waiting for a position is hopeless in the projection's state; None if it is not.
+
+    `applied` is the position that the projection has certainly applied; None: as its progress says.
+    """
+    if applied is None:
+        applied = tracked.progress.applied
     if applied >= required:
         return None
     name, state = tracked.name, tracked.state(tracker.now)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Protocol
 
+from diptych.contract.projection_state import row_of_refusal
 from diptych.contract.reasons import ReadModelNotReady, TokenAheadOfLog, TokenOfAnotherLog
 from diptych.contract.token import Token
 from query_server.freshness.fresh_read import behind, hopeless
@@ -15,6 +17,7 @@ from query_server.freshness.tracker import FreshnessTracker
 
 _HEAD_SECONDS = 0.02  # Twice as long as the command server takes to report a new head.
 _RETRY_SECONDS = 0.1
+_RETRY_SECONDS_MAX = 1.0
 
 
 class HeadSource(Protocol):
@@ -41,23 +44,29 @@ class TokenJudge:
         """
         if self._tracker.head.identity is None:
             return None
-        position = self._judge([Token.parse(text) for text in tokens])
-        return None if self._is_beyond_known_head(position, (tracked,)) else position
+        parsed = [Token.parse(text) for text in tokens]
+        position = self._judge(parsed)
+        if self._is_of_unknown_epoch(parsed) or self._is_beyond_known_head(position, (tracked,)):
+            return None
+        return position
 
     async def position_of(
         self, tokens: Sequence[str], projections: Sequence[TrackedProjection], until: float
     ) -> tuple[int, str]:
         """Return the position that tokens require of these projections, and the greatest of the tokens.
 
-        It requests the head where the reported one is too low to judge by. Cancelling it leaves that request, which
-        others share, running.
+        It requests the head where the reported one is too low to judge by, and where the log is not known to have
+        the token's epoch: no row proves anything about such a token until the log or a projector has stated that
+        epoch. Cancelling it leaves the request, which others share, running.
 
         Raises:
             TokenMalformed: A token is none.
             TokenOfAnotherLog: A token belongs to another log.
             TokenOfOlderEpoch: The log has lost the token's event.
-            TokenAheadOfLog: The log is not that long.
+            TokenAheadOfLog: The log is not that long, or has no such epoch.
             ReadModelNotReady: No log is known by which to judge, until `until`.
+            ReadModelBehind: The token's epoch did not become known until `until`.
+            ReadModelPaused, ReadModelStalled, ReadModelRebuilding: The same, and a projection has stopped.
         """
         tracker = self._tracker
         parsed = [Token.parse(text) for text in tokens]
@@ -67,6 +76,9 @@ class TokenJudge:
                 raise ReadModelNotReady(projection=projections[0].name)
             await tracker.wait_applied((), 0, min(until, tracker.now + _RETRY_SECONDS), head=True)
         position = self._judge(parsed)
+        if self._is_of_unknown_epoch(parsed):
+            await self._find_epoch(parsed, projections, until)
+            position = self._judge(parsed)
         if self._is_beyond_known_head(position, projections):
             # The head, or even the projection, is often there at once.
             await tracker.wait_applied(projections, position, min(until, tracker.now + _HEAD_SECONDS), head=True)
@@ -87,20 +99,48 @@ class TokenJudge:
             ReadModelPaused, ReadModelStalled, ReadModelRebuilding: Waiting is hopeless.
         """
         tracker = self._tracker
-        moment = tracker.now - staleness
-        requested = False
+        moment, retry_seconds = tracker.now - staleness, _RETRY_SECONDS
         while (position := tracker.head.position_since(moment)) is None:
             head = tracker.head.known_position
             if (refusal := hopeless(tracker, tracked, head)) is not None:
                 raise refusal
-            if not requested:
-                requested = True
-                await self._request_head(until)
-            elif tracker.now >= until or tracker.is_closed:
+            if await self._request_head(until) and tracker.head.position_since(moment) is not None:
+                continue
+            if tracker.now >= until or tracker.is_closed:
                 raise behind(tracker, tracked, max(head, tracked.progress.applied))
-            else:  # The command server cannot be reached.
-                await tracker.wait_applied((tracked,), 0, until, head=True)
+            retry_seconds = await self._wait_to_retry(retry_seconds, until)
         return position
+
+    async def _find_epoch(
+        self, tokens: Sequence[Token], projections: Sequence[TrackedProjection], until: float
+    ) -> None:
+        """Wait until the log is known to have the epoch of the latest token."""
+        tracker, position, retry_seconds = self._tracker, max(tokens).position, _RETRY_SECONDS
+        while self._is_of_unknown_epoch(tokens):
+            if await self._request_head(until):
+                if self._is_of_unknown_epoch(tokens):
+                    raise TokenAheadOfLog(position=position, head_position=tracker.head.known_position)
+                return
+            refusals = [hopeless(tracker, one, position, _unproved(one, position)) for one in projections]
+            stopped = [refusal for refusal in refusals if refusal is not None]
+            if stopped:
+                raise max(stopped, key=lambda refusal: row_of_refusal(refusal).severity)
+            if tracker.now >= until or tracker.is_closed:
+                worst = min(projections, key=lambda one: (one.progress.applied, one.name))
+                raise behind(tracker, worst, position, _unproved(worst, position))
+            retry_seconds = await self._wait_to_retry(retry_seconds, until)
+
+    async def _wait_to_retry(self, seconds: float, until: float) -> float:
+        """Wait some time, or until the head is reported; return the time to wait before the next request."""
+        tracker = self._tracker
+        pause = random.uniform(0.5, 1.0) * seconds
+        await tracker.wait_applied((), 0, min(until, tracker.now + pause), head=True)
+        return min(2 * seconds, _RETRY_SECONDS_MAX)
+
+    def _is_of_unknown_epoch(self, tokens: Sequence[Token]) -> bool:
+        """True if the latest token is of a later epoch than the log is known to have."""
+        identity = self._tracker.head.identity
+        return identity is None or max(tokens).epoch > identity.epoch
 
     def _judge(self, tokens: Sequence[Token]) -> int:
         identity = self._tracker.head.identity
@@ -138,5 +178,9 @@ class TokenJudge:
         report = await self._source.request_head()
         if report is None:
             return False
-        self._tracker.on_head(report.position, report.identity, began_at)
-        return True
+        return self._tracker.on_head(report.position, report.identity, began_at)
+
+
+def _unproved(tracked: TrackedProjection, position: int) -> int:
+    """Return the applied position to report while a position is not proved: one below it."""
+    return min(tracked.progress.applied, max(position - 1, 0))

@@ -114,17 +114,23 @@ class FreshnessTracker:
         if self.waits.count:
             self.poll_needed.set()
 
-    def on_head(self, position: int, identity: LogIdentity | None, reported_at: float | None = None) -> None:
-        """Take the head from the command server.
+    def on_head(self, position: int, identity: LogIdentity | None, requested_at: float | None = None) -> bool:
+        """Take the head from the command server; return False if it is of an earlier epoch than is known.
 
         Args:
             position: The head.
             identity: The log's identity; None if the command server does not know it.
-            reported_at: Time at which it was certainly the head or less; None: now.
+            requested_at: Time at which the request began that this answers; None: it answers none.
         """
         self._identify(identity, IdentitySource.COMMAND_SERVER)
-        self.head.advance(position, self._clock() if reported_at is None else reported_at)
+        if identity is not None and identity != self.head.identity:
+            return False
+        if requested_at is None:
+            self.head.advance(position, self._clock())
+        else:
+            self.head.answer(position, requested_at)
         self.head_waits.wake_through(self.head.known_position)
+        return True
 
     def on_store_poll(self, rows: Iterable[StoredGeneration]) -> None:
         """Take the active generations of the store."""
@@ -175,6 +181,8 @@ class FreshnessTracker:
             for tracked in self.projections.values():
                 if tracked.progress.absorb_log(identity):
                     self._void(tracked)
+                tracked.applied_waits.wake_all()  # The positions of their tokens must be judged again.
+            self.head_waits.wake_all()
 
     def _void(self, tracked: TrackedProjection) -> None:
         tracked.shown_waits.wake_all()  # What they wait for may not come any more.

@@ -6,15 +6,25 @@ left out, and the store that this server reads shows it. The outcome of several 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from diptych.contract.projection_state import row_of_refusal
-from diptych.contract.reasons import ReadModelParked, ReadModelRebuilding
+from diptych.contract.reasons import (
+    ReadModelBehind,
+    ReadModelParked,
+    ReadModelPaused,
+    ReadModelRebuilding,
+    ReadModelStalled,
+)
+from diptych.domain.refusal import Refusal
 from diptych.v1.read_model_pb2 import WaitOutcome
 from query_server.freshness.fresh_read import FreshReads, absent, hopeless
 from query_server.freshness.tracked_projection import TrackedProjection
 from query_server.freshness.tracker import FreshnessTracker
+
+UNPROVED = (ReadModelBehind, ReadModelPaused, ReadModelStalled, ReadModelRebuilding)
+"""Refusals of `TokenJudge` that a wait reports as its outcome."""
 
 
 class WaitResult(NamedTuple):
@@ -32,15 +42,32 @@ class VersionWaits:
         self._tracker = tracker
         self._fresh = fresh
 
-    async def wait(self, projections: Sequence[TrackedProjection], required: int, until: float) -> WaitResult:
+    async def wait(
+        self,
+        projections: Sequence[TrackedProjection],
+        required: int,
+        until: float,
+        judge: Callable[[], Awaitable[int]] | None = None,
+    ) -> WaitResult:
         """Wait until all projections include a position, one cannot, or `until`. Cancelling it removes the wait.
+
+        Args:
+            projections: The projections.
+            required: The position.
+            until: Time limit, by the tracker's clock.
+            judge: Returns the position again, for a log that has changed since; None: it holds for any log.
 
         Raises:
             ReadModelNotReady: A projection has no readable generation.
             Overloaded: Too many calls wait or read.
         """
         tracker, settled = self._tracker, set[str]()
+        log_changes = tracker.head.log_changes
         while True:
+            while judge is not None and log_changes != tracker.head.log_changes:
+                log_changes = tracker.head.log_changes
+                required = await judge()
+                settled.clear()
             behind = [each for each in projections if each.progress.applied < required]
             if (missing := _missing(projections)) is not None:
                 refusal = absent(tracker, missing)
@@ -48,6 +75,8 @@ class VersionWaits:
                     return _result(WaitOutcome.WAIT_OUTCOME_REBUILDING, missing)
                 raise refusal
             parked = await self._settle_own_event(projections, required, settled)
+            if judge is not None and log_changes != tracker.head.log_changes:
+                continue
             unshown = [each for each in projections if each.progress.shown < required]
             if not behind and not parked and not unshown and len(settled) == len(projections):
                 worst = min(projections, key=lambda each: (each.progress.shown, each.name))
@@ -84,6 +113,14 @@ class VersionWaits:
                 except ReadModelParked:
                     parked.append(tracked)
         return parked
+
+    def unproved(self, refusal: Refusal) -> WaitResult:
+        """Return the outcome of a wait whose position could not be judged, as a refusal of `TokenJudge` says."""
+        assert isinstance(refusal, UNPROVED)
+        outcome = WaitOutcome.WAIT_OUTCOME_TIMED_OUT
+        if not isinstance(refusal, ReadModelBehind):
+            outcome = row_of_refusal(refusal).wait_outcome or outcome
+        return WaitResult(outcome, self._tracker.projections[refusal.projection], refusal.applied_position)
 
     def _hopeless(self, behind: Sequence[TrackedProjection], required: int) -> WaitResult | None:
         """Return the worst outcome of the projections for which waiting is hopeless; of several the one furthest

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from diptych.contract.reasons import ReadModelNotReady
+from diptych.contract.reasons import (
+    ReadModelNotReady,
+    TokenAheadOfLog,
+    TokenMalformed,
+    TokenOfAnotherLog,
+    TokenOfOlderEpoch,
+)
 from diptych.domain.refusal import Refusal
 from diptych.server.request_context import RequestContext
 from query_server.freshness.fresh_read import absent
 from query_server.freshness.tracked_projection import TrackedProjection
 from query_server.freshness.tracker import FreshnessTracker
+
+_TOKEN_REFUSALS = (TokenMalformed, TokenOfAnotherLog, TokenOfOlderEpoch, TokenAheadOfLog)
 
 
 class Requirement(NamedTuple):
@@ -51,7 +59,8 @@ def refuse(
 ) -> Refusal:
     """Set the token of a refusal's trailer: the greater of the presented one and the shown position.
 
-    A token that the handler has set already stays.
+    A token that the handler has set already stays. A presented token that is not acceptable is left out: a caller
+    that keeps the greatest token it is answered with would never get rid of it.
 
     Args:
         refusal: The refusal.
@@ -65,6 +74,8 @@ def refuse(
     """
     if isinstance(refusal, ReadModelNotReady) and (missing := tracker.projections.get(refusal.projection)) is not None:
         refusal = absent(tracker, missing)
+    if isinstance(refusal, _TOKEN_REFUSALS):
+        presented = ""
     projections = tracker.projections.values() if tracked is None else (tracked,)
     position = min((one.progress.shown for one in projections), default=0)
     context.token = context.token or max(presented, tracker.head.token(position))

@@ -90,15 +90,19 @@ async def read_fresh(
         return cached(position) if not own or tracked.progress.feed_applied_own_event(position) else None
 
     until = reading.tracker.now + context.wait_seconds(reading.wait_seconds)
-    if required is None:
+
+    async def judge() -> int:
         if requirement.staleness is None:
-            required, _ = await reading.tokens.position_of(requirement.tokens, (tracked,), until)
-        else:
-            required = await reading.tokens.position_within(tracked, requirement.staleness, until)
+            position, _ = await reading.tokens.position_of(requirement.tokens, (tracked,), until)
+            return position
+        return await reading.tokens.position_within(tracked, requirement.staleness, until)
+
+    if required is None:
+        required = await judge()
         if (answer := cached_with_own_event(required)) is not None:
             return answer
     try:
-        return await reading.fresh.read(tracked, required, until, read, cached_with_own_event, own=own)
+        return await reading.fresh.read(tracked, required, until, read, cached_with_own_event, own=own, judge=judge)
     except Refusal as refusal:
         raise refuse(refusal, context, reading.tracker, tracked, presented) from None
 

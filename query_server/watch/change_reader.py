@@ -87,9 +87,10 @@ class Page:
     def continues(self, cut: ResumeToken) -> bool:
         """Return True if these rows are later states of a cut's rows.
 
-        They must be of the same filling, and of a log that did not lose events of the cut.
+        They must be of the same filling, and of a log that did not lose events of the cut. Rows of an earlier epoch
+        than the cut's come from before it, and may have events that the log has lost.
         """
-        if cut.source != self.source:
+        if cut.source != self.source or cut.epoch > self.epoch:
             return False
         epochs = self.identity.epochs if self.identity is not None else ()
         return not any(epoch > cut.epoch and first <= cut.position for epoch, first in epochs)

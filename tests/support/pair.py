@@ -71,9 +71,16 @@ class Pair:
         """Return a client of the command server and the first query server, for use in `async with`."""
         return Connection(self.command.address, self.query.address, **options)
 
-    def another_query_server(self) -> Server:
-        """Start one more query server on the same read store and return it."""
-        server = self._server("query-server", *self._query_arguments, number=len(self._more) + 2)
+    def another_query_server(self, commands: str = "") -> Server:
+        """Start one more query server on the same read store and return it.
+
+        Args:
+            commands: Address at which it reaches the command server; empty: that of the command server.
+        """
+        arguments = self._query_arguments
+        if commands:
+            arguments = (f"--commands={commands}", *arguments[1:])
+        server = self._server("query-server", *arguments, number=len(self._more) + 2)
         self._more.append(server)
         server.start()
         return server

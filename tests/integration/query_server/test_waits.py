@@ -8,6 +8,7 @@ import time
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from diptych.contract.token import Epoch, LogIdentity
 from diptych.v1.commands_pb2 import AggregateRef
 from diptych.v1.projections_pb2 import ProjectionState
 from diptych.v1.read_model_pb2 import (
@@ -84,6 +85,20 @@ async def test_a_wait_for_an_aggregates_version_ends_when_it_is_applied(server: 
     await server.upstreams.feed("lending", 11, 11)
 
     assert (await waiting).response.outcome == WaitOutcome.WAIT_OUTCOME_REACHED
+
+
+async def test_bug_an_aggregate_version_was_waited_for_without_its_epoch(server: QueryServer) -> None:
+    """Its position, 8, is in a new epoch of the log, which this server does not know yet; the rows are of the first."""
+    log = server.upstreams.identity
+    server.upstreams.identity = LogIdentity(log.log_id, (*log.epochs, Epoch(2, 8)))
+    server.upstreams.positions["member/ada", 2] = 8
+    wanted = AggregateVersion(aggregate=AggregateRef(type="member", id="ada"), version=2)
+    request = WaitForVersionRequest(view="members", aggregate_version=wanted)
+
+    answer = await server.ask(server.read_model.WaitForVersion, request, seconds=3)
+
+    assert answer.response.outcome == WaitOutcome.WAIT_OUTCOME_TIMED_OUT
+    assert answer.response.progress.applied_position == 7
 
 
 async def test_a_wait_for_an_absent_version_times_out(server: QueryServer) -> None:

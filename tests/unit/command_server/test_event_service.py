@@ -7,7 +7,7 @@ from pathlib import Path
 
 from google.rpc import code_pb2
 
-from diptych.contract.token import TOKEN_KEY
+from diptych.contract.token import TOKEN_KEY, Epoch, LogIdentity
 from diptych.v1.events_pb2 import EventBatch, SubscribeResponse
 from tests.support.batch_desk import register
 from tests.support.two_servers import Call, two_servers
@@ -39,3 +39,14 @@ async def test_subscribe_refuses_a_token_beyond_the_log_with_the_presented_token
         assert [frame async for frame in server.subscribe(call, identity.token(2))] == []
         assert call.code == code_pb2.OUT_OF_RANGE
         assert call.trailers[TOKEN_KEY] == identity.token(1)
+
+
+async def test_bug_a_subscription_began_at_a_token_of_an_unknown_epoch(tmp_path: Path) -> None:
+    async with two_servers(tmp_path) as server:
+        await server.other.batch(register("ada"))
+        identity = server.tail.identity
+        newer = LogIdentity(identity.log_id, (*identity.epochs, Epoch(2, 1)))
+        call = Call(newer.token(1))
+        assert [frame async for frame in server.subscribe(call, newer.token(1))] == []
+        assert call.code == code_pb2.OUT_OF_RANGE
+        assert call.trailers[TOKEN_KEY] == identity.zero_token, "a token that the log does not have is not sent back"

@@ -153,7 +153,7 @@ async def test_staleness_is_turned_into_a_position() -> None:
     tracked = stage.projection
     for position in range(1, 11):
         clock.now += 1
-        stage.tracker.on_head(position, None)
+        stage.tracker.on_head(position, None, clock.now)
 
     assert await stage.tokens.position_within(tracked, 3.0, stage.until()) == 7
     assert await stage.tokens.position_within(tracked, 0.0, stage.until()) == 10
@@ -169,3 +169,31 @@ async def test_staleness_is_refused_in_time_when_the_head_is_unreachable() -> No
 
     with pytest.raises(ReadModelBehind):
         await stage.tokens.position_within(stage.projection, 0.0, stage.until(0.05))
+
+
+async def test_bug_max_staleness_believed_a_frame_that_was_under_way_for_long() -> None:
+    """The link stalls. The frame that arrives first was sent before the call began."""
+    clock = Clock()
+    stage = FreshnessStage(clock=clock)
+    stage.head.gate = asyncio.Event()
+    asking = asyncio.create_task(stage.tokens.position_within(stage.projection, 0.5, stage.until()))
+    await turns()
+    clock.now += 1
+    stage.tracker.on_head(1, None)
+    await turns()
+    assert not asking.done(), "nothing proves the head of now"
+
+    stage.head.head = HeadReport(LOG, 2)
+    stage.head.gate.set()
+    await asyncio.wait((asking,), timeout=5)
+    assert asking.result() == 2
+
+
+async def test_a_request_for_the_head_bounds_the_staleness_of_later_calls() -> None:
+    clock = Clock()
+    stage = FreshnessStage(clock=clock)
+    stage.head.head = HeadReport(LOG, 3)
+    for _ in range(5):
+        assert await stage.tokens.position_within(stage.projection, 5, stage.until()) == 3
+        clock.now += 0.9
+    assert stage.head.requests == 1
