@@ -36,6 +36,7 @@ class QueryServerMetrics(Collector):
         yield CounterMetricFamily("diptych_selects", "Selects of rows by key.", source.selects)
         yield CounterMetricFamily("diptych_keys_read", "Keys in the selects of rows by key.", source.keys_read)
         yield GaugeMetricFamily("diptych_watches", "Open watches.", watches.open)
+        yield GaugeMetricFamily("diptych_watch_bytes", "Bytes of unread frames and buffers.", watches.memory.held)
         yield CounterMetricFamily("diptych_watched_rows", "Rows sent to watches.", watches.rows)
         yield CounterMetricFamily("diptych_watch_reads", "Pages read from the store for watches.", watches.reader.reads)
         yield CounterMetricFamily(

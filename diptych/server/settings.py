@@ -103,4 +103,7 @@ class QueryServerSettings(ServerSettings):
     watches_max: int = Field(2000, ge=1, description="Watches at once.")
     watched_keys_max: int = Field(2_000_000, ge=1, description="Keys watched at once, by all watches together.")
     watch_buffer_rows_max: int = Field(1000, ge=2, description="Buffered rows of a slow watch before it starts over.")
+    watch_bytes_max: int = Field(
+        256 << 20, ge=1 << 18, description="Bytes of unread frames and buffers of all watches together."
+    )
     watch_buffer_bytes_max: int = Field(4 << 20, ge=1024, description="Buffered bytes of a slow watch, likewise.")

@@ -28,7 +28,7 @@ from query_server.watch.change_statements import ACTIVE, ChangeStatements
 from query_server.watch.resume_token import ResumeToken, Source
 
 PAGE_BYTES_MAX = 1 << 20
-"""A page ends with the row that reaches this size."""
+"""A page ends with the row that reaches this size, or a smaller one that its reader asks for."""
 
 _DELETED = delimited(4, b"")
 _CHANGE_BYTES = 200  # Bytes that a change takes besides its content, estimated.
@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 class Change:
     """A row as of the position that last changed it."""
 
-    __slots__ = ("content", "key", "position", "size")
+    __slots__ = ("content", "holders", "key", "position", "size")
 
     def __init__(self, key: str, position: int, content: bytes) -> None:
         self.key = key
@@ -47,6 +47,8 @@ class Change:
         self.content = content
         """A `Row`, as a field of a `RowBatch`."""
         self.size = len(content) + len(key) + _CHANGE_BYTES
+        self.holders = 0
+        """Number of buffers that have it."""
 
 
 class Cursor(NamedTuple):
@@ -74,6 +76,11 @@ class Page:
         self.changes: list[Change] = []
         self.more = False
         """True if there are more rows than a page takes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its rows in memory."""
+        return sum(change.size for change in self.changes)
 
     @property
     def epoch(self) -> int:
@@ -125,12 +132,15 @@ class ChangeReader:
         """End the threads and close their connections."""
         await asyncio.gather(self._live.close(), self._catch_up.close())
 
-    async def changes(self, view: View[Any], after: Cursor, *, live: bool = False) -> Page:
+    async def changes(
+        self, view: View[Any], after: Cursor, bytes_max: int = PAGE_BYTES_MAX, *, live: bool = False
+    ) -> Page:
         """Read rows and tombstones after a cursor, in the order of their changes.
 
         Args:
             view: The view.
             after: The cursor.
+            bytes_max: Size that the page ends at.
             live: Use the connection for live changes.
         """
 
@@ -140,9 +150,9 @@ class ChangeReader:
                 return _run(execute, statements.after_position, **values)
             return _run(execute, statements.after_key, key=after.key, **values)
 
-        return await self._page(self._live if live else self._catch_up, view, rows, self._rows_max)
+        return await self._page(self._live if live else self._catch_up, view, rows, self._rows_max, bytes_max)
 
-    async def by_key(self, view: View[Any], after: str | None) -> Page:
+    async def by_key(self, view: View[Any], after: str | None, bytes_max: int = PAGE_BYTES_MAX) -> Page:
         """Read the rows that exist, by key, after a key; None: from the first."""
 
         def rows(execute: Execute, statements: ChangeStatements) -> Iterator[Any]:
@@ -150,16 +160,18 @@ class ChangeReader:
                 return _run(execute, statements.first_rows, limit=self._rows_max)
             return _run(execute, statements.next_rows, key=after, limit=self._rows_max)
 
-        return await self._page(self._catch_up, view, rows, self._rows_max)
+        return await self._page(self._catch_up, view, rows, self._rows_max, bytes_max)
 
-    async def of_keys(self, view: View[Any], keys: Sequence[str], *, deleted: bool) -> Page:
+    async def of_keys(
+        self, view: View[Any], keys: Sequence[str], bytes_max: int = PAGE_BYTES_MAX, *, deleted: bool
+    ) -> Page:
         """Read the rows of some keys: those that exist, by key; or with tombstones, by position."""
 
         def rows(execute: Execute, statements: ChangeStatements) -> Iterator[Any]:
             chosen = statements.of_keys if deleted else statements.rows_of_keys
             return _run(execute, chosen, keys=_json(keys))
 
-        return await self._page(self._catch_up, view, rows)
+        return await self._page(self._catch_up, view, rows, None, bytes_max)
 
     async def changed_keys(self, view: View[Any], keys: Sequence[str], after: int) -> tuple[Page, list[str]]:
         """Return those of some keys whose rows changed after a position, in the order of the changes.
@@ -180,6 +192,7 @@ class ChangeReader:
         view: View[Any],
         rows: Callable[[Execute, ChangeStatements], Iterator[Any]],
         rows_max: int | None = None,
+        bytes_max: int = PAGE_BYTES_MAX,
     ) -> Page:
         projection = view.projection.name
         self.reads += 1
@@ -190,7 +203,7 @@ class ChangeReader:
                 raise ReadModelNotReady(projection=projection)
             generation, version, filling, position, floor, *log = active
             page = Page(Source(version, generation, filling), position, floor, (log[0], log[1]))
-            _fill(page, view, rows(execute, self._statements_of(view, generation)), rows_max)
+            _fill(page, view, rows(execute, self._statements_of(view, generation)), rows_max, bytes_max)
             return page
 
         self.under_way += 1
@@ -210,7 +223,7 @@ class ChangeReader:
         return entry[1]
 
 
-def _fill(page: Page, view: View[Any], rows: Iterator[Any], rows_max: int | None) -> None:
+def _fill(page: Page, view: View[Any], rows: Iterator[Any], rows_max: int | None, bytes_max: int) -> None:
     """Put rows into a page, encoded, until it is full."""
     type_url = delimited(1, f"type.googleapis.com/{view.row.DESCRIPTOR.full_name}".encode())
     size = 0
@@ -219,7 +232,7 @@ def _fill(page: Page, view: View[Any], rows: Iterator[Any], rows_max: int | None
         change = Change(key, position, delimited(1, delimited(1, key.encode()) + integer(2, position) + content))
         page.changes.append(change)
         size += len(change.content)
-        if size >= PAGE_BYTES_MAX or len(page.changes) == rows_max:
+        if size >= bytes_max or len(page.changes) == rows_max:
             page.more = True
             break
 

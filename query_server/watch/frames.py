@@ -16,7 +16,7 @@ FRAME_ROWS_MAX = 1000
 """Greatest number of rows in a frame."""
 
 FRAME_BYTES_MAX = 1 << 20
-"""A frame ends before the row that would make it larger."""
+"""A frame of buffered changes ends before the row that would make it larger."""
 
 
 class Frames:
@@ -36,11 +36,15 @@ class Frames:
         self._progress = progress
         self._head = head
 
-    def split(self, changes: list[Change], cut: ResumeToken | None) -> Iterator[bytes]:
-        """Yield as many frames as these changes need; the last one ends a cut, if there is one."""
+    def split(
+        self, changes: list[Change], cut: ResumeToken | None, bytes_max: int = FRAME_BYTES_MAX
+    ) -> Iterator[bytes]:
+        """Yield as many frames as these changes need; the last one ends a cut, if there is one. A frame has one row
+        or at most `bytes_max` bytes of rows.
+        """
         begin, size = 0, 0
         for index, change in enumerate(changes):
-            if index - begin == FRAME_ROWS_MAX or (index > begin and size + len(change.content) > FRAME_BYTES_MAX):
+            if index - begin == FRAME_ROWS_MAX or (index > begin and size + len(change.content) > bytes_max):
                 yield self.rows(changes[begin:index])
                 begin, size = index, 0
             size += len(change.content)

@@ -12,7 +12,7 @@ If the feed shows that no row changed, the cut advances without a read. `subscri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import structlog
@@ -22,6 +22,7 @@ from diptych.domain.projection import View
 from diptych.v1.read_model_pb2 import ResetReason
 from query_server.freshness.progress import ProjectionProgress
 from query_server.watch.change_reader import Change, ChangeReader, Cursor, Page
+from query_server.watch.memory import BufferMemory
 from query_server.watch.resume_token import ResumeToken
 from query_server.watch.subscriber import Subscriber, SubscriberState
 
@@ -44,7 +45,12 @@ class Hub:
     """Changes of one view, for the subscribers that are synced. Belongs to one event loop."""
 
     def __init__(
-        self, view: View[Any], reader: ChangeReader, progress: ProjectionProgress, clock: Callable[[], float]
+        self,
+        view: View[Any],
+        reader: ChangeReader,
+        progress: ProjectionProgress,
+        memory: BufferMemory,
+        clock: Callable[[], float],
     ) -> None:
         self.view = view
         self.cut: ResumeToken | None = None
@@ -57,6 +63,7 @@ class Hub:
         """True if no change is known that is not read."""
         self._reader = reader
         self._progress = progress
+        self._memory = memory
         self._clock = clock
         self._subscribers: dict[Subscriber, None] = {}
         self._of_all_rows: dict[Subscriber, None] = {}
@@ -148,6 +155,11 @@ class Hub:
             if silent >= PROGRESS_SECONDS and (cut.position > subscriber.token_position or silent >= HEARTBEAT_SECONDS):
                 subscriber.progress_due = True
                 subscriber.woken.set()
+
+    def lose_slow(self, subscribers: Collection[Subscriber]) -> None:
+        """Reset subscribers whose buffers are full, or fuller than those of others."""
+        self.overflows += len(subscribers)
+        self._lose(subscribers, ResetReason.RESET_REASON_OVERFLOW)
 
     def _lose(self, subscribers: Iterable[Subscriber], reason: ResetReason) -> None:
         for subscriber in subscribers:
@@ -250,8 +262,9 @@ class Hub:
                 for subscriber in subscribers if isinstance(subscribers, set) else (subscribers,):
                     if not subscriber.add(change):
                         slow[subscriber] = None
-        self.overflows += len(slow)
-        self._lose(slow, ResetReason.RESET_REASON_OVERFLOW)
+        self.lose_slow(slow)
+        if self._memory.is_full:
+            self._memory.relieve()
 
     def _complete(self, cut: ResumeToken) -> None:
         self.cut = cut

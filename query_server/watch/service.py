@@ -23,9 +23,10 @@ from query_server.queries.consistency import refuse
 from query_server.watch.change_reader import ChangeReader
 from query_server.watch.frames import Frames
 from query_server.watch.hub import Hub
+from query_server.watch.memory import WatchMemory
 from query_server.watch.resume_token import ResumeToken, watched
 from query_server.watch.session import PAGE_ROWS_MAX, WatchSession
-from query_server.watch.subscriber import Subscriber
+from query_server.watch.subscriber import Subscriber, SubscriberState
 
 SERVICE = "diptych.v1.ReadModelService"
 
@@ -55,6 +56,8 @@ class WatchService:
         self._hubs: dict[str, Hub] = {}
         self._hub_tasks: asyncio.TaskGroup | None = None
         self._open: dict[WatchSession, Frames] = {}
+        self.memory = WatchMemory(settings.watch_bytes_max, self._now)
+        self.memory.buffers.relieve = self._reset_fullest
         self._keys = 0
         self._rows_sent = 0  # By watches that have ended.
         tracker.listeners.append(self._on_progress)
@@ -142,11 +145,16 @@ class WatchService:
             raise QueryServerStopping(projection=view.projection.name)
         if len(self._open) >= settings.watches_max:
             raise Overloaded(what="watches", limit=settings.watches_max).with_details(retry_seconds=1)
+        if not self.memory.has_room:
+            raise Overloaded(what="bytes of watches", limit=settings.watch_bytes_max).with_details(retry_seconds=1)
         count = len(keys or ())
         if self._keys + count > settings.watched_keys_max:
             raise Overloaded(what="watched keys", limit=settings.watched_keys_max).with_details(retry_seconds=1)
         subscriber = Subscriber(
-            keys, rows_max=settings.watch_buffer_rows_max, bytes_max=settings.watch_buffer_bytes_max
+            keys,
+            rows_max=settings.watch_buffer_rows_max,
+            bytes_max=settings.watch_buffer_bytes_max,
+            memory=self.memory.buffers,
         )
         frames = Frames(digest, tracked.progress, self._tracker.head)
         session = WatchSession(
@@ -156,6 +164,7 @@ class WatchService:
             subscriber,
             frames,
             start,
+            self.memory,
             self._now,
         )
         self._open[session] = frames
@@ -168,11 +177,23 @@ class WatchService:
             self._rows_sent += frames.rows_sent
             self._keys -= len(session.subscriber.keys or ())
             session.hub.leave(session.subscriber)
+            session.subscriber.release()
+            session.subscriber.release_drained()
+            self.memory.close(session.share)
+
+    def _reset_fullest(self) -> None:
+        """Reset the watches with the fullest buffers of all views, until the buffers have room again."""
+        fullest = sorted(self._open, key=lambda session: session.subscriber.pending_bytes, reverse=True)
+        for session in fullest:
+            if not self.memory.buffers.is_full:
+                return
+            if session.subscriber.state is SubscriberState.SYNCED and session.subscriber.has_pending:
+                session.hub.lose_slow((session.subscriber,))
 
     def _hub(self, view: View[Any], tracked: TrackedProjection) -> Hub:
         hub = self._hubs.get(view.name)
         if hub is None:
-            hub = self._hubs[view.name] = Hub(view, self.reader, tracked.progress, self._now)
+            hub = self._hubs[view.name] = Hub(view, self.reader, tracked.progress, self.memory.buffers, self._now)
             self._start(hub)
         return hub
 

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 
 from diptych.contract.reasons import QueryServerStopping, ResumeTokenExpired
 from diptych.domain.refusal import Refusal
@@ -30,6 +31,7 @@ from query_server.freshness.progress import ProjectionProgress
 from query_server.watch.change_reader import Change, ChangeReader, Cursor, Page
 from query_server.watch.frames import Frames
 from query_server.watch.hub import Hub
+from query_server.watch.memory import WatchMemory
 from query_server.watch.resume_token import ResumeToken
 from query_server.watch.subscriber import Subscriber, SubscriberState
 
@@ -37,6 +39,12 @@ PAGE_ROWS_MAX = 500
 """Rows read at a time; less if a buffer holds less than two pages."""
 
 _PAUSE_SECONDS = 0.05
+
+_BUFFERED_FRAME_BYTES = 64 << 10
+"""A frame of buffered changes may have as many bytes, however many watches are open."""
+
+_FRAME_COPIES = 2
+"""Copies of a frame: ours, and gRPC's."""
 
 
 class _ResetNeeded(Exception):
@@ -57,6 +65,7 @@ class WatchSession:
         subscriber: Subscriber,
         frames: Frames,
         start: ResumeToken | None,
+        memory: WatchMemory,
         clock: Callable[[], float],
     ) -> None:
         """Prepare a watch in the task that sends its frames.
@@ -68,6 +77,7 @@ class WatchSession:
             subscriber: The watch, as the hub sees it.
             frames: Encodes the frames.
             start: Where to resume; None: begin with a snapshot.
+            memory: Counts the bytes of all watches.
             clock: Source of monotonic seconds.
         """
         self.hub = hub
@@ -76,6 +86,8 @@ class WatchSession:
         self._progress = progress
         self._frames = frames
         self._start = start
+        self._memory = memory
+        self.share = memory.open(self.cancel)
         self._clock = clock
         self._is_stopping = False
         self._cursor = Cursor(0)
@@ -108,7 +120,9 @@ class WatchSession:
                     async with aclosing(part) as frames:
                         async for frame in frames:
                             self.subscriber.last_frame_at = self._clock()
+                            self._memory.sends(self.share)
                             yield frame
+                            self._memory.release(self.share)
             except _ResetNeeded as reset:
                 self.hub.leave(self.subscriber)
                 self.subscriber.behind()
@@ -133,7 +147,7 @@ class WatchSession:
         if self.subscriber.keys is None:
             after: str | None = None
             while True:
-                page = await self._reader.by_key(self.hub.view, after)
+                page = await self._read(partial(self._reader.by_key, self.hub.view, after))
                 yield page
                 if not page.more:
                     return
@@ -141,7 +155,7 @@ class WatchSession:
         keys = sorted(self.subscriber.keys)
         while keys:
             chunk = keys[:PAGE_ROWS_MAX]
-            page = await self._reader.of_keys(self.hub.view, chunk, deleted=False)
+            page = await self._read(partial(self._reader.of_keys, self.hub.view, chunk, deleted=False))
             yield page
             keys = keys[bisect_right(chunk, page.changes[-1].key) if page.more else len(chunk) :]
 
@@ -157,7 +171,7 @@ class WatchSession:
         position = max(page.position, start.position)
         while changed:
             chunk = changed[:PAGE_ROWS_MAX]
-            page = await self._reader.of_keys(self.hub.view, chunk, deleted=True)
+            page = await self._read(partial(self._reader.of_keys, self.hub.view, chunk, deleted=True))
             self._check(page, start)
             if not page.reaches_back_to(self._cursor):
                 raise _ResetNeeded(ResetReason.RESET_REASON_OVERFLOW)
@@ -177,7 +191,7 @@ class WatchSession:
         required: int | None = None
         while True:
             joined = subscriber.state is SubscriberState.SYNCED
-            page = await self._reader.changes(hub.view, self._cursor)
+            page = await self._read(partial(self._reader.changes, hub.view, self._cursor))
             self._check(page, self._cut)
             if not page.reaches_back_to(self._cursor):
                 if self._cut is start:
@@ -219,6 +233,7 @@ class WatchSession:
     async def _follow_hub(self) -> AsyncGenerator[bytes, None]:
         """Yield the changes that the hub adds to the buffer."""
         subscriber, hub = self.subscriber, self.hub
+        self._memory.release(self.share)  # The last page had no row to send.
         while True:
             await subscriber.woken.wait()
             subscriber.woken.clear()
@@ -236,10 +251,24 @@ class WatchSession:
                 subscriber.token_position, subscriber.has_uncut_rows = cut.position, False
             if changes:
                 failpoints.hit("watch.taken")
-                for frame in self._frames.split(changes, cut):
+                async for frame in self._buffered(changes, cut):
                     yield frame
+                subscriber.release_drained()
             elif due and cut is not None:
                 yield self._frames.progress(cut)
+
+    async def _buffered(self, changes: list[Change], cut: ResumeToken | None) -> AsyncGenerator[bytes, None]:
+        """Yield the frames of buffered changes, each when there is room for it."""
+        for frame in self._frames.split(changes, cut, max(self._memory.page_bytes, _BUFFERED_FRAME_BYTES)):
+            await self._memory.take(self.share, _FRAME_COPIES * len(frame))
+            yield frame
+
+    async def _read(self, read: Callable[[int], Awaitable[Page]]) -> Page:
+        """Read a page when there is room for it, of the size that there is room for."""
+        self._memory.release(self.share)
+        page = await read(await self._memory.take_page(self.share))
+        self._memory.fit_page(self.share, page.size)
+        return page
 
     # Checks.
 

@@ -23,6 +23,7 @@ import enum
 
 from diptych.v1.read_model_pb2 import ResetReason
 from query_server.watch.change_reader import Change
+from query_server.watch.memory import BufferMemory
 
 
 class SubscriberState(enum.Enum):
@@ -38,6 +39,8 @@ class Subscriber:
 
     __slots__ = (
         "_bytes_max",
+        "_drained",
+        "_memory",
         "_pending",
         "_rows_max",
         "_size",
@@ -53,13 +56,16 @@ class Subscriber:
         "woken",
     )
 
-    def __init__(self, keys: frozenset[str] | None, *, rows_max: int, bytes_max: int) -> None:
+    def __init__(
+        self, keys: frozenset[str] | None, *, rows_max: int, bytes_max: int, memory: BufferMemory | None = None
+    ) -> None:
         """Begin behind.
 
         Args:
             keys: Keys of the rows; None: all.
             rows_max: Greatest number of changes in the buffer.
             bytes_max: Greatest size of the buffer, in bytes.
+            memory: Counts the bytes of all buffers.
         """
         self.keys = keys
         self.state = SubscriberState.BEHIND
@@ -78,7 +84,9 @@ class Subscriber:
         self.was_waited_for = False
         """True if the hub has waited for it, and its buffer was not emptied."""
         self.woken = asyncio.Event()
+        self._memory = memory if memory is not None else BufferMemory()
         self._pending: dict[str, Change] = {}  # By key, in the order of positions.
+        self._drained: list[Change] = []  # Changes that its client has not read.
         self._size = 0
         self._rows_max = rows_max
         self._bytes_max = bytes_max
@@ -91,7 +99,9 @@ class Subscriber:
         before = pending.pop(change.key, None)
         if before is not None:
             self._size -= before.size
+            self._memory.drop(before)
         pending[change.key] = change
+        self._memory.hold(change)
         self._size += change.size
         if len(pending) > 1 and (len(pending) > self._rows_max or self._size > self._bytes_max):
             return False
@@ -99,17 +109,34 @@ class Subscriber:
         return True
 
     def drain(self) -> list[Change]:
-        """Empty the buffer; return its changes by position."""
+        """Empty the buffer; return its changes by position. They count as held until `release_drained`."""
         changes = list(self._pending.values())
+        self._drained += changes
         self._pending.clear()
         self._size = 0
         self.was_waited_for = False
         return changes
 
+    def release_drained(self) -> None:
+        """Note that its client has read the changes that were drained."""
+        for change in self._drained:
+            self._memory.drop(change)
+        self._drained = []
+
+    def release(self) -> None:
+        """Empty the buffer, and drop its changes."""
+        for change in self._pending.values():
+            self._memory.drop(change)
+        self._pending.clear()
+        self._size = 0
+        self.was_waited_for = False
+
     def cover(self, position: int) -> None:
         """Drop the changes up to a position: the watch has read them itself."""
         self.covered_through = position
-        for change in self.drain():
+        changes = list(self._pending.values())
+        self.release()
+        for change in changes:
             self.add(change)
 
     def synced(self, position: int) -> None:
@@ -124,10 +151,15 @@ class Subscriber:
 
     def lost(self, reason: ResetReason) -> None:
         """Enter LOST: empty the buffer, and wake the watch to begin again."""
-        self.drain()
+        self.release()
         self.state = SubscriberState.LOST
         self.reset_reason = reason
         self.woken.set()
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the changes in the buffer."""
+        return self._size
 
     @property
     def has_pending(self) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from query_server.freshness.progress import ProjectionProgress
 from query_server.watch.hub import Hub
+from query_server.watch.memory import BufferMemory
 from query_server.watch.resume_token import ResumeToken, Source
 from query_server.watch.subscriber import Subscriber
 from tests.support.notes import Notes
@@ -18,7 +19,7 @@ CUT = ResumeToken(Source(1, 1, ""), 0, 0)
 
 def _hub() -> Hub:
     reader: Any = None  # Joining and leaving read nothing.
-    return Hub(Notes().notes, reader, ProjectionProgress(1), time.monotonic)
+    return Hub(Notes().notes, reader, ProjectionProgress(1), BufferMemory(), time.monotonic)
 
 
 def _cpu_seconds_of_leaving(count: int, keys: frozenset[str]) -> float:
