@@ -15,7 +15,7 @@ from diptych.contract.token import TOKEN_KEY
 from diptych.internal.v1.log_pb2 import GetHeadResponse
 from diptych.server.router import Router
 from diptych.server.settings import CommandServerSettings
-from diptych.v1.events_pb2 import SubscribeRequest
+from diptych.v1.events_pb2 import GetPositionRequest, GetPositionResponse, SubscribeRequest
 from tests.support.batch_desk import SHOP, Desk
 
 
@@ -60,6 +60,12 @@ class Server:
         call = Call()
         data = await self._router.methods["/diptych.internal.v1.LogService/GetHead"].serve(b"", call)
         return call, GetHeadResponse.FromString(data).head_position
+
+    async def position(self, call: Call, request: GetPositionRequest) -> int:
+        """Call GetPosition; return the position."""
+        path = "/diptych.v1.EventService/GetPosition"
+        data = await self._router.methods[path].serve(request.SerializeToString(), call)
+        return GetPositionResponse.FromString(data).position
 
     def stream(self, path: str, call: Call) -> AsyncIterator[bytes]:
         """Call a method that answers with a stream, with an empty request."""

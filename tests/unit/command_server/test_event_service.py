@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from google.rpc import code_pb2
 
 from diptych.contract.token import TOKEN_KEY, Epoch, LogIdentity
-from diptych.v1.events_pb2 import EventBatch, SubscribeResponse
+from diptych.v1.commands_pb2 import AggregateRef
+from diptych.v1.events_pb2 import EventBatch, GetPositionRequest, SubscribeResponse
 from tests.support.batch_desk import register
 from tests.support.two_servers import Call, two_servers
 
@@ -50,3 +52,27 @@ async def test_bug_a_subscription_began_at_a_token_of_an_unknown_epoch(tmp_path:
         assert [frame async for frame in server.subscribe(call, newer.token(1))] == []
         assert call.code == code_pb2.OUT_OF_RANGE
         assert call.trailers[TOKEN_KEY] == identity.zero_token, "a token that the log does not have is not sent back"
+
+
+async def test_get_position_takes_a_version_that_is_recorded_while_it_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_servers(tmp_path) as server:
+        position_of = server.desk.store.position_of
+        lookups = 0
+
+        async def record_after_the_lookup(stream: str, version: int) -> int | None:
+            nonlocal lookups
+            lookups += 1
+            position = await position_of(stream, version)
+            if lookups == 1:
+                assert position is None
+                await server.other.batch(register("ada"))
+                await server.tail.take(await server.desk.store.read_log(0, events_max=10, bytes_max=1 << 20))
+            return position
+
+        monkeypatch.setattr(server.desk.store, "position_of", record_after_the_lookup)
+        request = GetPositionRequest(aggregate=AggregateRef(type="user", id="ada"), version=1)
+        async with asyncio.timeout(20):
+            assert await server.position(Call(), request) == 1
+        assert lookups == 2

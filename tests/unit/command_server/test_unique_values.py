@@ -102,3 +102,20 @@ async def test_a_unique_value_or_id_with_a_nul_is_refused_alone(desk: Desk) -> N
     await desk.decide([submission, other])
     assert isinstance(submission.refusal, InvalidRequest)
     assert other.accepted == (users.ref("cleo"), 1, 1, False)
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_refused_command_neither_releases_nor_takes_unique_values(desk: Desk, together: bool) -> None:
+    await desk.batch(register("ada", username="ada"), register("ben", username="ben"))
+    change = UpdateUserProfileRequest(user_id="ada", email="new@example.com", username="ben")
+    commands = [change, register("eve", email="ada@example.com"), register("fay", email="new@example.com")]
+    if together:
+        outcomes = await desk.batch(*commands)
+    else:
+        outcomes = [outcome for command in commands for outcome in await desk.batch(command)]
+    assert outcomes[0] == UsernameTaken(username="ben")
+    assert outcomes[1] == EmailTaken(email="ada@example.com"), "two users would have one email"
+    assert accepted(outcomes[2]).version == 1, "a refused command takes nothing"
+    desk.forget()
+    [again] = await desk.batch(register("gus", email="ada@example.com"))
+    assert again == EmailTaken(email="ada@example.com")

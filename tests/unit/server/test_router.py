@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -223,3 +225,54 @@ def test_rpc_without_a_handler_fails_the_start_with_its_name() -> None:
         made.check_complete()
     made.bind_stream(SERVICE, "Subscribe", count)
     made.check_complete()
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+async def test_cancelled_stream_is_counted_down_once(frames: int) -> None:
+    made = router(Echo=echo)
+    made.bind_stream(SERVICE, "Count", count)
+    made.calls_max = 1
+    method = made.methods[f"/{SERVICE}/Count"]
+    for _ in range(3):
+        cancelled = method.serve(b"", TransportCallStub())
+        for _ in range(frames):
+            await anext(cancelled)
+        await cancelled.aclose()
+    open_stream = method.serve(b"", TransportCallStub())
+    await anext(open_stream)
+    call = TransportCallStub()
+    await answer(made, "Echo", b"", call)
+    assert call.reason == "OVERLOADED", "cancelled calls must not raise the limit"
+    await all_of(open_stream)
+
+
+async def test_cancelled_and_refused_calls_are_counted_down_once() -> None:
+    waiting = asyncio.Event()
+
+    async def wait(data: bytes, context: RequestContext) -> bytes:
+        await waiting.wait()
+        return data
+
+    made = router(Wait=wait)
+    made.bind_stream(SERVICE, "Count", count)
+    made.calls_max = 1
+    open_stream = made.methods[f"/{SERVICE}/Count"].serve(b"", TransportCallStub())
+    await anext(open_stream)
+    for _ in range(3):  # Refused as too many.
+        call = TransportCallStub()
+        await answer(made, "Wait", b"", call)
+        assert call.reason == "OVERLOADED"
+    await all_of(open_stream)
+    for _ in range(3):
+        task = asyncio.create_task(answer(made, "Wait", b"", TransportCallStub()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    first = asyncio.create_task(answer(made, "Wait", b"data", TransportCallStub()))
+    await asyncio.sleep(0)
+    call = TransportCallStub()
+    await answer(made, "Wait", b"", call)
+    assert call.reason == "OVERLOADED"
+    waiting.set()
+    assert await first == b"data"

@@ -244,3 +244,32 @@ async def test_a_damaged_backup_is_refused_and_changes_nothing(tmp_path: Path, w
     left = sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(("-wal", "-shm")))
     assert left == ["backup.db", "log.db", "log.db.lock", "new"]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["log.db.lock"]
+
+
+@pytest.mark.parametrize("journals", [("-wal",), ("-wal", "-shm")])
+async def test_the_valid_journal_of_a_damaged_log_is_not_applied_to_the_restored_one(
+    tmp_path: Path, journals: tuple[str, ...]
+) -> None:
+    log, backup, crashed = tmp_path / "log.db", tmp_path / "backup.db", tmp_path / "crashed" / "log.db"
+    await record(log, 3)
+    back_up(log, backup, silent)
+    crashed.parent.mkdir()
+    with closing(sqlite3.connect(log, isolation_level=None)) as killed:
+        killed.execute("PRAGMA journal_mode=WAL")
+        killed.execute("PRAGMA wal_autocheckpoint=0")
+        killed.execute("UPDATE log SET head = 99")
+        for suffix in ("", *journals):
+            shutil.copy(tmp_path / f"log.db{suffix}", tmp_path / "crashed" / f"log.db{suffix}")
+    assert rows(shutil.copytree(crashed.parent, tmp_path / "proof") / "log.db", "SELECT head FROM log") == [(99,)], (
+        "SQLite applies this journal"
+    )
+    with crashed.open("r+b") as file:
+        file.write(b"no database at all")
+
+    done = restore(backup, crashed, silent, force=True)
+
+    assert (done.lost, done.log.head) == (None, 3)
+    assert rows(crashed, "SELECT head, epoch FROM log") == [(3, 2)]
+    opened_log = await opened(crashed)
+    assert (opened_log.position, opened_log.identity.epochs) == (3, (Epoch(1, 1), Epoch(2, 4)))
+    assert (await record(crashed, 1)).position == 4

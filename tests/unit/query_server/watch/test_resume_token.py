@@ -10,6 +10,7 @@ from diptych.contract.reasons import (
     ResumeTokenMalformed,
 )
 from diptych.v1.read_model_pb2 import ResetReason
+from query_server.watch.change_reader import Cursor, Page
 from query_server.watch.resume_token import ResumeToken, Source, watched
 
 GENERATION = ResetReason.RESET_REASON_GENERATION
@@ -67,3 +68,21 @@ def test_a_resume_token_that_was_changed_is_refused(index: int, character: str) 
 @given(st.sets(st.text(st.characters(codec="utf-8"))), st.sets(st.text(st.characters(codec="utf-8"))))
 def test_other_keys_have_another_digest(one: set[str], other: set[str]) -> None:
     assert (watched("v", one) == watched("v", other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("floor", "cursor", "complete"),
+    [
+        (4, Cursor(5), True),
+        (4, Cursor(5, "k"), True),
+        (5, Cursor(5), True),
+        (5, Cursor(5, "k"), False),
+        (6, Cursor(5), False),
+        (6, Cursor(5, "k"), False),
+    ],
+)
+def test_a_page_at_the_floor_in_the_middle_of_a_position_does_not_reach_back(
+    floor: int, cursor: Cursor, complete: bool
+) -> None:
+    page = Page(SOURCE, 9, floor, ("", ""))
+    assert page.reaches_back_to(cursor) is complete, "tombstones at the floor, behind the key, may be gone"
