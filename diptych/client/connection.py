@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any, Self
 
 import grpc
@@ -14,9 +14,9 @@ from google.rpc import status_pb2
 from diptych.client.calls import Calls
 from diptych.client.command_stream import CommandStream
 from diptych.client.errors import CallRefused
+from diptych.client.latest_token import LatestToken
 from diptych.client.methods import Method, method_of, with_context
 from diptych.client.watch import watch
-from diptych.contract.reasons import TokenOfOlderEpoch
 from diptych.contract.token import TOKEN_KEY
 from diptych.domain.aggregate import AggregateRef
 from diptych.server.channels import open_client_channel
@@ -28,8 +28,9 @@ _WAIT_FOR_VERSION = Method("/diptych.v1.ReadModelService/WaitForVersion", read_m
 class Connection:
     """Channels to a command server and a query server.
 
-    The connection keeps the greatest token of all responses and errors, see `token`. Use it as an async context
-    manager, or close it.
+    The connection keeps the greatest token of all responses and errors, see `token`. A server of another log, or of one
+    that lost the token's event in a restore, refuses it once; the connection then discards it. Use the connection as an
+    async context manager, or close it.
 
     Args:
         commands: `HOST:PORT` of the command server; None: no commands.
@@ -65,8 +66,7 @@ class Connection:
             retry_seconds=retry_seconds,
             on_token=self.add_token,
         )
-        self.token = ""
-        """The greatest token so far; empty before the first."""
+        self._latest = LatestToken()
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,18 +144,15 @@ class Connection:
             metadata: Metadata beside the connection's.
 
         Raises:
-            CallRefused: The call ended with an error. TOKEN_OF_OLDER_EPOCH comes once after a restore that lost the
-                event of the connection's token; the connection then discards it.
+            CallRefused: The call ended with an error. TOKEN_OF_OLDER_EPOCH, TOKEN_OF_ANOTHER_LOG and
+                TOKEN_AHEAD_OF_LOG come once after the log was restored or replaced: the connection then discards the
+                token that it presented, and continues with the tokens of the log that there is now.
             LookupError: No rpc of a QueryService has this request.
         """
         presented = token or (self.token if self._read_your_writes else "")
         with_token = {**(metadata or {}), **({TOKEN_KEY: presented} if presented else {})}
-        try:
+        with self._discarding(presented):
             return await self._calls.call(self.queries, method_of(type(query)), query, timeout_seconds, with_token)
-        except CallRefused as refused:
-            if refused.reason == TokenOfOlderEpoch.reason and self.token == presented:
-                self.token = ""
-            raise
 
     async def wait_for(
         self,
@@ -178,7 +175,7 @@ class Connection:
             timeout_seconds: The deadline; None: the connection's.
 
         Raises:
-            CallRefused: The call ended with an error.
+            CallRefused: The call ended with an error; `query` says which ones discard the connection's token.
         """
         request = read_model_pb2.WaitForVersionRequest(view=view)
         if aggregate is not None:
@@ -186,10 +183,11 @@ class Connection:
             request.aggregate_version.version = version
         else:
             request.token = token or self.token
-        response: read_model_pb2.WaitForVersionResponse = await self._calls.call(
-            self.queries, _WAIT_FOR_VERSION, request, timeout_seconds, None
-        )
-        return response
+        with self._discarding(request.token):
+            response: read_model_pb2.WaitForVersionResponse = await self._calls.call(
+                self.queries, _WAIT_FOR_VERSION, request, timeout_seconds, None
+            )
+            return response
 
     async def watch(
         self,
@@ -267,7 +265,20 @@ class Connection:
             raise
         await stream.close()
 
+    @property
+    def token(self) -> str:
+        """The greatest token so far of the log that answered last; empty before the first."""
+        return self._latest.text
+
     def add_token(self, token: str) -> None:
-        """Raise `token` to this one if it is greater. For tokens of other channels."""
-        # Of two tokens of one log the greater string is the later; those of two logs cannot be compared.
-        self.token = max(self.token, token)
+        """Raise `token` to this one if it is greater, or of another log. For tokens of other channels."""
+        self._latest.add(token)
+
+    @contextmanager
+    def _discarding(self, presented: str) -> Iterator[None]:
+        """Discard the connection's token if a call that presented it is refused as the log does not have it."""
+        try:
+            yield
+        except CallRefused as refused:
+            self._latest.on_refusal(refused.reason, presented, refused.token)
+            raise
