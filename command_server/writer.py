@@ -22,7 +22,7 @@ from diptych.domain.refusal import Refusal
 from diptych.server import failpoints
 from diptych.server.errors import internal_error
 from diptych.server.settings import CommandServerSettings
-from diptych.storage.batch_window import BatchWindow
+from diptych.storage.batch_window import BatchWindow, BatchWindows
 
 _log = structlog.get_logger(__name__)
 
@@ -103,6 +103,7 @@ class Writer:
         Cancelling leaves the outcome of the running commit unknown, and its commands without an outcome.
         """
         time = asyncio.get_running_loop().time
+        windows = BatchWindows(self._batch_max)
         window, until = BatchWindow.after(0), time()
         while True:
             if not self._queue:
@@ -110,14 +111,17 @@ class Writer:
                     return
                 await self._wait_for(1)
             if len(self._queue) < window.size and not self._closing:
-                await self._wait_for(window.size, until - time())
+                left = until - time()
+                await self._wait_for(window.size, left)
+                if left > 0 and not self._closing:
+                    windows.observe(len(self._queue) >= window.size)
             batch = self._take_batch()
             self._room.set()
             if batch:
                 self._committing = batch
                 await self._commit(batch)
                 self._committing = []
-            window = BatchWindow.after(len(batch) + len(self._queue), self._batch_max)
+            window = windows.after(len(batch) + len(self._queue))
             until = time() + window.seconds
 
     def close(self) -> None:

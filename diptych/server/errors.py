@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from diptych.contract.reasons import InternalError
+from diptych.domain.ids import new_id
 from diptych.domain.refusal import Refusal
 
 _log = structlog.get_logger(__name__)
@@ -19,9 +20,10 @@ def internal_error(error: BaseException, request_id: str, **fields: str) -> Inte
 
     Args:
         error: The exception.
-        request_id: The caller's request id; empty if unknown.
+        request_id: The caller's request id. Empty: the log line and the refusal share a new one.
         fields: Log fields that name the place, such as `method`.
     """
+    request_id = request_id or new_id()
     _log.error("unexpected exception", request_id=request_id, exc_info=error, **fields)
     return InternalError(request_id=request_id)
 

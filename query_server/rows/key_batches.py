@@ -14,7 +14,7 @@ from typing import Any
 from diptych.contract.reasons import Overloaded
 from diptych.domain.projection import View
 from diptych.domain.refusal import Refusal
-from diptych.storage.batch_window import BatchWindow
+from diptych.storage.batch_window import BatchWindows
 from query_server.rows.connection import ReadConnection
 from query_server.rows.reader_threads import READS_MAX, ReaderThreads
 from query_server.rows.row_source import RowRead
@@ -28,6 +28,7 @@ class KeyBatches:
 
     __slots__ = (
         "_batch_size",
+        "_in_window",
         "_is_under_way",
         "_loop",
         "_read_keys",
@@ -35,6 +36,7 @@ class KeyBatches:
         "_threads",
         "_view",
         "_waiting",
+        "_windows",
         "keys",
         "selects",
     )
@@ -53,6 +55,9 @@ class KeyBatches:
         self._batch_size = 1
         """Number of keys that the next batch waits for."""
         self._sending: asyncio.Handle | None = None
+        self._windows = BatchWindows()
+        self._in_window = False
+        """True while the next batch waits for its callers."""
 
     def get(self, key: str) -> asyncio.Future[RowRead]:
         """Read one row with the next select.
@@ -68,6 +73,7 @@ class KeyBatches:
         if not self._is_under_way and (self._sending is None or len(waiting) == self._batch_size):
             if self._sending is not None:
                 self._sending.cancel()
+                self._end_window(filled=True)
             # Keys of the same turn of the loop come along.
             self._sending = self._loop.call_soon(self._send)
         return future
@@ -75,11 +81,12 @@ class KeyBatches:
     def on_answered(self, batch: _KeyBatch) -> None:
         """Answer the callers of a batch, and send the next one when its callers are there."""
         self._is_under_way = False
-        self._batch_size, seconds = BatchWindow.after(len(batch.keys) + len(self._waiting))
+        self._batch_size, seconds = self._windows.after(len(batch.keys) + len(self._waiting))
         if len(self._waiting) >= self._batch_size:
             self._send()
         elif self._batch_size > 1:
-            self._sending = self._loop.call_later(seconds, self._send)
+            self._in_window = True
+            self._sending = self._loop.call_later(seconds, self._send_late)
         error = batch.error
         if error is not None:
             for _, future in batch.keys:
@@ -90,6 +97,18 @@ class KeyBatches:
         for index, (_, future) in enumerate(batch.keys):
             if not future.done():
                 future.set_result(RowRead(rows.get(index), generation, position))
+
+    def _send_late(self) -> None:
+        """Send the keys that came within the window, which were too few."""
+        if self._waiting:
+            self._end_window(filled=False)
+        self._in_window = False
+        self._send()
+
+    def _end_window(self, *, filled: bool) -> None:
+        if self._in_window:
+            self._in_window = False
+            self._windows.observe(filled)
 
     def _send(self) -> None:
         keys = [(key, future) for key, future in self._waiting if not future.done()]

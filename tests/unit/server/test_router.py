@@ -276,3 +276,17 @@ async def test_cancelled_and_refused_calls_are_counted_down_once() -> None:
     assert call.reason == "OVERLOADED"
     waiting.set()
     assert await first == b"data"
+
+
+def test_bug_internal_error_referred_to_an_empty_request_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+
+    class Log:
+        def error(self, event: str, *, request_id: str, **fields: Any) -> None:
+            logged.append(request_id)
+
+    monkeypatch.setattr(errors, "_log", Log())
+    refused = [errors.internal_error(ValueError("planted"), "") for _ in range(2)]
+    assert [one.metadata["request_id"] for one in refused] == logged
+    assert len(set(logged)) == 2
+    assert all(logged)

@@ -109,6 +109,20 @@ async def test_a_select_does_not_wait_for_long(store: StoreFile, reader: RowRead
     assert (await asyncio.wait_for(reader.get(rows, "a"), 10)).row is not None
 
 
+async def test_bug_who_reads_quickly_waited_in_every_select_for_slow_ones(
+    store: StoreFile, reader: RowReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_window, "_CALL_SECONDS", 0.05)
+    write(store, {"a": struct(number=1)})
+    began = asyncio.get_running_loop().time()
+    for _ in range(200):  # Two others read once, and do other things.
+        slow = [reader.get(rows, "a") for _ in range(2)]
+        await reader.get(rows, "a")
+        await asyncio.gather(*slow)
+        await reader.get(rows, "a")
+    assert asyncio.get_running_loop().time() - began < 15, "with a wait of 0.15 s in each turn it would take 30 s"
+
+
 async def test_keys_of_any_text_are_told_apart(store: StoreFile, reader: RowReader) -> None:
     keys = ["", " ", "a", "A", "a,b", "1 2", "[", '"', "\\u0041", "é", "e\u0301", "☃𝄞", "a\nb", "\x7f"]
     write(store, {key: struct(text=key) for key in keys})
