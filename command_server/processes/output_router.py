@@ -46,7 +46,9 @@ class OutputRouter:
         self._outputs = outputs
         self._queues = queues
         self._commands = Commands(domain, writer, outputs, self._on_outcome, self._on_closed)
-        self._timers = Timers(outputs, self._on_outcome, queues.wait_for_room)
+        self._timers = Timers(store, outputs, self._on_outcome, queues.wait_for_room, lambda: self._started_through)
+        self._started_through = 0
+        """Position of the last step whose outputs were started."""
         self.ports = {name: Effects(port, outputs, self._on_outcome) for name, port in domain.domain.ports.items()}
         """Effects by full name of the request."""
         self._unrouted = OutputQueue()
@@ -76,6 +78,10 @@ class OutputRouter:
                 if work.process not in self._processes:
                     _log.warning("output of a process that the domain does not have", process=work.process)
                     continue
+                self._started_through = work.position
+                if work.kind is WorkKind.TIMEOUT and (work.position, work.ordinal) not in except_for:
+                    self._timers.start(work)
+                    continue
                 output = self._outputs.add(work)
                 if output.key not in except_for:
                     self._start(output, None)
@@ -96,14 +102,16 @@ class OutputRouter:
             elif output.HasField("timeout"):
                 kind, due = WorkKind.TIMEOUT, output.timeout.due_time.ToMicroseconds()
             work = Work(event.position, ordinal, event.aggregate.type, event.aggregate.id, kind, due)
-            self._start(self._outputs.add(work, content), content)
+            if kind is WorkKind.TIMEOUT:
+                self._timers.start(work, content)
+            else:
+                self._start(self._outputs.add(work, content), content)
+        self._started_through = event.position
 
     def _start(self, output: Output, content: Content | None) -> None:
         match output.work.kind:
             case WorkKind.COMMAND:
                 self._commands.start(output)
-            case WorkKind.TIMEOUT:
-                self._timers.start(output)
             case _ if content is None:
                 self._unrouted.put(output)
             case _:

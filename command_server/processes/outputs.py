@@ -91,7 +91,7 @@ class Retry(NamedTuple):
 
 
 class OpenOutputs:
-    """All open outputs, and as many of their contents as fit into memory."""
+    """All open commands and effects, the earliest timeouts, and as many of their contents as fit into memory."""
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
@@ -100,7 +100,11 @@ class OpenOutputs:
         self.kinds: Counter[tuple[str, WorkKind]] = Counter()
         """Number of open outputs by type of process and kind."""
         self.instances: dict[str, Counter[str]] = {}
-        """Number of open outputs by type of process and instance."""
+        """Number of open outputs in memory by type of process and instance."""
+        self.stored: Counter[str] = Counter()
+        """Number of open timeouts that only the store has, by type of process."""
+        self.closed: set[WorkKey] | None = None
+        """Outputs that were closed while timeouts are read from the store; None: no read is running."""
         self.stuck: dict[WorkKey, Output] = {}
 
     def __iter__(self) -> Iterator[Output]:
@@ -130,13 +134,44 @@ class OpenOutputs:
         self.instances.setdefault(work.process, Counter())[work.instance] += 1
         return output
 
+    def count_stored(self, work: Work) -> None:
+        """Count a timeout that stays in the store."""
+        self.kinds[work.process, work.kind] += 1
+        self.stored[work.process] += 1
+
+    def add_stored(self, work: Work) -> bool:
+        """Add a counted timeout that was read from the store.
+
+        Return False for a timeout that is open in memory, was closed during the read, or is not counted.
+        """
+        key = (work.position, work.ordinal)
+        if key in self._open or key in (self.closed or ()) or not self.stored[work.process]:
+            return False
+        self.stored[work.process] -= 1
+        self.kinds[work.process, work.kind] -= 1
+        self.add(work)
+        return True
+
+    def leave_to_store(self, key: WorkKey) -> None:
+        """Remove a timeout from memory; it stays open in the store."""
+        output = self._open.get(key)
+        if output is not None:
+            self._remove(output)
+            self.count_stored(output.work)
+
     def close(self, key: WorkKey) -> None:
         """Remove an output whose outcome is taken."""
-        output = self._open.pop(key, None)
+        output = self._open.get(key)
         if output is None:
             return
+        self._remove(output)
+        if self.closed is not None:
+            self.closed.add(key)
+
+    def _remove(self, output: Output) -> None:
         work = output.work
-        self.stuck.pop(key, None)
+        del self._open[output.key]
+        self.stuck.pop(output.key, None)
         self._contents -= output.content is not None
         self.kinds[work.process, work.kind] -= 1
         instances = self.instances[work.process]

@@ -64,7 +64,7 @@ class ProcessService:
         host, outputs = self._host, self._host.outputs
         status = messages.ProcessStatus(
             process=name,
-            running_instances=len(outputs.instances.get(name, ())),
+            running_instances=await self._running(name),
             open_commands=outputs.kinds[name, WorkKind.COMMAND],
             open_effects=outputs.kinds[name, WorkKind.EFFECT],
             open_timeouts=outputs.kinds[name, WorkKind.TIMEOUT],
@@ -79,6 +79,13 @@ class ProcessService:
         for output in sorted(stuck, key=lambda one: one.key)[: _TROUBLES_MAX - len(status.troubles)]:
             status.troubles.append(_stuck_trouble(output, (await outputs.content(output)).message.TypeName()))
         return status
+
+    async def _running(self, name: str) -> int:
+        """Return the number of instances with open outputs; ask the store if memory does not have all timeouts."""
+        outputs = self._host.outputs
+        if outputs.stored[name]:
+            return await self._store.count_running(name)
+        return len(outputs.instances.get(name, ()))
 
     async def _set_oldest_age(self, status: messages.ProcessStatus) -> None:
         """Set the age of the oldest open command or effect."""

@@ -152,6 +152,14 @@ class EventStore(abc.ABC):
         """
 
     @abc.abstractmethod
+    async def read_timeouts(self, due: int, after: WorkKey, count: int) -> Sequence[Work]:
+        """Read up to `count` open timeouts in the order of due time and key, after a due time and key."""
+
+    @abc.abstractmethod
+    async def count_running(self, process: str) -> int:
+        """Return the number of instances of a process that have open outputs."""
+
+    @abc.abstractmethod
     async def process_marks(self) -> Mapping[str, int]:
         """Read the mark of each type of process: the position through which it has taken its inputs."""
 

@@ -98,8 +98,17 @@ class SqliteEventStore(EventStore):
 
     async def read_work(self, after: WorkKey, count: int) -> Sequence[Work]:
         position, ordinal = after
-        rows = await self._database.rows(statements.READ_WORK, position=position, ordinal=ordinal, count=count)
-        return [Work(at, nth, process, id, WorkKind(kind), due) for at, nth, process, id, kind, due in rows]
+        return _works(await self._database.rows(statements.READ_WORK, position=position, ordinal=ordinal, count=count))
+
+    async def read_timeouts(self, due: int, after: WorkKey, count: int) -> Sequence[Work]:
+        position, ordinal = after
+        values = {"due": due, "position": position, "ordinal": ordinal, "count": count}
+        return _works(await self._database.rows(statements.READ_TIMEOUTS, **values))
+
+    async def count_running(self, process: str) -> int:
+        rows = await self._database.rows(statements.COUNT_RUNNING, process=process)
+        count: int = rows[0][0]
+        return count
 
     async def take_event_types(self, types: Collection[str]) -> Sequence[tuple[str, int]]:
         return await self._database.write(event_types.take_event_types, types)
@@ -134,3 +143,7 @@ class SqliteEventStore(EventStore):
         if epoch != self._identity.epoch:
             self._identity = read_identity(connection)
         return LogHead(self._identity, position)
+
+
+def _works(rows: Sequence[Any]) -> Sequence[Work]:
+    return [Work(at, nth, process, id, WorkKind(kind), due) for at, nth, process, id, kind, due in rows]

@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, func, insert, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from command_server.store import schema
+from command_server.store.records import WorkKind
 from diptych.storage.sql import Compiled, MultiRowInsert, compile_sqlite
 
 
@@ -122,6 +123,18 @@ READ_WORK = compile_sqlite(
     .where(tuple_(_work.c.position, _work.c.ordinal) > tuple_(bindparam("position"), bindparam("ordinal")))
     .order_by(_work.c.position, _work.c.ordinal)
     .limit(bindparam("count"))
+)
+_work_after_due = tuple_(_work.c.due, _work.c.position, _work.c.ordinal) > tuple_(
+    bindparam("due"), bindparam("position"), bindparam("ordinal")
+)
+READ_TIMEOUTS = compile_sqlite(
+    select(_work)
+    .where(_work.c.kind == int(WorkKind.TIMEOUT), _work_after_due)
+    .order_by(_work.c.due, _work.c.position, _work.c.ordinal)
+    .limit(bindparam("count"))
+)
+COUNT_RUNNING = compile_sqlite(
+    select(func.count(_work.c.instance.distinct())).where(_work.c.process == bindparam("process"))
 )
 MARKS = compile_sqlite(select(schema.process_marks))
 PUT_MARK = _upsert(schema.process_marks, "process")

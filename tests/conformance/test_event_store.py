@@ -302,6 +302,23 @@ async def test_work_is_opened_with_its_step_and_closed_with_its_outcome(backend:
         assert await store.read_work((0, 0), 10) == []
 
 
+async def test_timeouts_are_read_in_the_order_of_due_time_and_key(store: EventStore) -> None:
+    opened = [work(-1), work(-1, 1, due=70), work(-1, 2, due=50), work(-2, 0, due=70), work(-2, 1, due=60)]
+    await append(store, event("test/p", 1), event("test/q", 1), opened=opened)
+    ordered = [work(1, 2, due=50), work(2, 1, due=60), work(1, 1, due=70), work(2, 0, due=70)]
+    assert await store.read_timeouts(0, (0, 0), 10) == ordered
+    assert await store.read_timeouts(0, (0, 0), 2) == ordered[:2]
+    assert await store.read_timeouts(60, (2, 1), 10) == ordered[2:]
+    assert await store.read_timeouts(70, (1, 1), 10) == ordered[3:]
+    assert await store.read_timeouts(70, (2, 0), 10) == []
+
+
+async def test_running_instances_are_counted_once(store: EventStore) -> None:
+    other = work(-2)._replace(instance="p2")
+    await append(store, event("test/p", 1), event("test/q", 1), opened=[work(-1), work(-1, 1, due=70), other])
+    assert (await store.count_running("process"), await store.count_running("another")) == (2, 0)
+
+
 async def test_a_commit_that_fails_opens_and_settles_nothing(store: EventStore) -> None:
     await append(store, event("test/p", 1), opened=[work(-1)])
     with pytest.raises(Exception, match="UNIQUE"):
