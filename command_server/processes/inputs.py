@@ -166,7 +166,7 @@ def _no_id(command: Message) -> str:
 def failing(error: Exception) -> Callable[[Any, Any, Deciding], Step]:
     """Return a handler that raises an error, so that the input parks its instance."""
 
-    def handle(state: Any, value: Any, at: Deciding) -> Step:
+    def handle(state: Any, value: Any, deciding: Deciding) -> Step:
         raise error
 
     return handle
