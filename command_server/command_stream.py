@@ -173,7 +173,8 @@ class CommandStreamService:
         """Return an element of `ExecuteResponse.outcomes`."""
         refusal = outcome if isinstance(outcome, Refusal) else outcome.early_refusal or outcome.refusal
         if refusal is not None:
-            return delimited(1, delimited(2, self._router.to_status(refusal).SerializeToString()))
+            request_id = outcome.request_id if isinstance(outcome, Submission) else ""
+            return delimited(1, delimited(2, self._router.to_status(refusal, request_id).SerializeToString()))
         assert isinstance(outcome, Submission)
         assert outcome.accepted is not None
         result, _ = result_bytes(outcome.accepted, self._tail.identity)

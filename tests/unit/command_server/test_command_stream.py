@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 from command_server.byte_limits import ByteLimit
@@ -14,8 +14,10 @@ from command_server.submission import Submission
 from command_server.writer import Writer
 from diptych.contract.reasons import LogUnavailable
 from diptych.contract.token import LogIdentity
+from diptych.domain.refusal import FailedPrecondition, Refusal, StatusCode
 from diptych.server.router import Router
 from diptych.server.settings import CommandServerSettings
+from diptych.v1.commands_pb2 import ExecuteResponse
 from shop.v1.user_commands_pb2 import RegisterUserRequest
 from tests.support.batch_desk import SHOP, register
 from tests.support.command_calls import envelopes
@@ -32,6 +34,7 @@ class WriterStub:
     def __init__(self) -> None:
         self.decides = True
         self.queue: list[Submission] = []
+        self.refusal_of: Callable[[Submission], Refusal] = lambda one: LogUnavailable(cause="planted")
 
     def submit(self, submission: Submission) -> None:
         self.queue.append(submission)
@@ -41,7 +44,7 @@ class WriterStub:
     def decide(self) -> None:
         queue, self.queue = self.queue, []
         for one in queue:
-            one.refusal = LogUnavailable(cause="planted")
+            one.refusal = self.refusal_of(one)
             asyncio.get_running_loop().call_soon(one.done)
 
     async def wait_for_room(self) -> None:
@@ -134,3 +137,32 @@ async def test_unread_outcomes_of_all_streams_hold_back_only_their_own_streams_a
     for stream in unread:
         await stream.aclose()
     await eventually(stage.first_response, what="the next stream is served")
+
+
+class Broken(FailedPrecondition):
+    """A refusal whose field fails to render."""
+
+    message = "It is {thing}."
+    thing: object
+
+
+class Unprintable:
+    """A value without a text."""
+
+    def __str__(self) -> str:
+        raise KeyError("account")
+
+
+async def test_refusal_that_fails_to_render_is_internal_under_its_own_request_id() -> None:
+    stage = Stage()
+    broken = Broken(thing=Unprintable())
+    stage.writer.refusal_of = lambda one: broken if one.request_id == "r1" else LogUnavailable(cause="planted")
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield envelopes(register("ada", request_id="r1"), register("ben", request_id="r2")).SerializeToString()
+
+    serve = stage.router.methods["/diptych.v1.CommandStreamService/Execute"].serve
+    (response,) = [frame async for frame in serve(requests(), TransportCallStub())]
+    first, second = (outcome.error for outcome in ExecuteResponse.FromString(response).outcomes)
+    assert (first.code, "'r1'" in first.message) == (StatusCode.INTERNAL, True)
+    assert second.code == StatusCode.UNAVAILABLE
