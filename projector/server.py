@@ -67,7 +67,7 @@ async def bootstrap(
     Raises:
         StartError: The read store cannot be opened, or does not fit the projections.
     """
-    store = SqliteReadStore(sqlite_path(settings.read_store), health.address)
+    store = SqliteReadStore(sqlite_path(settings.read_store), health.address, roll_back=settings.roll_back)
     ordered = sorted(projections, key=lambda projection: projection.name)
     await store.open(ordered)
     channel = open_server_channel(settings.commands)

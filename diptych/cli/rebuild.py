@@ -22,6 +22,9 @@ from diptych.server.options import fail
 from diptych.v1.projections_pb2 import (
     CancelRebuildRequest,
     CancelRebuildResponse,
+    GenerationState,
+    ListProjectionsRequest,
+    ListProjectionsResponse,
     ProjectionStatus,
     RebuildRequest,
     RebuildResponse,
@@ -45,6 +48,10 @@ def rebuild(
     switch: Annotated[
         int, typer.Option("--switch", metavar="GENERATION", help="Switch to a generation that is kept.")
     ] = 0,
+    everything: Annotated[bool, typer.Option("--all", help="Rebuild every projection, one after the other.")] = False,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List the generations of the projection, or of every one.")
+    ] = False,
     uniques: Annotated[
         bool,
         typer.Option(
@@ -61,16 +68,20 @@ def rebuild(
     The rebuild continues when this command is stopped. The same command shows it again.
     """
     if uniques:
-        if name or cancel or switch:
-            fail("rebuild", "--uniques takes no projection, no --cancel and no --switch.")
+        if name or cancel or switch or everything or show_list:
+            fail("rebuild", "--uniques takes no projection and no other operation.")
         rebuild_uniques(path_of("rebuild", "--log", log), domain)
         return
-    if not name:
-        fail("rebuild", "Name a projection, as `diptych status` shows it, or give --uniques.")
-    if cancel and switch:
-        fail("rebuild", "--cancel and --switch exclude each other. Give one of them.")
+    if not (name or everything or show_list):
+        fail("rebuild", "Name a projection, as `diptych status` shows it, or give --all or --uniques.")
+    if sum(map(bool, (cancel, switch, everything, show_list))) > 1 or (everything and name):
+        fail("rebuild", "--cancel, --switch, --list and --all exclude each other, and --all takes no projection.")
     work: Coroutine[Any, Any, None]
-    if cancel:
+    if show_list:
+        work = _print_generations(projector, name)
+    elif everything:
+        work = _follow_all(projector)
+    elif cancel:
         work = _cancel(projector, name)
     elif switch:
         work = _switch(projector, name, switch)
@@ -89,7 +100,47 @@ async def _cancel(projector: str, name: str) -> None:
 
 async def _switch(projector: str, name: str, generation: int) -> None:
     request = SwitchGenerationRequest(projection=name, generation=generation)
-    _print_status((await call_at(projector, f"{_SERVICE}/SwitchGeneration", request, SwitchGenerationResponse)).status)
+    try:
+        response = await call_at(projector, f"{_SERVICE}/SwitchGeneration", request, SwitchGenerationResponse)
+    except CallError as error:
+        refused = CallRefused.of(error)
+        if refused.reason != "GENERATION_NOT_FOUND":
+            raise
+        fail("rebuild", f"{refused} {await _generations_hint(projector, name, generation)}", status=1)
+    _print_status(response.status)
+
+
+async def _generations_hint(projector: str, name: str, generation: int) -> str:
+    """Return a sentence with the remedy for a generation that the projector's code cannot switch to."""
+    (status,) = [one for one in await _list(projector) if one.name == name]
+    for one in status.generations:
+        if one.generation == generation and one.version < status.version:
+            return (
+                f"It is of version {one.version}, and this code of version {status.version}: stop this projector, and "
+                "start that of the older code with --roll-back."
+            )
+    return f"`diptych rebuild {name} --list` shows its generations."
+
+
+async def _list(projector: str) -> list[ProjectionStatus]:
+    method = f"{_SERVICE}/ListProjections"
+    return list((await call_at(projector, method, ListProjectionsRequest(), ListProjectionsResponse)).projections)
+
+
+async def _print_generations(projector: str, name: str) -> None:
+    for status in await _list(projector):
+        if name in ("", status.name):
+            for one in status.generations:
+                state = GenerationState.Name(one.state).removeprefix("GENERATION_STATE_").lower()
+                typer.echo(
+                    f"{status.name}: generation {one.generation} of version {one.version} is {state} at position "
+                    f"{one.position:,}"
+                )
+
+
+async def _follow_all(projector: str) -> None:
+    for status in await _list(projector):
+        await _follow(projector, status.name)
 
 
 def _print_status(status: ProjectionStatus) -> None:

@@ -78,6 +78,9 @@ class ProjectorSettings(ServerSettings):
     address: Address = Field("127.0.0.1:50053", description="HOST:PORT to listen on; port 0 takes a free one.")
     commands: Address = Field("127.0.0.1:50051", description="HOST:PORT of the command server.")
     read_store: Dsn = Field("sqlite:///data/read.db", description="DSN of the read store.")
+    roll_back: bool = Field(
+        False, description="Return to this code's versions of projections where the read store has newer ones."
+    )
     batch_events_max: int = Field(2000, ge=1, le=10_000, description="Events folded in one commit.")
     feeds_max: int = Field(1000, ge=1, description="Query servers on the feed at once.")
     tombstone_hours: float = Field(

@@ -66,31 +66,39 @@ def check_fence(connection: sqlite3.Connection, lease: Lease) -> None:
         )
 
 
-def take_up(connection: sqlite3.Connection, projection: Projection, store: str) -> Lease:
+def take_up(connection: sqlite3.Connection, projection: Projection, store: str, *, roll_back: bool = False) -> Lease:
     """Raise the fence of a projection's version, and find its generations or begin the first.
 
     1. The first generation of a projection is active at once.
     2. The first generation of a newer version is filled beside that of the older version.
     3. A filling generation is begun anew if the code's shape has changed since.
+    4. With `roll_back`, code of an older version than the active generation's lets its kept generation return, or
+       fills one. The switch then replaces the newer version, which is kept in turn.
 
     Args:
         connection: Connection with an open transaction.
         projection: The projection as the code has it.
         store: Name of the read store for errors.
+        roll_back: True to return to this code's version from a newer one.
 
     Raises:
-        StartError: The store has a newer version, or this version with another shape.
+        StartError: The store has a newer version and `roll_back` is False, or this version with another shape.
     """
     name, version = projection.name, projection.version
     fence = _next_fence(connection, name)
     mine = [one for one in read_live(connection, name) if one.version == version]
     others = [one for one in read_live(connection, name) if one.version != version and one.active]
     active = next((one for one in mine if one.active), None)
-    _check_code(projection, active, others, store)
+    _check_code(projection, active, others, store, roll_back=roll_back)
     filling = next((one for one in mine if one.is_filling), None)
     if filling is not None and filling.shape != shape(projection):  # No query server has read its rows.
         set_stage(connection, name, filling.generation, active=False, stage=DROPPED)
         filling = None
+    kept = [one for one in mine if one.is_kept and one.shape == shape(projection)]
+    is_older = any(one.version > version for one in others)
+    if roll_back and is_older and active is None and filling is None and kept:
+        filling = kept[-1]
+        set_stage(connection, name, filling.generation, active=False, stage=RETURNING)
     if active is not None:
         lease = Lease(projection, fence, active.generation, filling.generation if filling else 0, active.paused)
     elif filling is not None:
@@ -198,14 +206,16 @@ def _next_fence(connection: sqlite3.Connection, projection: str) -> int:
     return (last or 0) + 1
 
 
-def _check_code(projection: Projection, active: Generation | None, others: list[Generation], store: str) -> None:
+def _check_code(
+    projection: Projection, active: Generation | None, others: list[Generation], store: str, *, roll_back: bool
+) -> None:
     """Raise `StartError` if the code can't go on with the generations."""
     name, version = projection.name, projection.version
     newest = max((one.version for one in others), default=0)
-    if active is None and newest > version:
+    if active is None and newest > version and not roll_back:
         raise StartError(
             f"Projection {name} has version {newest} in {store}, and this code is the older version "
-            f"{version}: run the newer code, or use another read store."
+            f"{version}: run the newer code, or return to this version with --roll-back."
         )
     if active is not None and active.shape != shape(projection):
         raise StartError(

@@ -35,14 +35,16 @@ T = TypeVar("T")
 class SqliteReadStore(ReadStore):
     """One SQLite file, opened for writing. `run` runs everything that touches the connection on one thread."""
 
-    def __init__(self, path: Path, owner: str) -> None:
+    def __init__(self, path: Path, owner: str, *, roll_back: bool = False) -> None:
         """Prepare a store; `open` opens it.
 
         Args:
             path: The file.
             owner: HOST:PORT of this projector, for other projectors on the file.
+            roll_back: True to return to the code's versions of projections from newer ones.
         """
         self.path = path.resolve()
+        self._roll_back = roll_back
         self.description = str(path)
         self.leases = Leases(path, owner)
         self.connection: sqlite3.Connection
@@ -107,7 +109,7 @@ class SqliteReadStore(ReadStore):
         holder = self.leases.acquire(projection)
         if holder is not None:
             return holder
-        return await self._in_transaction(generations.take_up, projection, self.description)
+        return await self._in_transaction(generations.take_up, projection, self.description, roll_back=self._roll_back)
 
     async def generations(self, projection: str) -> list[Generation]:
         """Return the generations of a projection by number, without dropped ones."""

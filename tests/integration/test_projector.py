@@ -22,6 +22,7 @@ from prometheus_client import REGISTRY
 from diptych.domain.memory_rows import MemoryRows
 from diptych.domain.projection import Projection
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc
+from diptych.server.errors import StartError
 from diptych.server.grpc_transport import GrpcHandlers
 from diptych.server.health import Health
 from diptych.server.settings import ProjectorSettings
@@ -470,6 +471,28 @@ async def test_bug_a_projector_folded_into_a_read_store_that_was_removed(
         (tmp_path / "elsewhere").rename(tmp_path / "read.db")
         await projector.applied(1 + events)
         await projector.until(is_running)
+
+
+async def test_bug_a_new_version_of_a_projection_could_not_be_rolled_back(tmp_path: Path, log: ScriptedLog) -> None:
+    old, new = Notes().projection, Notes(version=2).projection
+    async with running(tmp_path, log, old) as projector:
+        await log.append(Noted(key="a", text="x"))
+        await projector.applied(1)
+    async with running(tmp_path, log, new) as projector:
+        await projector.until(lambda status: status.generation == 2 and is_running(status))
+        await log.append(Noted(key="b", text="y"))
+        await projector.applied(2)
+    with pytest.raises(StartError, match="--roll-back"):
+        async with running(tmp_path, log, old):
+            pass
+    async with running(tmp_path, log, old, roll_back=True) as projector:
+        status = await projector.until(lambda status: status.generation == 1 and is_running(status))
+        assert (status.version, status.progress.applied_position) == (1, 2)
+        await log.append(Noted(key="c", text="z"))
+        await projector.applied(3)
+    assert sorted(rows(tmp_path)) == ["a", "b", "c"]
+    async with running(tmp_path, log, old) as projector:
+        assert (await projector.applied(3)).generation == 1, "from now on without the flag"
 
 
 async def test_a_paused_projection_follows_nothing_and_the_others_go_on(tmp_path: Path, log: ScriptedLog) -> None:

@@ -357,6 +357,21 @@ async def test_the_command_line_rebuilds(pair: Pair, shop: Connection, operator:
         "projection users, generation 1, is RUNNING at position 20 (up to date)\n",
         "",
     )
+    version = (await operator.listed("users")).version
+    lines = [
+        f"users: generation {generation} of version {version} is {state} at position 20\n"
+        for generation, state in ((1, "active"), (2, "kept"))
+    ]
+    assert await diptych("users", "--list") == (0, "".join(lines), "")
+    status, _, err = await diptych("users", "--switch", "9")
+    assert (status, "`diptych rebuild users --list` shows its generations." in err) == (1, True)
+    status, out, err = await diptych("--all")
+    assert (status, err) == (0, "")
+    listed = await operator.projections.ListProjections(states.ListProjectionsRequest())
+    names = [status.name for status in listed.projections]
+    assert [line.split()[4] for line in out.splitlines() if " answers, at position " in line] == names
+    status, _, err = await diptych("users", "--all")
+    assert (status, "--all takes no projection" in err) == (2, True)
     status, out, err = await diptych("users", "--cancel")
     assert (status, out) == (1, "")
     assert "Projection users is not being rebuilt." in err

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from diptych.domain.code_digest import code_digest
+from diptych.server.errors import StartError
+from diptych.storage.errors import OvertakenError
+from projector.store.sqlite_read_store import SqliteReadStore
 from tests.support.notes import Notes
 from tests.support.read_stores import StoredGenerations, opened_store, opened_writer, read_file
 
@@ -75,6 +78,43 @@ async def test_kept_generation_returns_and_is_kept_when_its_return_is_cancelled(
     assert await stored.store.begin_return(stored.leases[1], 1)
     await stored.switch(await stored.writer(notes, 2), await stored.writer(notes, 1))
     assert stored.all() == {1: "active", 2: "kept", 3: "dropped"}
+
+
+async def test_older_code_returns_to_its_kept_generation_with_roll_back(tmp_path: Path) -> None:
+    old, new = Notes(), Notes(version=2)
+    async with opened_store(tmp_path / "read.db") as store:
+        stored = StoredGenerations(store)
+        await stored.take_up(old)
+        await stored.writer(old, 1, upto=5)
+        await stored.take_up(new)
+        await stored.switch(None, await stored.writer(new, 2, upto=9))
+        assert stored.all() == {1: "kept", 2: "active"}
+        with pytest.raises(StartError, match="return to this version with --roll-back"):
+            await stored.take_up(old)
+    rolling_back = SqliteReadStore(tmp_path / "read.db", "127.0.0.1:1", roll_back=True)
+    await rolling_back.open()
+    stored = StoredGenerations(rolling_back)
+    assert await stored.take_up(old) == (0, 1, False)
+    assert await stored.take_up(old) == (0, 1, False), "it goes on after a restart"
+    with pytest.raises(OvertakenError):
+        await stored.switch(None, await stored.writer(old, 1))
+    await stored.switch(None, await stored.writer(old, 1, upto=9))
+    assert stored.all() == {1: "active", 2: "kept"}
+    assert await stored.take_up(new) == (0, 3, False), "a second deployment fills a new generation"
+    await rolling_back.close()
+    async with opened_store(tmp_path / "read.db") as store:
+        assert await StoredGenerations(store).take_up(old) == (1, 0, False), "without the flag from then on"
+
+
+async def test_roll_back_without_a_kept_generation_fills_one(tmp_path: Path) -> None:
+    old, new = Notes(), Notes(version=2)
+    store = SqliteReadStore(tmp_path / "read.db", "127.0.0.1:1", roll_back=True)
+    await store.open()
+    stored = StoredGenerations(store)
+    assert await stored.take_up(new) == (1, 0, False), "the flag changes nothing for the newest version"
+    assert await stored.take_up(old) == (0, 2, False)
+    assert stored.all() == {1: "active", 2: "filling"}
+    await store.close()
 
 
 async def test_bug_fold_changed_without_a_new_version_was_not_noticed(tmp_path: Path) -> None:
