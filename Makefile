@@ -2,7 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-DATA ?= .data
+DATA ?= data
 # Number of processes that run the tests; `make test WORKERS=0` runs them in one.
 WORKERS ?= auto
 
@@ -14,6 +14,7 @@ SEED ?= $(shell date +%s)
 
 # Stamps: make runs a step again when one of its sources is newer than its stamp.
 INSTALLED := $(VENV)/.installed
+RUNNABLE := $(VENV)/.runnable
 GENERATED := $(VENV)/.generated
 BENCHED := $(VENV)/.benched
 PROTOS := $(shell find protos tests -name '*.proto' 2>/dev/null)
@@ -29,7 +30,8 @@ help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 		printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-run: install ## Start the three servers with the shop, on SQLite files in DATA=DIR.
+# An environment for development can run the servers, too.
+run: $(if $(wildcard $(INSTALLED)),$(GENERATED),$(RUNNABLE)) ## Start the three servers with the shop, on SQLite files in DATA=DIR.
 	@exec $(BIN)/diptych up --domain shop --data "$(DATA)"
 
 test: lint types contracts toolchains ## Check everything, then run all tests.
@@ -92,7 +94,14 @@ $(BIN)/python:
 		echo "On Debian and Ubuntu, 'apt-get install python3-venv' installs them." >&2; exit 1; fi; \
 	echo "$$python -m venv $(VENV)"; $$python -m venv $(VENV)
 
+# The build of both packages generates the code of the contracts.
+$(RUNNABLE): pyproject.toml hatch_build.py shop/pyproject.toml shop/hatch_build.py $(PROTOS) | $(BIN)/python
+	@echo "Installing the engine and the shop into $(VENV). This takes a few minutes once, and needs the network."
+	$(BIN)/python -m pip install --quiet --editable . --editable ./shop
+	@touch $@
+
 $(INSTALLED): pyproject.toml hatch_build.py shop/pyproject.toml shop/hatch_build.py | $(BIN)/python
+	@echo "Installing the engine, the shop and all tools of development into $(VENV). This takes a few minutes once."
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --editable ./shop
 	@touch $@
 

@@ -20,6 +20,7 @@ from diptych.contract.reasons import (
     TokenAheadOfStream,
     VersionNotReached,
 )
+from diptych.contract.suggestions import did_you_mean
 from diptych.contract.token import Token
 from diptych.contract.validation import parse
 from diptych.contract.wire import delimited
@@ -164,6 +165,9 @@ class EventService:
             if name not in self._event_types
         ]
         if unknown:
+            field, description = unknown[0]  # One search for a similar name, however many are unknown.
+            name = next(name for name in names if name not in self._event_types)
+            unknown[0] = (field, f"{description}.{did_you_mean(name, self._event_types)}")
             raise InvalidRequest.of(*unknown)
         return frozenset(names)
 

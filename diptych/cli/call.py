@@ -39,9 +39,8 @@ def call(
     ] = "{}",
     address: Annotated[
         str,
-        typer.Option(
-            envvar="DIPTYCH_ADDRESS", metavar="HOST:PORT", help="Address of the server. Unset: by the service's name."
-        ),
+        # Without an environment variable: DIPTYCH_ADDRESS is the address at which a server listens.
+        typer.Option(metavar="HOST:PORT", help="Address of the server. Unset: by the service's name."),
     ] = "",
     token: Annotated[str, typer.Option(metavar="TOKEN", help="Token that a query's answer must include.")] = "",
     request_id: Annotated[

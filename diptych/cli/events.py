@@ -16,6 +16,7 @@ from diptych.cli.reflected_types import ReflectedTypes, import_domain
 from diptych.client import CallRefused
 from diptych.server.channels import CallError, open_client_channel
 from diptych.server.options import fail
+from diptych.server.program import discard_output
 from diptych.v1.events_pb2 import RecordedEvent, SubscribeRequest, SubscribeResponse
 
 
@@ -39,7 +40,7 @@ def events(
     except CallError as error:
         fail("events", f"the command server at {commands} refused: {CallRefused.of(error)}", status=1)
     except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
-        sys.stderr.close()
+        discard_output()
 
 
 async def _print_events(address: str, request: SubscribeRequest, follow: bool) -> None:

@@ -15,6 +15,7 @@ from diptych.cli.calls import call
 from diptych.cli.events import event_fields
 from diptych.cli.pause import ProjectionName
 from diptych.cli.reflected_types import ReflectedTypes, import_domain
+from diptych.cli.similar_names import projector_refusal
 from diptych.client import CallRefused
 from diptych.server.channels import CallError, Channel, open_client_channel
 from diptych.server.options import fail
@@ -135,7 +136,7 @@ def _run(command: str, projector: str, work: Callable[[Channel], Awaitable[None]
     try:
         asyncio.run(run())
     except CallError as error:
-        fail(f"parked {command}", f"the projector at {projector} did not do it: {CallRefused.of(error)}", status=1)
+        fail(f"parked {command}", projector_refusal(projector, error), status=1)
 
 
 def _reference(command: str, aggregate: str) -> AggregateRef:

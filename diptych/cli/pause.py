@@ -10,7 +10,7 @@ import typer
 from diptych.cli.addresses import PROJECTOR, Projector
 from diptych.cli.calls import call_at
 from diptych.cli.projection_text import describe_lag, describe_state
-from diptych.client import CallRefused
+from diptych.cli.similar_names import projector_refusal
 from diptych.server.channels import CallError
 from diptych.server.options import fail
 from diptych.v1.projections_pb2 import PauseRequest, PauseResponse, ResumeRequest, ResumeResponse
@@ -42,6 +42,6 @@ def _change(
     try:
         status = asyncio.run(call_at(projector, method, request, response, _ANSWER_SECONDS)).status
     except CallError as error:
-        fail(command, f"the projector at {projector} did not do it: {CallRefused.of(error)}", status=1)
+        fail(command, projector_refusal(projector, error), status=1)
     position = f"{status.progress.applied_position:,}"
     typer.echo(f"projection {status.name} is {describe_state(status)} at position {position} ({describe_lag(status)})")

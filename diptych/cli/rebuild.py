@@ -15,10 +15,11 @@ from diptych.cli.addresses import PROJECTOR, Projector
 from diptych.cli.backup import LOG, Log, path_of
 from diptych.cli.calls import call_at, stream
 from diptych.cli.projection_text import describe_lag, describe_state
+from diptych.cli.similar_names import projector_refusal
 from diptych.cli.unique_values import rebuild_uniques
-from diptych.client import CallRefused
 from diptych.server.channels import CallError, open_client_channel
 from diptych.server.options import fail
+from diptych.server.program import discard_output
 from diptych.v1.projections_pb2 import (
     CancelRebuildRequest,
     CancelRebuildResponse,
@@ -89,8 +90,22 @@ def rebuild(
         work = _follow(projector, name)
     try:
         asyncio.run(work)
+    except SystemExit:  # A signal.
+        if not (cancel or switch):
+            typer.echo(_continues(name), err=True)
+        raise
+    except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
+        discard_output()
+        typer.echo(_continues(name), err=True)
     except CallError as error:
-        fail("rebuild", f"the projector at {projector} did not do it: {CallRefused.of(error)}", status=1)
+        fail("rebuild", projector_refusal(projector, error), status=1)
+
+
+def _continues(name: str) -> str:
+    return (
+        f"The rebuild of {name} goes on in the projector: `diptych rebuild {name}` shows it again, "
+        f"`diptych rebuild {name} --cancel` stops it."
+    )
 
 
 async def _cancel(projector: str, name: str) -> None:

@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from diptych.cli.suggestions import did_you_mean
+from diptych.contract.suggestions import did_you_mean
 
 
 class UnknownRpc(Exception):

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from diptych.cli.addresses import COMMANDS, QUERY
 from diptych.client import Connection, method_of
 from diptych.domain.package_origin import working_directory_first
 
@@ -61,28 +62,32 @@ def calls(sample: Sample, *, commands: str, queries: str, token: str) -> Iterato
     if first is not None and token:
         title, request = first
         yield f"{title}, at least as fresh as a token", _shell_command(queries, request, token)
-    yield "See how far each projection is", _buf_curl(queries, "/diptych.v1.ReadModelService/GetStatus", "")
+    yield "See how far each projection is", _shell_call(queries, QUERY, "/diptych.v1.ReadModelService/GetStatus", "")
 
 
 def _shell_command(address: str, request: Message, token: str = "") -> str:
-    content = json_format.MessageToJson(request, indent=None)
-    return _buf_curl(address, method_of(type(request)).path, content, token)
+    content = json_format.MessageToJson(request, indent=None, preserving_proto_field_name=True)
+    method = method_of(type(request))
+    default = QUERY if method.service.endswith(".QueryService") else COMMANDS
+    return _shell_call(address, default, method.path, content, token)
 
 
-def _buf_curl(address: str, path: str, content: str, token: str = "") -> str:
-    """Return a shell command with `buf curl`, which reads the contract from the server."""
-    options = ["--protocol", "grpc", "--http2-prior-knowledge"]
-    if token:
-        options += ["-H", f"diptych-token: {token}"]
+def _shell_call(address: str, default: str, path: str, content: str, token: str = "") -> str:
+    """Return a shell command with `diptych call`, which reads the contract from the server."""
+    words = [program(), "call", path.removeprefix("/")]
     if content:
-        options += ["-d", content]
-    return shlex.join([_buf(), "curl", *options, f"http://{address}{path}"])
+        words.append(content)
+    if token:
+        words += ["--token", token]
+    if address != default:
+        words += ["--address", address]
+    return shlex.join(words)
 
 
-def _buf() -> str:
-    """Return the path of buf, which may be beside this Python in an environment that is not activated."""
-    beside = Path(sys.executable).with_name("buf")
-    if shutil.which("buf") is None and beside.exists():
+def program() -> str:
+    """Return the path of `diptych`, which may be beside this Python in an environment that is not activated."""
+    beside = Path(sys.executable).with_name("diptych")
+    if shutil.which("diptych") is None and beside.exists():
         relative = os.path.relpath(beside)
         return str(beside) if relative.startswith("..") else relative
-    return "buf"
+    return "diptych"

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import Console
 from rich.text import Text
@@ -16,12 +16,17 @@ from diptych.cli.observation import Observation
 from diptych.cli.projection_text import describe_lag, describe_parked, describe_state, state_row
 from diptych.v1.projections_pb2 import ProjectionStatus
 
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
 
 class Screen(Protocol):
     """Output of `diptych up`."""
 
     counts_commands: bool
     """True if the screen shows the rate of commands, which costs the command server a read of its metrics."""
+    calls_max: int | None
+    """Number of calls to try that fit on the screen; None: all."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -43,6 +48,7 @@ class Lines:
     """A line for each change, for logs and for programs that read them."""
 
     counts_commands = False
+    calls_max: int | None = None
 
     def __init__(self) -> None:
         self._projections: dict[str, str] = {}
@@ -71,6 +77,7 @@ class Table:
     """A live table below the lines that were printed."""
 
     counts_commands = True
+    calls_max: int | None = 3
 
     def __init__(self, console: Console | None = None) -> None:
         from rich.live import Live
@@ -93,9 +100,13 @@ class Table:
 
     def update(self, children: Sequence[Child], observation: Observation) -> None:
         """Show a row for each server and each projection."""
+        self._measure(observation.commands)
+        self._live.update(self.table_of(children, observation), refresh=True)
+
+    def table_of(self, children: Sequence[Child], observation: Observation) -> RichTable:
+        """Return a row for each server and each projection."""
         from rich.table import Table as RichTable
 
-        self._measure(observation.commands)
         table = RichTable(box=None, pad_edge=False, header_style="bold")
         for title in ("server", "address", "state"):
             table.add_column(title)
@@ -109,7 +120,7 @@ class Table:
             if child.name == "projector":
                 for projection in observation.projections or ():
                     table.add_row(f"  {projection.name}", "", *_projection_cells(projection))
-        self._live.update(table, refresh=True)
+        return table
 
     def _measure(self, commands: int | None) -> None:
         now = time.monotonic()

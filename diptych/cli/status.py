@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json as jsonlib
 import time
-from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from diptych.cli.addresses import COMMANDS, PROJECTOR, QUERY, Commands, Projecto
 from diptych.cli.problems import find_problems
 from diptych.cli.server_status import read_status
 from diptych.server.options import fail
+from diptych.server.program import discard_output
 
 
 def status(
@@ -76,8 +76,7 @@ def _watch(query: str, projector: str, commands: str, json: bool, every: float) 
                 console.print(status_text(current), soft_wrap=True)
             time.sleep(every)
     except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
-        with suppress(OSError):
-            console.file.close()
+        discard_output()
     finally:
         if live is not None:
             live.stop()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from diptych.cli import sample as samples
+from diptych.cli.child import Child
 from diptych.cli.domain_source import find_domain
 from diptych.cli.observation import get_head, observe
 from diptych.cli.ports import PortTaken
@@ -20,6 +23,7 @@ from diptych.contract.token import LogIdentity
 from diptych.server.channels import CallError, Channel
 from diptych.server.leash import hold_leash
 from diptych.server.options import fail, with_settings
+from diptych.server.program import discard_output
 from diptych.server.settings import CommandServerSettings, ProjectorSettings, QueryServerSettings
 from diptych.storage.files import make_folder
 
@@ -69,6 +73,11 @@ async def _up(settings: UpSettings, ports: ServerPorts) -> int:
         try:
             await running
         except asyncio.CancelledError:
+            screen.print_line(_how_to_go_on(settings))
+            return 0
+        except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
+            discard_output()
+            print(f"diptych up: {_how_to_go_on(settings)}", file=sys.stderr, flush=True)
             return 0
         except ChildFailed as error:
             print(f"diptych up: {error}", file=sys.stderr, flush=True)
@@ -97,8 +106,9 @@ async def _run(
     refreshing = asyncio.create_task(_refresh(supervisor, screen, pair, projector))
     try:
         await supervisor.start()
-        addresses = " ".join(f"{child.name}={child.address}" for child in supervisor.children)
-        screen.print_line(f"diptych up ready {addresses}")
+        if screen.calls_max is None:  # A table shows the addresses itself.
+            addresses = " ".join(f"{child.name}={child.address}" for child in supervisor.children)
+            screen.print_line(f"diptych up ready {addresses}")
         await _show_start(settings, supervisor, screen, pair)
         watching = asyncio.create_task(supervisor.watch())
         await asyncio.wait((watching, refreshing), return_when=asyncio.FIRST_COMPLETED)
@@ -128,11 +138,30 @@ async def _show_start(settings: UpSettings, supervisor: Supervisor, screen: Scre
     except CallRefused as refused:
         screen.print_line(f"The sample of {settings.domain} could not be loaded: {refused}")
     command, query = supervisor.children[0].address, supervisor.children[2].address
-    lines = ["Try (add -v to see the token that each answer carries):"]
-    for title, line in samples.calls(sample, commands=command, queries=query, token=pair.token):
+    calls = list(samples.calls(sample, commands=command, queries=query, token=pair.token))
+    screen.print_line(first_steps(settings, supervisor.children, calls, screen.calls_max))
+
+
+def first_steps(
+    settings: UpSettings, children: Sequence[Child], calls: list[tuple[str, str]], calls_max: int | None
+) -> str:
+    """Return text with calls to try, the addresses of metrics, the folder of logs, and the key that stops."""
+    stop = f"Ctrl-C stops the servers; their data stays in {settings.data}."
+    if calls_max is not None:
+        # The first two calls are a command and a query in a sample; the last one is answered by every domain.
+        lines = [line for _, line in [*calls[:-1][: calls_max - 1], calls[-1]]]
+        return "\n".join(["Try in another terminal:", *lines, f"Logs: {settings.data / 'logs'}. {stop}", ""])
+    lines = ["Try these calls in another terminal:"]
+    for title, line in calls:
         lines += ["", f"  # {title}", f"  {line}"]
-    metrics = " ".join(f"http://{child.metrics}/metrics" for child in supervisor.children)
-    screen.print_line("\n".join([*lines, "", f"Metrics: {metrics}", f"Logs: {settings.data / 'logs'}", ""]))
+    metrics = " ".join(f"http://{child.metrics}/metrics" for child in children)
+    return "\n".join([*lines, "", f"Metrics: {metrics}", f"Logs: {settings.data / 'logs'}", stop, ""])
+
+
+def _how_to_go_on(settings: UpSettings) -> str:
+    """Return a line with the folder of the data and the command that continues with it."""
+    given = sys.argv[1:] if sys.argv[1:2] == ["up"] else ["up", f"--data={settings.data}"]
+    return f"stopped, data in {settings.data}, run `{shlex.join([samples.program(), *given])}` to go on"
 
 
 async def _log(pair: Connection) -> tuple[LogIdentity, int]:

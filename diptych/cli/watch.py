@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json as jsonlib
+import shlex
 import sys
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -13,9 +14,11 @@ from google.protobuf import json_format
 
 from diptych.cli.addresses import QUERY, Domain, Query
 from diptych.cli.reflected_types import ReflectedTypes, import_domain
+from diptych.cli.similar_names import watch_refusal
 from diptych.client import CallRefused, Connection
 from diptych.server.channels import open_client_channel
 from diptych.server.options import fail
+from diptych.server.program import discard_output
 from diptych.v1.read_model_pb2 import ResetReason, WatchResponse
 
 
@@ -35,12 +38,13 @@ def watch(
     try:
         asyncio.run(_print_frames(query, view, keys, resume, json, end))
     except CallRefused as refused:
-        fail("watch", f"the query server at {query} refused: {refused}", status=1)
+        fail("watch", watch_refusal(query, refused), status=1)
     except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
-        sys.stderr.close()
+        discard_output()
     finally:
         if end.resume_token and not json:
-            typer.echo(f"Go on with --resume {end.resume_token}", err=True)
+            command = shlex.join(["diptych", "watch", view, *(keys or ()), "--resume", end.resume_token])
+            typer.echo(f"stopped, run `{command}` to go on", err=True)
 
 
 class _WatchEnd:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +42,14 @@ def run_program(commands: Mapping[str, Command], arguments: Sequence[str]) -> in
         for number, handler in previous:
             signal.signal(number, handler)
     return 0
+
+
+def discard_output() -> None:
+    """Send stdout to nowhere, after its reader, such as `head`, has ended. Later writes and the exit raise nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _escape_unprintable_text() -> None:

@@ -61,7 +61,7 @@ class Up(Program):
     @property
     def calls(self) -> list[str]:
         """Shell commands that the screen shows."""
-        return [line.strip() for line in self.lines if "buf curl" in line]
+        return [line.strip() for line in self.lines if "diptych call " in line]
 
     @property
     def children(self) -> dict[str, int]:
@@ -186,9 +186,9 @@ def test_events_are_printed_as_lines_of_json(up: Up) -> None:
     some = diptych("events", "--commands", address, "--types", "shop.v1.ProductCreated").stdout.splitlines()
     assert {json.loads(line)["aggregate"]["type"] for line in some} == {"product"}
 
-    # A program without the contracts still gets every event.
-    bare = diptych("events", "--commands", address, "--domain", "nobody")
-    assert len(bare.stdout.splitlines()) == len(events)
+    unknown = diptych("events", "--commands", address, "--domain", "nobody")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "Leave --domain out" in unknown.stderr
 
 
 async def test_events_can_be_followed_until_a_signal(up: Up) -> None:
@@ -208,7 +208,18 @@ def test_events_names_a_type_that_does_not_exist(up: Up) -> None:
     done = diptych("events", "--commands", up.addresses["command-server"], "--types", "shop.v1.Nonsense")
     assert done.returncode == 1
     assert "shop.v1.Nonsense" in done.stderr
+    close = diptych("events", "--commands", up.addresses["command-server"], "--types", "shop.v1.UserRegisterd")
+    assert "Did you mean shop.v1.UserRegistered?" in close.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_mistyped_projection_or_view_is_answered_with_a_similar_name(up: Up) -> None:
+    projector, query = f"--projector={up.addresses['projector']}", f"--query={up.addresses['query-server']}"
+    for words in (("pause", "user"), ("rebuild", "user"), ("parked", "list", "user")):
+        done = diptych(*words, projector)
+        assert (done.returncode, "Did you mean users?" in done.stderr) == (1, True), done.stderr
+    done = diptych("watch", "usres", query)
+    assert (done.returncode, "Did you mean users?" in done.stderr) == (1, True), done.stderr
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -239,6 +250,9 @@ async def test_a_signal_stops_all_with_status_0_and_the_next_start_continues(
         up.signal(number)
         assert up.wait() == 0
         assert time.monotonic() - asked < 5
+        await asyncio.to_thread(
+            up.wait_for_line, lambda line: line.startswith(f"stopped, data in {up.data}, run `") and "to go on" in line
+        )
         assert not set(children.values()) & set(processes())
         assert up.logged() == ""
 
@@ -249,11 +263,51 @@ async def test_a_signal_stops_all_with_status_0_and_the_next_start_continues(
             assert (await shop.query(GetUserRequest(user_id="kept"))).email == "kept@example.com"
 
 
+def test_a_reader_of_the_output_that_ends_stops_all_without_a_traceback(tmp_path: Path) -> None:
+    addresses = " ".join(f"--{name}-address=127.0.0.1:0" for name in ("command", "query", "projector"))
+    command = f"{sys.executable} -m diptych.cli up --empty --data={tmp_path / 'data'} {addresses} | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
+    assert done.stderr.startswith(f"diptych up: stopped, data in {tmp_path / 'data'}, run `")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "status --watch --every=0.1", "events", "watch users", "processes"])
+def test_bug_reader_of_the_output_that_ended_left_a_traceback(up: Up, command: str) -> None:
+    words = {"events": ("--commands",), "processes": ("--commands",), "watch": ("--query",)}
+    options = [
+        option
+        for option in up.status_options
+        if option.partition("=")[0] in words.get(command.split(maxsplit=1)[0], ("--commands", "--query", "--projector"))
+    ]
+    line = f"{sys.executable} -m diptych.cli {command} {' '.join(options)} | true"
+    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert "Traceback" not in done.stderr
+    assert "Error" not in done.stderr
+
+
 async def test_servers_do_not_outlive_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     with started(tmp_path / "data", "--empty") as up:
         children = set(up.children.values())
         up.kill()
         await eventually(lambda: not children & set(processes()))
+
+
+def test_the_library_of_the_checkout_is_served_from_its_folder(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "domain.md").read_text()
+    assert "cd tests/library_domain\ndiptych up --domain library\n" in guide
+    addresses = " ".join(f"--{name}-address=127.0.0.1:0" for name in ("command", "query", "projector"))
+    up = f"{sys.executable} -P -m diptych.cli up --domain library --data={tmp_path / 'data'} {addresses}"
+    with Program(
+        ["-c", f"cd tests/library_domain && exec {up}"],
+        log=tmp_path / "up.log",
+        env={"PYTHONPATH": str(ROOT)},
+        executable="bash",
+    ) as program:
+        program.spawn()
+        program.wait_for_line(lambda line: line.startswith("diptych up ready "))
+        assert f"from {ROOT / 'tests' / 'library_domain' / 'library'}" in program.lines[0]
+        assert program.stop() == 0
 
 
 async def test_empty_loads_no_sample(tmp_path: Path) -> None:

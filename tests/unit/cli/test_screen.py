@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from diptych.cli import sample as samples
+from diptych.cli.addresses import COMMANDS, QUERY
 from diptych.cli.child import Child, State
 from diptych.cli.observation import Observation
 from diptych.cli.screen import Lines, Table
+from diptych.cli.server_children import UpSettings
+from diptych.cli.up import first_steps
 from diptych.v1 import projections_pb2 as pb
 
 
@@ -73,3 +78,26 @@ def test_the_table_shows_position_rate_and_lag(children: list[Child]) -> None:
     assert "serving, restarted 2 x" in output
     assert "[green]" not in output
     assert "commands/s" in output
+
+
+def test_the_first_screen_of_the_shop_fits_80_columns_and_24_rows(children: list[Child]) -> None:
+    for child, port in zip(children, (50051, 50053, 50052), strict=True):
+        child.address = f"127.0.0.1:{port}"
+    settings = UpSettings.model_validate({"data": "data"})
+    calls = list(samples.calls(samples.find("shop"), commands=COMMANDS, queries=QUERY, token="T" * 32))
+    output = io.StringIO()
+    console = Console(width=80, height=24, force_terminal=True, file=output)
+    table = Table(console)
+    console.print("$ diptych up")
+    table.print_line("Domain shop 0.1.0 from /home/somebody/checkouts/diptych/shop")
+    table.print_line(f"Log {settings.log_dsn}, id {'0' * 16}, epoch 1, head 0; read store {settings.read_store_dsn}")
+    table.print_line("Loaded the sample of shop: 23 commands.")
+    table.print_line(first_steps(settings, children, calls, table.calls_max))
+    projections = [projection(pb.PROJECTION_STATE_RUNNING) for _ in range(5)]
+    console.print(table.table_of(children, Observation(head=1000, commands=10, projections=projections)))
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue()).splitlines()
+    assert sum(max(1, -(-len(line) // 80)) for line in lines) < 24
+    printed = "\n".join(lines)
+    assert "Ctrl-C stops the servers; their data stays in data." in printed
+    assert "call shop.v1.CommandService/RegisterUser" in printed
+    assert "call shop.v1.QueryService/GetUser" in printed
