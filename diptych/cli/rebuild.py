@@ -17,6 +17,7 @@ from diptych.cli.calls import call_at, stream
 from diptych.cli.projection_text import describe_lag, describe_state
 from diptych.cli.similar_names import projector_refusal
 from diptych.cli.unique_values import rebuild_uniques
+from diptych.client import CallRefused
 from diptych.server.channels import CallError, open_client_channel
 from diptych.server.options import fail
 from diptych.server.program import discard_output
