@@ -72,6 +72,9 @@ def restore(
         f"The log {identity.log_id.hex()} is restored up to position {head:,}; epoch {identity.epoch} begins at "
         f"{head + 1:,}.{lost}"
     )
+    # Only a projection that applied lost events has diverged.
+    diverged = "" if result.lost == 0 else " Rebuild each that is STALLED with LOG_DIVERGED: `diptych rebuild NAME`."
+    typer.echo(f"Next: start the command server, and look at the projections with `diptych status`.{diverged}")
 
 
 def path_of(command: str, option: str, dsn: str) -> Path:

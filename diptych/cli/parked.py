@@ -68,7 +68,8 @@ def show(
                 else:
                     typer.echo(await _describe(stream, trace, types))
         if not count and not json:
-            typer.echo(f"Nothing is parked in {f'projection {name}' if name else 'any projection'}.")
+            hint = "" if discarded else " Give --discarded to list discarded streams."
+            typer.echo(f"Nothing is parked in {f'projection {name}' if name else 'any projection'}.{hint}")
 
     _run("list", projector, show_parked)
 
@@ -121,7 +122,10 @@ def discard(name: ProjectionName, aggregate: _Aggregate, projector: Projector = 
         request = DiscardParkedRequest(projection=name, aggregate=_reference("discard", aggregate))
         answer = await call(channel, f"{_SERVICE}/DiscardParked", request, DiscardParkedResponse, _ANSWER_SECONDS)
         events = "1 event stays" if answer.events == 1 else f"{answer.events:,} events stay"
-        typer.echo(f"{aggregate} goes on in projection {name}: {events} left out")
+        typer.echo(
+            f"{aggregate} goes on in projection {name}: {events} left out. `diptych parked list {name} --discarded` "
+            f"lists them; `diptych rebuild {name}` folds them again."
+        )
 
     _run("discard", projector, discard_one)
 

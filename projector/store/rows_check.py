@@ -66,6 +66,8 @@ class RowsCheck:
         self._tables: frozenset[str]
         self._scratch = copy.with_name(f"{copy.name}.folded")
         self._findings = findings
+        self._left_out = 0
+        """Events that the rows of the projection that is being checked do not include."""
 
     async def __aenter__(self) -> RowsCheck:
         self._connection = await self._engine.connect()
@@ -125,6 +127,7 @@ class RowsCheck:
     def _check(
         self, projection: Projection, generation: Generation, scratch: Connection, pages: Pages, progress: Progress
     ) -> None:
+        self._left_out = 0
         try:
             complete = self._fold(projection, generation, scratch, pages, progress)
         except DecodeError:
@@ -136,8 +139,15 @@ class RowsCheck:
             rows = sum(self._compare(view, generation, scratch) for view in projection.views)
             self._findings.checked.append(
                 f"projection {projection.name}, generation {generation.generation}, up to position "
-                f"{generation.checkpoint.position:,}: {rows:,} rows"
+                f"{generation.checkpoint.position:,}: {rows:,} rows{self._left_out_text(projection)}"
             )
+
+    def _left_out_text(self, projection: Projection) -> str:
+        """Return the clause about the events that the rows do not include; empty if they include all."""
+        if not self._left_out:
+            return ""
+        events = f"{self._left_out:,} event{' is' if self._left_out == 1 else 's are'}"
+        return f"; {events} left out, which `diptych parked list {projection.name} --discarded` lists"
 
     def _fold(
         self, projection: Projection, generation: Generation, scratch: Connection, pages: Pages, progress: Progress
@@ -177,7 +187,9 @@ class RowsCheck:
             "last": events[-1].position,
         }
         left_out = set(self._stored.execute(_LEFT_OUT, bounds).scalars())
-        return [event for event in events if event.position not in left_out] if left_out else events
+        included = [event for event in events if event.position not in left_out] if left_out else events
+        self._left_out += len(events) - len(included)
+        return included
 
     def _compare(self, view: View[Any], generation: Generation, scratch: Connection) -> int:
         """Compare the rows of a view; return their number."""

@@ -311,6 +311,7 @@ async def test_a_command_server_accepts_commands_during_a_backup(pair: Pair, tmp
         done = await diptych("restore", str(tmp_path / f"{number}.db"), f"--log=sqlite:///{target}")
         assert done.returncode == 0, done.stderr
         assert "epoch 2 begins" in done.stdout
+        assert "\nNext: start the command server, and look at the projections with `diptych status`." in done.stdout
 
 
 async def test_the_command_line_says_what_is_wrong(tmp_path: Path) -> None:

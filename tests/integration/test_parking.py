@@ -247,7 +247,9 @@ async def test_refolded_rows_are_read_and_watched(library: Library) -> None:
     assert await library.open_loans("ada", last) == 0
     status, out, err = await diptych("parked", "retry", "lending", "copy/c1", projector)
     assert (status, "NOT_FOUND PARKED_NOT_FOUND" in err) == (1, True)
-    assert (await diptych("parked", "list", projector))[1] == "Nothing is parked in any projection.\n"
+    assert (await diptych("parked", "list", projector))[1] == (
+        "Nothing is parked in any projection. Give --discarded to list discarded streams.\n"
+    )
 
 
 async def test_an_entangled_stream_is_refolded_by_a_new_generation(library: Library) -> None:
@@ -286,7 +288,10 @@ async def test_a_discarded_stream_goes_on(library: Library) -> None:
     projector = f"--projector={library.pair.projector.address}"
     assert await diptych("parked", "discard", "lending", "copy/c1", projector) == (
         0,
-        "copy/c1 goes on in projection lending: 1 event stays left out\n",
+        (
+            "copy/c1 goes on in projection lending: 1 event stays left out. `diptych parked list lending --discarded` "
+            "lists them; `diptych rebuild lending` folds them again.\n"
+        ),
         "",
     )
     assert await library.outcome(first, "members") == (PARKED, "lending"), "it is still left out"

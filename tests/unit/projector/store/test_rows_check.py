@@ -60,12 +60,15 @@ class Checked:
             yield end, [event for event in self.log[start:end] if event.event.TypeName() in wanted]
 
     async def differences(self) -> dict[str, list[str]]:
+        return (await self.findings()).differences
+
+    async def findings(self) -> Findings:
         findings = Findings()
         async with RowsCheck(self.path, findings) as check:
             filled = await check.generation(NOTES.projection)
             assert filled is not None, findings.unchecked
             await check.check(NOTES.projection, filled, self.pages, lambda done, total: None)
-        return findings.differences
+        return findings
 
 
 @pytest.fixture
@@ -113,7 +116,11 @@ async def test_check_reports_an_event_that_fails_unless_it_is_listed_as_parked(t
         (told,) = (await made.differences())["FOLD_FAILED"]
         assert "Event 8 (notes.v1.Noted of note/1) failed" in told
         made.run("INSERT INTO diptych_parked_events VALUES ('notes', 1, 8, 8)")
-        assert await made.differences() == {}
+        findings = await made.findings()
+        assert findings.differences == {}
+        assert findings.checked[0].endswith(
+            "; 1 event is left out, which `diptych parked list notes --discarded` lists"
+        )
     finally:
         made.close()
 
