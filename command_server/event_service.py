@@ -227,7 +227,9 @@ class EventService:
     async def _wait_for_version(self, stream: str, version: int, seconds: float) -> int:
         async with asyncio.timeout(seconds):
             while True:
-                with self._tail.changes_of(stream) as changed:  # Before the read, or a change could be missed.
+                with self._tail.version_wait(
+                    stream, version
+                ) as changed:  # Before the read, or a change could be missed.
                     position = await self._store.position_of(stream, version)
                     if position is not None:
                         return position

@@ -7,7 +7,7 @@ from the store. The seam between the two cannot lose, double or reorder events, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -15,6 +15,7 @@ import structlog
 from command_server.metrics import HEAD_POSITION
 from command_server.store.event_store import EventStore, StoreUnavailable
 from command_server.store.records import Committed, LogHead, Page
+from command_server.version_waits import VersionWaits
 from diptych.contract.frames import recorded
 from diptych.server import failpoints
 from diptych.server.settings import CommandServerSettings
@@ -55,7 +56,7 @@ class EventTail:
         self._start = log.position + 1
         self._bytes = 0
         self._subscribers: set[asyncio.Future[None]] = set()
-        self._stream_waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._version_waits = VersionWaits()
         self._closed = False
         self.identity = log.identity
         """Log id and epochs, as of the last read of the head."""
@@ -85,7 +86,7 @@ class EventTail:
                 failing = True
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    def publish(self, committed: Committed, types: Sequence[str], streams: Iterable[str]) -> None:
+    def publish(self, committed: Committed, types: Sequence[str], versions: Mapping[str, int]) -> None:
         """Append an own commit and wake its subscribers; a shortcut of `take`.
 
         A commit that does not continue the tail is left to `run`.
@@ -93,13 +94,13 @@ class EventTail:
         Args:
             committed: the commit.
             types: type of each event.
-            streams: names of the streams of the events.
+            versions: new versions of the streams of the events.
         """
         present = self.head + 1 - committed.first_position
         if present == 0:
-            self._append(committed.frames, types, streams)
+            self._append(committed.frames, types, versions)
         elif 0 < present < len(committed.frames):
-            self._append(committed.frames[present:], types[present:], streams)
+            self._append(committed.frames[present:], types[present:], versions)
 
     async def take(self, page: Page) -> None:
         """Append the events of an unfiltered page that the tail does not have; read a gap before them from the store.
@@ -120,8 +121,7 @@ class EventTail:
         """End every wait, now and later, with `TailClosed`."""
         self._closed = True
         _wake(self._subscribers)
-        for waiters in self._stream_waiters.values():
-            _wake(waiters)
+        self._version_waits.wake_all()
 
     async def wait_beyond(self, position: int, seconds: float) -> bool:
         """Wait until the tail's head is beyond a position; return False if the time was up first.
@@ -147,22 +147,15 @@ class EventTail:
         return True
 
     @contextmanager
-    def changes_of(self, stream: str) -> Iterator[asyncio.Future[None]]:
-        """Yield a future that is done when the next events of one aggregate's stream are appended.
+    def version_wait(self, stream: str, version: int) -> Iterator[asyncio.Future[None]]:
+        """Yield a future that is done when a version of one aggregate's stream, or a later one, is appended.
 
         Raises:
             TailClosed: the server is stopping.
         """
         self._check_open()
-        future = asyncio.get_running_loop().create_future()
-        waiters = self._stream_waiters.setdefault(stream, set())
-        waiters.add(future)
-        try:
+        with self._version_waits.wait(stream, version) as future:
             yield future
-        finally:
-            waiters.discard(future)
-            if not waiters and self._stream_waiters.get(stream) is waiters:
-                del self._stream_waiters[stream]
 
     async def read(self, after: int, types: Collection[str] = ()) -> Page:
         """Return the next events after a position, up to the head: at most 1,000 events, or about 1 MiB.
@@ -199,10 +192,10 @@ class EventTail:
         frames = page.frames[present:]
         if frames:
             events = [recorded(frame) for frame in frames]
-            streams = {f"{event.aggregate.type}/{event.aggregate.id}" for event in events}
-            self._append(frames, [event.event.TypeName() for event in events], streams)
+            versions = {f"{event.aggregate.type}/{event.aggregate.id}": event.version for event in events}
+            self._append(frames, [event.event.TypeName() for event in events], versions)
 
-    def _append(self, frames: Sequence[bytes], types: Sequence[str], streams: Iterable[str]) -> None:
+    def _append(self, frames: Sequence[bytes], types: Sequence[str], versions: Mapping[str, int]) -> None:
         self._frames.extend(frames)
         self._types.extend(types)
         self._bytes += sum(map(len, frames))
@@ -213,9 +206,8 @@ class EventTail:
         failpoints.hit("publish.kept")
         subscribers, self._subscribers = self._subscribers, set()
         _wake(subscribers)
-        if self._stream_waiters:
-            for stream in streams:
-                _wake(self._stream_waiters.pop(stream, set()))
+        if self._version_waits:
+            self._version_waits.wake(versions)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
@@ -34,8 +35,8 @@ from query_server.upstream import NoSuchVersion, NotInTime, NotReachable, Upstre
 
 SERVICE = "diptych.v1.ReadModelService"
 
-_RETRY_SECONDS = 0.1
-"""Pause before another request to the command server for an aggregate version's position."""
+_RETRY_SECONDS, _RETRY_SECONDS_MAX = 0.1, 5.0
+"""First and longest pause before another request to the command server for an aggregate version's token."""
 
 _FIRST_PROGRESS_SECONDS = 0.02
 """Time before the first progress message of WatchVersion: most waits have ended by then."""
@@ -153,6 +154,7 @@ class ReadModelService:
 
     async def _token_of(self, version: AggregateVersion, until: float) -> str:
         """Return the token of an aggregate's version; empty if it did not come to exist in time."""
+        retry_seconds = _RETRY_SECONDS
         while (seconds := until - self._tracker.now) > 0 and not self._tracker.is_closed:
             try:
                 return await self._upstreams.token_of(version.aggregate, version.version, seconds)
@@ -160,8 +162,11 @@ class ReadModelService:
                 break
             except NoSuchVersion as error:
                 raise InvalidRequest.of(("aggregate_version", str(error).rstrip("."))) from None
-            except NotReachable:
-                await asyncio.sleep(min(_RETRY_SECONDS, max(until - self._tracker.now, 0)))
+            except NotReachable as error:
+                # All calls fail together; with jitter, and pauses that grow, they do not return together.
+                pause = random.uniform(1.0, 2.0) * max(retry_seconds, error.retry_seconds)
+                retry_seconds = min(2 * retry_seconds, _RETRY_SECONDS_MAX)
+                await asyncio.sleep(min(pause, max(until - self._tracker.now, 0)))
         return ""
 
     def _answer(self, result: WaitResult, presented: str, context: RequestContext) -> bytes:

@@ -18,6 +18,7 @@ from diptych.contract.token import LogIdentity
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc, log_pb2, log_pb2_grpc
 from diptych.server import failpoints
 from diptych.server.channels import END, CallError, StreamCall, open_server_channel
+from diptych.server.status import retry_delay
 from diptych.server.stream_log import StreamLog
 from diptych.server.supervise import TaskSupervisor
 from diptych.v1 import commands_pb2, events_pb2, events_pb2_grpc
@@ -36,7 +37,12 @@ F = TypeVar("F")
 
 
 class NotReachable(Exception):
-    """The other server cannot be reached."""
+    """The other server cannot be reached, or is overloaded."""
+
+    def __init__(self, retry_seconds: float = 0.0) -> None:
+        super().__init__()
+        self.retry_seconds = retry_seconds
+        """Delay that the server named for the next request; 0: none."""
 
 
 class NotInTime(Exception):
@@ -133,7 +139,7 @@ class Upstreams:
             seconds: Limit on the wait.
 
         Raises:
-            NotReachable: The command server cannot be reached.
+            NotReachable: The command server cannot be reached, or is overloaded.
             NotInTime: The version did not come to exist.
             NoSuchVersion: Waiting is useless, such as for an unknown type of aggregate.
         """
@@ -149,7 +155,7 @@ class Upstreams:
                 raise NotInTime from None
             if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
                 raise NoSuchVersion(error.details() or "") from None
-            raise NotReachable from None
+            raise NotReachable(retry_delay(error.trailing_metadata())) from None
         return str(response.token)
 
 

@@ -7,6 +7,8 @@ number of violations.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from google.protobuf.any_pb2 import Any as PackedMessage
 from google.rpc import error_details_pb2, status_pb2
 
@@ -14,6 +16,7 @@ from diptych.contract.token import TOKEN_KEY
 from diptych.domain.refusal import Refusal
 from diptych.server.request_context import Trailers
 
+_DETAILS_KEY = "grpc-status-details-bin"
 _MESSAGE_BYTES_MAX = 1000
 _VALUE_BYTES_MAX = 300
 _DETAILS_BYTES_MAX = 4000
@@ -37,7 +40,19 @@ def to_status(refusal: Refusal, domain: str) -> status_pb2.Status:
 def trailers_of(token: str, status: status_pb2.Status | None = None) -> Trailers:
     """Return the trailers of an answer, or of a refusal if a status is given."""
     trailers = ((TOKEN_KEY, token),) if token else ()
-    return trailers if status is None else (("grpc-status-details-bin", status.SerializeToString()), *trailers)
+    return trailers if status is None else ((_DETAILS_KEY, status.SerializeToString()), *trailers)
+
+
+def retry_delay(trailers: Iterable[tuple[str, str | bytes]] | None) -> float:
+    """Return the seconds that the trailers of a refusal name for a retry; 0 without them."""
+    delay = 0.0
+    for key, value in trailers or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            info = error_details_pb2.RetryInfo()
+            for detail in status_pb2.Status.FromString(value).details:
+                if detail.Unpack(info):
+                    delay = max(delay, info.retry_delay.ToNanoseconds() / 1e9)
+    return delay
 
 
 def shorten(status: status_pb2.Status) -> status_pb2.Status:

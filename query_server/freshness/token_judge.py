@@ -18,6 +18,7 @@ from query_server.freshness.tracker import FreshnessTracker
 _HEAD_SECONDS = 0.02  # Twice as long as the command server takes to report a new head.
 _RETRY_SECONDS = 0.1
 _RETRY_SECONDS_MAX = 1.0
+_NEVER = 1 << 63  # A position that no head reaches: only a change of the log ends a wait for it.
 
 
 class HeadSource(Protocol):
@@ -131,10 +132,10 @@ class TokenJudge:
             retry_seconds = await self._wait_to_retry(retry_seconds, until)
 
     async def _wait_to_retry(self, seconds: float, until: float) -> float:
-        """Wait some time, or until the head is reported; return the time to wait before the next request."""
+        """Wait some time, or until the log changes; return the time to wait before the next request."""
         tracker = self._tracker
         pause = random.uniform(0.5, 1.0) * seconds
-        await tracker.wait_applied((), 0, min(until, tracker.now + pause), head=True)
+        await tracker.wait_applied((), _NEVER, min(until, tracker.now + pause), head=True)
         return min(2 * seconds, _RETRY_SECONDS_MAX)
 
     def _is_of_unknown_epoch(self, tokens: Sequence[Token]) -> bool:

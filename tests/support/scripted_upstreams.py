@@ -10,8 +10,10 @@ import grpc
 import grpc.aio
 
 from diptych.contract.identity_codec import identity_to_message
+from diptych.contract.reasons import Overloaded
 from diptych.contract.token import LogIdentity
 from diptych.internal.v1 import feed_pb2, feed_pb2_grpc, log_pb2, log_pb2_grpc
+from diptych.server.status import to_status, trailers_of
 from diptych.v1 import events_pb2, events_pb2_grpc
 from diptych.v1.projections_pb2 import ProjectionState
 
@@ -34,6 +36,10 @@ class ScriptedUpstreams(
         self.feeds = 0
         self.silent = False
         """True while the streams send nothing, not even signs of life."""
+        self.position_requests = 0
+        """Number of calls of GetPosition."""
+        self.is_overloaded = False
+        """True while GetPosition refuses calls as overloaded, to be repeated after 30 s."""
         self.positions: dict[tuple[str, int], int] = {}
         """Positions by stream and version."""
         self.address = "127.0.0.1:0"
@@ -132,6 +138,11 @@ class ScriptedUpstreams(
     async def GetPosition(  # noqa: N802
         self, request: events_pb2.GetPositionRequest, context: Any
     ) -> events_pb2.GetPositionResponse:
+        self.position_requests += 1
+        if self.is_overloaded:
+            refusal = Overloaded(what="waits", limit=1).with_details(retry_seconds=30)
+            context.set_trailing_metadata(trailers_of("", to_status(refusal, "library.v1")))
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
         wanted = (f"{request.aggregate.type}/{request.aggregate.id}", request.version)
         while wanted not in self.positions:
             await self._news()

@@ -101,6 +101,17 @@ async def test_bug_an_aggregate_version_was_waited_for_without_its_epoch(server:
     assert answer.response.progress.applied_position == 7
 
 
+async def test_bug_an_overloaded_command_server_was_asked_ten_times_a_second(server: QueryServer) -> None:
+    server.upstreams.is_overloaded = True
+    wanted = AggregateVersion(aggregate=AggregateRef(type="member", id="ada"), version=3)
+    request = WaitForVersionRequest(aggregate_version=wanted)
+
+    answer = await server.ask(server.read_model.WaitForVersion, request, seconds=3)
+
+    assert answer.response.outcome == WaitOutcome.WAIT_OUTCOME_TIMED_OUT
+    assert server.upstreams.position_requests == 1, "it named a delay of 30 s"
+
+
 async def test_a_wait_for_an_absent_version_times_out(server: QueryServer) -> None:
     wanted = AggregateVersion(aggregate=AggregateRef(type="member", id="ada"), version=3)
     request = WaitForVersionRequest(aggregate_version=wanted)

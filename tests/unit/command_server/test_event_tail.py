@@ -208,7 +208,7 @@ async def test_publish_skips_events_that_run_has_taken(tmp_path: Path) -> None:
 async def test_run_wakes_subscribers_of_a_stream_for_events_of_another_writer(tmp_path: Path) -> None:
     async with Log(tmp_path, events_max=100) as log:
         running = asyncio.create_task(log.tail.run())
-        with log.tail.changes_of("test/a") as changed:
+        with log.tail.version_wait("test/a", 1) as changed:
             await log.commit(1, random.Random(1))
             async with asyncio.timeout(30):
                 await changed

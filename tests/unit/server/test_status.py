@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from diptych.contract.reasons import CommandUnknown, InvalidRequest
-from diptych.server.status import shorten, trailers_of
+from diptych.contract.reasons import CommandUnknown, InvalidRequest, Overloaded
+from diptych.server.status import retry_delay, shorten, to_status, trailers_of
 
 
 def test_short_status_is_unchanged() -> None:
@@ -46,3 +46,10 @@ def test_trailers_have_the_token_and_the_status() -> None:
         "grpc-status-details-bin": status.SerializeToString(),
     }
     assert [key for key, _ in trailers_of("", status)] == ["grpc-status-details-bin"]
+
+
+def test_retry_delay_is_the_one_in_the_details() -> None:
+    refusal = Overloaded(what="waits", limit=1)
+    assert retry_delay(trailers_of("", to_status(refusal, "d"))) == 0
+    assert retry_delay(trailers_of("", to_status(refusal.with_details(retry_seconds=1.5), "d"))) == 1.5
+    assert retry_delay(None) == 0
