@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import Message
+
 from command_server.event_service import EventService
 from command_server.event_tail import EventTail
 from command_server.head_reader import HeadReader
@@ -66,6 +68,11 @@ class Server:
         path = "/diptych.v1.EventService/GetPosition"
         data = await self._router.methods[path].serve(request.SerializeToString(), call)
         return GetPositionResponse.FromString(data).position
+
+    async def call(self, path: str, request: Message, call: Any) -> bytes:
+        """Call a unary method."""
+        response: bytes = await self._router.methods[path].serve(request.SerializeToString(), call)
+        return response
 
     def stream(self, path: str, call: Call) -> AsyncIterator[bytes]:
         """Call a method that answers with a stream, with an empty request."""

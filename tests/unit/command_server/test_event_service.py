@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 from google.rpc import code_pb2
 
+from command_server import event_service, event_tail
 from diptych.contract.token import TOKEN_KEY, Epoch, LogIdentity
 from diptych.v1.commands_pb2 import AggregateRef
-from diptych.v1.events_pb2 import EventBatch, GetPositionRequest, SubscribeResponse
-from tests.support.batch_desk import register
+from diptych.v1.events_pb2 import (
+    EventBatch,
+    GetPositionRequest,
+    ReadStreamRequest,
+    ReadStreamResponse,
+    SubscribeResponse,
+)
+from tests.support.batch_desk import login, register
+from tests.support.transport_call import TransportCallStub
 from tests.support.two_servers import Call, two_servers
 
 
@@ -76,3 +84,43 @@ async def test_get_position_takes_a_version_that_is_recorded_while_it_looks(
         async with asyncio.timeout(20):
             assert await server.position(Call(), request) == 1
         assert lookups == 2
+
+
+async def test_pages_and_batches_are_limited_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_service, "BATCH_BYTES_MAX", 1000)
+    monkeypatch.setattr(event_tail, "BATCH_BYTES_MAX", 1000)
+    async with two_servers(tmp_path) as server:
+        await server.desk.batch(register("ada"), *[login("ada")] * 30)
+        request = ReadStreamRequest(aggregate=AggregateRef(type="user", id="ada"), page_size=1000)
+        versions: list[int] = []
+        while not versions or request.page_token:
+            data = await server.call("/diptych.v1.EventService/ReadStream", request, TransportCallStub())
+            assert 0 < len(data) < 1200
+            page = ReadStreamResponse.FromString(data)
+            versions += [event.version for event in page.events]
+            request.page_token = page.next_page_token
+        assert versions == list(range(1, 32))
+        following = asyncio.create_task(server.tail.run())
+        frames = server.subscribe(Call(), server.tail.identity.zero_token)
+        positions: list[int] = []
+        async with asyncio.timeout(30):
+            while len(positions) < 31:
+                data = await anext(frames)
+                assert len(data) < 1200
+                positions += [event.position for event in SubscribeResponse.FromString(data).batch.events]
+        assert positions == list(range(1, 32))
+        following.cancel()
+        await frames.aclose()  # type: ignore[attr-defined]
+
+
+async def test_versions_beyond_every_stream_are_an_empty_page_and_never_reached(tmp_path: Path) -> None:
+    async with two_servers(tmp_path) as server:
+        await server.desk.batch(register("ada"))
+        ada, last = AggregateRef(type="user", id="ada"), 2**63 - 1
+        path = "/diptych.v1.EventService"
+        call = TransportCallStub()
+        assert await server.call(f"{path}/ReadStream", ReadStreamRequest(aggregate=ada, from_version=last), call) == b""
+        assert call.code == code_pb2.OK
+        call = TransportCallStub(seconds=0.05)
+        await server.call(f"{path}/GetPosition", GetPositionRequest(aggregate=ada, version=last), call)
+        assert call.reason == "VERSION_NOT_REACHED"
