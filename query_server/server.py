@@ -59,7 +59,17 @@ async def bootstrap(
     tokens, fresh = TokenJudge(tracker, upstreams), FreshReads(tracker, reader)
     router = Router(domain.package)
     cache = tracker.row_cache = Cache(domain.projections.values(), settings.cache_bytes_max)
-    reading = Reading(reader, tracker, tokens, fresh, cache, settings.wait_seconds, settings.combined_rows_max)
+    reading = Reading(
+        reader,
+        tracker,
+        tokens,
+        fresh,
+        cache,
+        settings.wait_seconds,
+        settings.combined_rows_max,
+        settings.combined_bytes_max,
+        settings.message_bytes_max,
+    )
     queries.bind(router, loaded, reading)
     ReadModelService(domain, tracker, tokens, fresh, upstreams, settings.wait_seconds).bind(router)
     watches = WatchService(domain, tracker, sqlite_path(settings.read_store), settings)

@@ -388,6 +388,15 @@ class VersionNotReached(DeadlineExceeded, reason="VERSION_NOT_REACHED"):
     version: int
 
 
+class RowTooLarge(ResourceExhausted, reason="ROW_TOO_LARGE"):
+    """A row is larger than a message of the server may be."""
+
+    message = "Row {key} of view {view} is larger than a message of {limit} bytes. Make the rows of the view smaller."
+    view: str
+    key: str
+    limit: int
+
+
 class RowNotFound(NotFound, reason="ROW_NOT_FOUND"):
     """The view has no row with that key, and the query declares no refusal of its own."""
 

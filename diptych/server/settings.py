@@ -103,6 +103,9 @@ class QueryServerSettings(ServerSettings):
     readers: int = Field(2, ge=1, le=64, description="Connections to the read store.")
     cache_bytes_max: int = Field(64 << 20, ge=0, description="Bytes of rows and answers in the cache; 0: no cache.")
     combined_rows_max: int = Field(200_000, ge=1, description="Rows that one combined query may read.")
+    combined_bytes_max: int = Field(
+        128 << 20, ge=1024, le=240 << 20, description="Bytes of rows that one combined query may read."
+    )
     watches_max: int = Field(2000, ge=1, description="Watches at once.")
     watched_keys_max: int = Field(2_000_000, ge=1, description="Keys watched at once, by all watches together.")
     watch_buffer_rows_max: int = Field(1000, ge=2, description="Buffered rows of a slow watch before it starts over.")

@@ -20,7 +20,7 @@ def combined_handler(query: CombinedQuery, method: str, reading: Reading) -> Una
     """Return the handler of one combined query."""
     source, tracker = reading.source, reading.tracker
     tracked = tracker.projections[query.projection.name]
-    rows_max = reading.combined_rows_max
+    rows_max, bytes_max = reading.combined_rows_max, reading.combined_bytes_max
     lists = CachedLists(method, tracked, reading)
 
     async def answer(data: bytes, context: RequestContext) -> bytes:
@@ -32,7 +32,9 @@ def combined_handler(query: CombinedQuery, method: str, reading: Reading) -> Una
             view: View[Any] = selection.view
 
             async def read() -> ListRead:
-                page = await source.find(view, selection.find, limit=rows_max + 1)
+                page = await source.find(view, selection.find, limit=rows_max + 1, bytes_max=bytes_max)
+                if page.cut:
+                    raise Overloaded(what="bytes of rows in a combined query", limit=bytes_max)
                 if len(page.rows) > rows_max:
                     raise Overloaded(what="rows in a combined query", limit=rows_max)
 

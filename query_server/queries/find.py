@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from diptych.contract.reasons import InvalidRequest, Overloaded
+from diptych.contract.reasons import InvalidRequest, Overloaded, RowTooLarge
 from diptych.contract.validation import parse
 from diptych.contract.wire import delimited, varint
 from diptych.domain.projection import FindQuery
@@ -18,6 +18,7 @@ from query_server.queries.consistency import refuse, requirement
 from query_server.queries.fresh import Reading
 from query_server.queries.order_by import order_of
 from query_server.queries.page_token import KeysetTokens
+from query_server.rows.row_source import PAGE_BYTES_MAX
 
 PAGE_SIZE_UNSET = 50
 """Rows in a page when the request names no size."""
@@ -62,7 +63,7 @@ class _Fields(NamedTuple):
 
 def find_handler(query: FindQuery, method: str, reading: Reading) -> UnaryHandler:
     """Return the handler of one find query."""
-    source, tracker = reading.source, reading.tracker
+    source, tracker, message_max = reading.source, reading.tracker, reading.message_bytes_max
     view, fields = query.view, _Fields.of(query)
     tracked, cache = tracker.projections[view.projection.name], reading.cache.view(view)
     rows_tag = varint(fields.rows << 3 | 2)
@@ -85,12 +86,18 @@ def find_handler(query: FindQuery, method: str, reading: Reading) -> UnaryHandle
                 total = fields.include_total and bool(request.include_total)
 
                 async def read() -> ListRead:
-                    page = await source.find(view, find, limit=size + 1, after=after, total=total)
-                    more = len(page.rows) > size
+                    bytes_max = min(PAGE_BYTES_MAX, message_max) if fields.page_token else message_max
+                    page = await source.find(view, find, limit=size + 1, after=after, total=total, bytes_max=bytes_max)
+                    if page.rows and len(page.rows[0]) > message_max:
+                        raise RowTooLarge(view=view.name, key=page.keys[0], limit=message_max)
+                    more = page.cut or len(page.rows) > size
                     if more and not fields.page_token:
+                        if page.cut:
+                            raise Overloaded(what="bytes in an answer without pages", limit=message_max)
                         raise Overloaded(what="rows in an answer without pages", limit=PAGE_SIZE_MAX)
-                    next_page = tokens.encode(page.rows[size - 1], page.keys[size - 1]) if more else ""
-                    response = _list_response(fields, rows_tag, page.rows[:size], next_page, page.total)
+                    rows = page.rows[:size]
+                    next_page = tokens.encode(rows[-1], page.keys[len(rows) - 1]) if more else ""
+                    response = _list_response(fields, rows_tag, rows, next_page, page.total)
                     return ListRead(response, page.generation, page.position)
 
                 return Prepared(query.find(request, now + MOMENT), read)

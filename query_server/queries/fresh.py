@@ -32,6 +32,10 @@ class Reading(NamedTuple):
     """Wait of a call without a deadline, in seconds."""
     combined_rows_max: int
     """Rows that one combined query may read."""
+    combined_bytes_max: int = 128 << 20
+    """Bytes of those rows."""
+    message_bytes_max: int = 4 << 20
+    """Greatest size of a row or an answer without pages, as clients receive no larger messages by default."""
 
 
 def required_position(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.message import Message
 
-from diptych.contract.reasons import RowNotFound
+from diptych.contract.reasons import RowNotFound, RowTooLarge
 from diptych.contract.validation import parse
 from diptych.domain.projection import GetQuery
 from diptych.domain.refusal import Refusal
@@ -28,7 +28,7 @@ def get_handler(query: GetQuery, reading: Reading) -> UnaryHandler:
     source, tracker = reading.source, reading.tracker
     view, key_of, request_type = query.view, query.key, query.request
     tracked, cache = tracker.projections[view.projection.name], reading.cache.view(view)
-    progress = tracked.progress
+    progress, message_max = tracked.progress, reading.message_bytes_max
     # Parsing and validating the same bytes again gives the same key, and takes longer than answering.
     parsed: dict[bytes, str] = {}
 
@@ -78,6 +78,8 @@ def get_handler(query: GetQuery, reading: Reading) -> UnaryHandler:
             context.token = max(tracker.head.token(position), presented)
             if row is None:
                 row = _missing_row(query, request_type.FromString(data), key, position, tracker)
+            if len(row) > message_max:
+                raise RowTooLarge(view=view.name, key=key, limit=message_max)
             return row
         except Refusal as refusal:
             raise refuse(refusal, context, tracker, tracked, "") from None

@@ -18,6 +18,9 @@ from diptych.storage.errors import ReadStoreError
 _BUSY_SECONDS = 1.0
 _STATEMENTS_MAX = 512  # Statements that SQLite keeps prepared for a connection.
 
+VALUE_BYTES_MAX = 1_000_000_000
+"""Greatest size of a value in SQLite."""
+
 T = TypeVar("T")
 Execute = Callable[[str, tuple[Any, ...]], Iterator[Any]]
 """Runs a statement with its parameters and returns its rows."""
@@ -29,6 +32,10 @@ class StoreMissingError(ReadStoreError):
 
 class StatementError(ReadStoreError):
     """A statement is wrong: a defect in this server's code, or a store of another version."""
+
+
+class ResultTooLargeError(ReadStoreError):
+    """A statement's result would be larger than its reader allows. The connection stays open."""
 
 
 def file_id(path: Path) -> tuple[int, int] | None:
@@ -58,18 +65,29 @@ class ReadConnection:
         self._cache_kibibytes = cache_kibibytes
         self._connection: sqlite3.Connection | None = None
         self._store_changes = 0
+        self._value_bytes_max = VALUE_BYTES_MAX
         self._file: tuple[int, int] | None = None
 
-    def one(self, store_changes: int, sql: str, parameters: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def one(
+        self, store_changes: int, sql: str, parameters: tuple[Any, ...], value_bytes_max: int = VALUE_BYTES_MAX
+    ) -> tuple[Any, ...] | None:
         """Return the one row of a statement; None without one.
 
         Args:
             store_changes: Number of replacements of the store observed so far. A new number opens the file again.
             sql: The statement.
             parameters: Its parameters.
+            value_bytes_max: Greatest size of one value of the result. SQLite ends the statement at this size.
+
+        Raises:
+            ResultTooLargeError: A value is larger.
         """
         try:
-            cursor = self._open(store_changes).execute(sql, parameters)
+            connection = self._open(store_changes)
+            if value_bytes_max != self._value_bytes_max:
+                self._value_bytes_max = value_bytes_max
+                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, value_bytes_max)
+            cursor = connection.execute(sql, parameters)
             row: tuple[Any, ...] | None = cursor.fetchone()
             cursor.close()
         except sqlite3.DatabaseError as error:
@@ -111,6 +129,7 @@ class ReadConnection:
         if self._connection is None or store_changes != self._store_changes:
             self.close()
             self._store_changes = store_changes
+            self._value_bytes_max = VALUE_BYTES_MAX
             self._connection = open_read_only(
                 self._path,
                 busy_seconds=_BUSY_SECONDS,
@@ -124,8 +143,10 @@ class ReadConnection:
 
     def _failed(self, error: sqlite3.DatabaseError) -> ReadStoreError:
         """Close the connection, and return our error for SQLite's."""
-        self.close()
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code == sqlite3.SQLITE_TOOBIG:
+            return ResultTooLargeError(str(error))
+        self.close()
         text = str(error)
         if code == sqlite3.SQLITE_CANTOPEN or (code == sqlite3.SQLITE_ERROR and "no such table" in text):
             return StoreMissingError(text)

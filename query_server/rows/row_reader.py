@@ -28,20 +28,53 @@ from diptych.domain.query import Find
 from diptych.storage.errors import ReadStoreError
 from diptych.storage.read_store_schema import shape
 from query_server.rows import generation_statements
-from query_server.rows.connection import ReadConnection, StatementError, StoreMissingError, file_id
+from query_server.rows.connection import (
+    VALUE_BYTES_MAX,
+    ReadConnection,
+    ResultTooLargeError,
+    StatementError,
+    StoreMissingError,
+    file_id,
+)
 from query_server.rows.key_batches import KeyBatches
 from query_server.rows.reader_threads import ReaderThreads
-from query_server.rows.row_source import PageRead, RowRead, RowSource, StoredEvent, StoredGeneration
+from query_server.rows.row_source import PAGE_BYTES_MAX, PageRead, RowRead, RowSource, StoredEvent, StoredGeneration
 from query_server.rows.statements import Statements, find_values, unpack_keyed, unpack_page
 
 _ATTEMPTS = 4
 """Reads of one call, each after a look-up of the active generation, which may have just changed."""
+
+KEYS_BYTES_MAX = 4 << 20
+"""Size of the rows of one select by key, about; the keys of more are read in several."""
+
+_SMALLER_PAGE = 8
+"""A page that has too many bytes is read again with this part of its rows."""
+
+_PACKED_BYTES_SPARE = 16 << 20
+"""Bytes of packed rows beyond the size of a page. SQLite has the same limit for parameters, such as keys."""
 
 RECHECK_SECONDS = 0.1
 """Time for which a missing projection is reported missing without another look-up."""
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
+
+
+def _packed_bytes_max(bytes_max: int) -> int:
+    """Return the size of the value in which SQLite packs rows, as hexadecimal text, that are cut to `bytes_max`."""
+    return 2 * bytes_max + _PACKED_BYTES_SPARE
+
+
+def _fitting(rows: Sequence[bytes], bytes_max: int) -> int:
+    """Return the number of rows, at least the first, that together have at most `bytes_max` bytes."""
+    if sum(map(len, rows)) <= bytes_max:
+        return len(rows)
+    size = 0
+    for index, row in enumerate(rows):
+        size += len(row)
+        if size > bytes_max:
+            return max(index, 1)
+    return len(rows)
 
 
 class RowReader(RowSource):
@@ -96,7 +129,14 @@ class RowReader(RowSource):
         return batches.get(key)
 
     async def find(
-        self, view: View[Any], find: Find, *, limit: int, after: Sequence[Any] | None = None, total: bool = False
+        self,
+        view: View[Any],
+        find: Find,
+        *,
+        limit: int,
+        after: Sequence[Any] | None = None,
+        total: bool = False,
+        bytes_max: int = PAGE_BYTES_MAX,
     ) -> PageRead:
         """Read rows that match, in order."""
 
@@ -109,8 +149,23 @@ class RowReader(RowSource):
                 compiled = self._statements.find(view, generation, find, after=after is not None, total=total)
                 return compiled.sql, compiled.bind(**values)
 
-            generation, (position, packed, keys, count) = self._read(connection, view.projection.name, statement)
-            return PageRead(*unpack_page(packed, keys), count, generation, position)
+            projection, rows_max = view.projection.name, limit
+            generation, row = 0, None
+            while row is None:
+                values["limit"] = rows_max
+                # One row alone may have any size: its reader names it.
+                value_bytes_max = _packed_bytes_max(bytes_max) if rows_max > 1 else VALUE_BYTES_MAX
+                try:
+                    generation, row = self._read(connection, projection, statement, value_bytes_max)
+                except ResultTooLargeError:
+                    if rows_max == 1:
+                        raise
+                    rows_max = max(rows_max // _SMALLER_PAGE, 1)
+            position, packed, keys, count = row
+            page, page_keys = unpack_page(packed, keys)
+            fitting = _fitting(page, bytes_max)
+            cut = fitting < len(page) or len(page) == rows_max < limit
+            return PageRead(page[:fitting], page_keys[:fitting], count, generation, position, cut)
 
         return await self._threads.submit(read)
 
@@ -179,23 +234,50 @@ class RowReader(RowSource):
                 return many.sql, many.bind(keys=text, projection=projection, generation=generation)
             return one.sql, one.bind(key=keys[0], projection=projection, generation=generation)
 
-        generation, (position, packed) = self._read(connection, projection, statement)
+        try:
+            value_bytes_max = _packed_bytes_max(KEYS_BYTES_MAX) if text else VALUE_BYTES_MAX
+            generation, row = self._read(connection, projection, statement, value_bytes_max)
+        except ResultTooLargeError:
+            if not text:
+                raise
+            return self._read_halves(connection, view, keys)
+        position, packed = row
         if text:
             return generation, position, unpack_keyed(packed)
         return generation, position, {} if packed is None else {0: packed}
 
+    def _read_halves(
+        self, connection: ReadConnection, view: View[Any], keys: list[str]
+    ) -> tuple[int, int, dict[int, bytes]]:
+        """Read rows by key in two selects, of the same generation."""
+        half = len(keys) // 2
+        for _ in range(_ATTEMPTS):
+            generation, position, rows = self._read_keys(connection, view, keys[:half])
+            again, later, others = self._read_keys(connection, view, keys[half:])
+            if generation == again:
+                rows |= {half + index: row for index, row in others.items()}
+                return generation, min(position, later), rows
+        raise self._not_ready(view.projection.name)
+
     def _read(
-        self, connection: ReadConnection, projection: str, statement: Callable[[int], tuple[str, tuple[Any, ...]]]
+        self,
+        connection: ReadConnection,
+        projection: str,
+        statement: Callable[[int], tuple[str, tuple[Any, ...]]],
+        value_bytes_max: int = VALUE_BYTES_MAX,
     ) -> tuple[int, tuple[Any, ...]]:
-        """Run a statement on the active generation of a projection; return that generation and the one row."""
+        """Run a statement on the active generation of a projection; return that generation and the one row.
+
+        Raise `ResultTooLargeError` if a value is larger than allowed.
+        """
         for attempt in range(_ATTEMPTS):
             generation = 0
             row: tuple[Any, ...] | None = None
             try:
                 # A remembered generation may be out of date, even if it was looked up a moment ago.
                 generation = self._generation(connection, projection, remembered=attempt == 0)
-                row = connection.one(self.store_changes, *statement(generation))
-            except StatementError:
+                row = connection.one(self.store_changes, *statement(generation), value_bytes_max)
+            except (StatementError, ResultTooLargeError):
                 raise
             except StoreMissingError:
                 pass

@@ -15,6 +15,9 @@ from diptych.contract.token import LogIdentity
 from diptych.domain.projection import View
 from diptych.domain.query import Find
 
+PAGE_BYTES_MAX = 1 << 20
+"""Greatest size of the rows in a page."""
+
 T = TypeVar("T")
 
 
@@ -27,13 +30,17 @@ class RowRead(NamedTuple):
 
 
 class PageRead(NamedTuple):
-    """Rows in the order of a find, at a checkpoint of their projection; `total` is None unless requested."""
+    """Rows in the order of a find, at a checkpoint of their projection; `total` is None unless requested.
+
+    `cut` is True if the page ends before its limit in rows as it has reached its limit in bytes.
+    """
 
     rows: list[bytes]
     keys: list[str]
     total: int | None
     generation: int
     position: int
+    cut: bool = False
 
 
 class StoredGeneration(NamedTuple):
@@ -87,7 +94,14 @@ class RowSource(abc.ABC):
 
     @abc.abstractmethod
     async def find(
-        self, view: View[Any], find: Find, *, limit: int, after: Sequence[Any] | None = None, total: bool = False
+        self,
+        view: View[Any],
+        find: Find,
+        *,
+        limit: int,
+        after: Sequence[Any] | None = None,
+        total: bool = False,
+        bytes_max: int = PAGE_BYTES_MAX,
     ) -> PageRead:
         """Read rows that match, in order.
 
@@ -97,6 +111,7 @@ class RowSource(abc.ABC):
             limit: Greatest number of rows.
             after: Values of the order's columns and the key of the row before the page; None for the first page.
             total: Count all matching rows as well.
+            bytes_max: Greatest size of the rows. A first row that is larger is read alone.
         """
 
     @abc.abstractmethod

@@ -28,7 +28,7 @@ from query_server.watch.change_statements import ACTIVE, ChangeStatements
 from query_server.watch.resume_token import ResumeToken, Source
 
 PAGE_BYTES_MAX = 1 << 20
-"""A page ends with the row that reaches this size, or a smaller one that its reader asks for."""
+"""A page ends before the row that would make it larger than this, or a smaller size that its reader asks for."""
 
 _DELETED = delimited(4, b"")
 _CHANGE_BYTES = 200  # Bytes that a change takes besides its content, estimated.
@@ -230,6 +230,9 @@ def _fill(page: Page, view: View[Any], rows: Iterator[Any], rows_max: int | None
     for key, position, row in rows:
         content = _DELETED if row is None else delimited(3, type_url + delimited(2, row) if row else type_url)
         change = Change(key, position, delimited(1, delimited(1, key.encode()) + integer(2, position) + content))
+        if size and size + len(change.content) > bytes_max:
+            page.more = True
+            break
         page.changes.append(change)
         size += len(change.content)
         if size >= bytes_max or len(page.changes) == rows_max:

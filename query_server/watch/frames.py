@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from diptych.contract.reasons import RowTooLarge
 from diptych.contract.wire import delimited
 from diptych.v1.events_pb2 import CaughtUp, Progress
 from diptych.v1.read_model_pb2 import Reset, ResetReason, WatchResponse
@@ -22,16 +23,22 @@ FRAME_BYTES_MAX = 1 << 20
 class Frames:
     """Encodes the frames of one watch."""
 
-    def __init__(self, digest: bytes, progress: ProjectionProgress, head: LogHead) -> None:
+    def __init__(
+        self, view: str, digest: bytes, progress: ProjectionProgress, head: LogHead, message_bytes_max: int
+    ) -> None:
         """Take what frames say besides rows.
 
         Args:
+            view: Name of the view.
             digest: Digest of what is watched, for resume tokens.
             progress: Progress of the projection.
             head: Head of the log.
+            message_bytes_max: Greatest size of a row.
         """
         self.rows_sent = 0
         """Number of rows in all frames."""
+        self._view = view
+        self._message_bytes_max = message_bytes_max
         self._digest = digest
         self._progress = progress
         self._head = head
@@ -51,8 +58,15 @@ class Frames:
         yield self.rows(changes[begin:], cut)
 
     def rows(self, changes: Iterable[Change], cut: ResumeToken | None = None) -> bytes:
-        """Return a frame of rows, which ends a cut if there is one; empty without rows."""
-        contents = [change.content for change in changes]
+        """Return a frame of rows, which ends a cut if there is one; empty without rows.
+
+        Raise `RowTooLarge` for a row that no message takes.
+        """
+        contents: list[bytes] = []
+        for change in changes:
+            if len(change.content) > self._message_bytes_max:
+                raise RowTooLarge(view=self._view, key=change.key, limit=self._message_bytes_max)
+            contents.append(change.content)
         if not contents:
             return b""
         self.rows_sent += len(contents)

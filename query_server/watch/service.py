@@ -156,7 +156,7 @@ class WatchService:
             bytes_max=settings.watch_buffer_bytes_max,
             memory=self.memory.buffers,
         )
-        frames = Frames(digest, tracked.progress, self._tracker.head)
+        frames = Frames(view.name, digest, tracked.progress, self._tracker.head, settings.message_bytes_max)
         session = WatchSession(
             self._hub(view, tracked),
             self.reader,

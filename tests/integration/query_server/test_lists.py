@@ -10,6 +10,7 @@ import pytest
 from library.lending import days, members, open_loans
 from library.v1.query_service_pb2 import (
     GetLoanStatisticsRequest,
+    GetMemberRequest,
     ListMembersRequest,
     ListMembersResponse,
     ListOverdueLoansRequest,
@@ -158,3 +159,22 @@ async def test_combined_rows_have_a_limit(store: StoreFile, upstreams: ScriptedU
             await server.ask(server.library.GetLoanStatistics, GetLoanStatisticsRequest())
         assert refused.value.reason == "OVERLOADED"
         await server.ask(server.library.GetLoanStatistics, GetLoanStatisticsRequest(first_day="d1"))
+
+
+async def test_list_is_cut_to_a_mebibyte_and_names_a_row_that_no_message_takes(
+    server: QueryServer, store: StoreFile
+) -> None:
+    rows = {f"m{n}": Member(member_id=f"m{n}", email=f"{n}@example.com", name="x" * 400_000) for n in range(8)}
+    store.write(members, {**rows, "ada": None}, 12)
+    assert len((await list_members(server, page_size=8)).members) == 2
+    assert await all_pages(server, page_size=8) == list(rows.values())
+
+    store.write(members, {"m9": Member(member_id="m9", email="9@example.com", name="x" * (4 << 20))}, 13)
+    for call, request in (
+        (server.library.ListMembers, ListMembersRequest(order_by="email desc")),
+        (server.library.GetMember, GetMemberRequest(member_id="m9")),
+    ):
+        with pytest.raises(Refused) as refused:
+            await server.ask(call, request)
+        assert refused.value.reason == "ROW_TOO_LARGE"
+        assert dict(refused.value.info.metadata)["key"] == "m9"

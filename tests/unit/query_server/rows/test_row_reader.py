@@ -432,3 +432,32 @@ async def test_a_page_of_another_view_type(tmp_path: Path) -> None:
     assert (await reader.get(view, "a")).row == StringValue(value="x" * 100_000).SerializeToString()
     await reader.close()
     store.close()
+
+
+async def test_bug_page_had_no_limit_in_bytes(store: StoreFile, reader: RowReader) -> None:
+    """One page of these rows was one value of 50 MB; of larger ones, beyond SQLite's limit and told as not ready."""
+    write(store, {f"k{n:02}": struct(text="x" * 500_000) for n in range(50)})
+    found: list[str] = []
+    while True:
+        page = await reader.find(rows, Find(), limit=51, after=found[-1:] or None, total=True)
+        assert sum(map(len, page.rows)) <= 1 << 20
+        assert page.total == 50
+        found += page.keys
+        if not page.cut:
+            break
+    assert found == [f"k{n:02}" for n in range(50)]
+
+
+async def test_row_larger_than_a_page_is_read_alone(store: StoreFile, reader: RowReader) -> None:
+    written = {"a": struct(number=1), "b": struct(text="x" * 20_000_000), "c": struct(number=3)}
+    write(store, written)
+    pages = [await reader.find(rows, Find(), limit=10, after=after) for after in (None, ["a"], ["b"])]
+    assert [(page.keys, page.cut) for page in pages] == [(["a"], True), (["b"], True), (["c"], False)]
+
+
+async def test_bug_keys_of_large_rows_were_read_as_one_value(store: StoreFile, reader: RowReader) -> None:
+    written = {f"k{n}": struct(text=str(n) * 3_000_000) for n in range(7)}
+    write(store, written)
+    found = await asyncio.gather(*(reader.get(rows, key) for key in [*written, "never"]))
+    expected = [row.SerializeToString(deterministic=True) for row in written.values()]
+    assert [read.row for read in found] == [*expected, None]

@@ -17,6 +17,7 @@ from diptych.contract.reasons import (
     ReadModelNotReady,
     ResumeTokenExpired,
     ResumeTokenMalformed,
+    RowTooLarge,
     UnknownView,
 )
 from diptych.v1.read_model_pb2 import ResetReason
@@ -515,3 +516,12 @@ async def test_rows_are_sent_as_they_are(stage: Stage, server: Server) -> None:
     unpacked = Note()
     assert row.row.Unpack(unpacked)
     assert unpacked == Note(text="ö" * 300, edits=1)
+
+
+async def test_bug_row_that_no_message_takes_was_sent_to_watches(stage: Stage) -> None:
+    server = Server(stage, message_bytes_max=10_000)
+    await stage.put(note("a"), note("large", "x" * 10_000))
+    assert (await following(server)).ended == RowTooLarge(view="notes", key="large", limit=10_000)
+    client = await following(server, keys=["a"])
+    assert [row[0] for row in rows(client)] == ["a"]
+    await server.stop()
