@@ -154,8 +154,8 @@ async def query_sums(shop: Connection, summing: Summing) -> Sums:
         )
         for grouping in (ANALYTICS_GROUPING_DAY, ANALYTICS_GROUPING_COUNTRY)
     ]
-    whole = _figures(by_day.totals).get("", Figures())
-    return Sums(days=_figures(by_day.groups), countries=_figures(by_country.groups), whole=whole)
+    whole = figures_by_key(by_day.totals).get("", Figures())
+    return Sums(days=figures_by_key(by_day.groups), countries=figures_by_key(by_country.groups), whole=whole)
 
 
 class Bar:
@@ -200,7 +200,8 @@ class Bar:
         )
 
 
-def _figures(groups: Iterable[AnalyticsGroup]) -> dict[str, Figures]:
+def figures_by_key(groups: Iterable[AnalyticsGroup]) -> dict[str, Figures]:
+    """Return the figures of groups in pounds. Groups in other currencies are not of the file."""
     return {group.key: figures_of(group) for group in groups if group.currency_code == CURRENCY}
 
 

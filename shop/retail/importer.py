@@ -112,7 +112,7 @@ class Importer:
         reader, summing, tally = InvoiceReader(file), Summing(), Tally()
         async with self._shop.command_stream(window=self._window) as stream:
             sending = _Sending(stream, tally)
-            for message in _messages(reader, summing, self._batch):
+            for message in messages_of(reader, summing, self._batch):
                 # The next message is made while the server decides the ones before it.
                 await sending.send(message)
                 progress(Progress(reader.rows, file.buffer.tell() if file.seekable() else 0, tally.refusals))
@@ -167,7 +167,7 @@ class _Sending:
             self._tally.add(command, outcome)
 
 
-def _messages(reader: InvoiceReader, summing: Summing, batch: int) -> Iterator[list[Command]]:
+def messages_of(reader: InvoiceReader, summing: Summing, batch: int) -> Iterator[list[Command]]:
     """Yield messages of at most `batch` commands for all invoices."""
     commands, message, size = Commands(), [], 0
     for invoice in reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mailbox
 from collections.abc import Iterator
 from email import message_from_bytes
@@ -55,6 +56,26 @@ async def test_a_rejected_recipient_fails_permanently(server: MailServer) -> Non
         with pytest.raises(EffectFailed, match="no such mailbox") as failed:
             await send(SendEmailRequest(to="nobody@example.com", subject="s", text="t"), calling("k1"))
     assert failed.value.reason == "RECIPIENT_REFUSED"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"), [("554 spam", "EMAIL_REFUSED"), ("599 no", "EMAIL_REFUSED"), ("499 x", "")]
+)
+async def test_an_answer_of_500_to_599_to_the_text_fails_permanently(
+    answer: str, reason: str, server: MailServer
+) -> None:
+    server.answer = answer
+    async with email_smtp.connect(ShopSettings(smtp_url=server.url)) as send:
+        with pytest.raises(Exception, match=answer.partition(" ")[2]) as failed:
+            await send(WELCOME, calling("k1"))
+    assert (failed.value.reason if isinstance(failed.value, EffectFailed) else "") == reason
+
+
+async def test_a_user_and_password_of_the_url_are_used_as_written(server: MailServer) -> None:
+    url = server.url.replace("smtp://", "smtp://Ada%40X:Pass%2FWord@")
+    async with email_smtp.connect(ShopSettings(smtp_url=url)) as send:
+        await send(WELCOME, calling("k1"))
+    assert server.logins == [(b"Ada@X", b"Pass/Word")]
 
 
 async def test_a_busy_or_absent_mail_server_is_tried_again(server: MailServer) -> None:
@@ -133,6 +154,16 @@ async def test_a_maildir_has_one_file_for_each_email(tmp_path: Path) -> None:
     assert len(mails) == 2
     read = message_from_bytes(mails[first.message_id].as_bytes())
     assert (read["To"], read["X-Correlation-ID"]) == ("ada@example.com", "correlated")
+
+
+async def test_emails_written_at_once_are_each_whole(tmp_path: Path) -> None:
+    texts = {f"k{number}": f"{number}" * 100_000 + "\n" for number in range(8)}
+    async with email_maildir.connect(ShopSettings(maildir=str(tmp_path))) as send:
+        await asyncio.gather(
+            *(send(SendEmailRequest(to="a@x.y", subject=key, text=text), calling(key)) for key, text in texts.items())
+        )
+    mails = {mail["Subject"]: mail.get_payload(decode=True) for mail in mailbox.Maildir(tmp_path)}
+    assert mails == {key: text.encode() for key, text in texts.items()}
 
 
 async def test_a_half_written_email_is_ignored_after_a_crash(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from email.message import Message as Email
 from typing import Any, NamedTuple
 
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from diptych.cli.ports import Reservation
 
@@ -36,11 +37,22 @@ class MailServer:
         """Emails in order of arrival; one that was delivered twice is here twice."""
         self.busy = 0
         """Number of emails to refuse temporarily."""
+        self.answer = ""
+        """Answer to the text of every email. Empty: as `busy` says."""
+        self.logins: list[tuple[bytes, bytes]] = []
+        """Users and passwords in order of their logins; all are accepted."""
         self._reservation = Reservation("127.0.0.1:0")
         host, _, port = self._reservation.address.rpartition(":")
-        self._controller = Controller(self, hostname=host, port=int(port), ready_timeout=60)
+        self._controller = Controller(self, hostname=host, port=int(port), ready_timeout=60, **self._login_options())
         self.url = f"smtp://{self._reservation.address}"
         """URL of the server, for the shop's settings."""
+
+    def _login_options(self) -> dict[str, Any]:
+        def accept(server: Any, session: Any, envelope: Any, mechanism: str, data: LoginPassword) -> AuthResult:
+            self.logins.append((data.login, data.password))
+            return AuthResult(success=True)
+
+        return {"authenticator": accept, "auth_require_tls": False}
 
     def __enter__(self) -> MailServer:
         self._controller.start()
@@ -67,6 +79,8 @@ class MailServer:
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         """Accept an email, or refuse it temporarily."""
+        if self.answer:
+            return self.answer
         if self.busy:
             self.busy -= 1
             return "451 try again later"

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from diptych.client import CallRefused
 from diptych.contract.validation import check
 from diptych.v1.commands_pb2 import CommandResult
+from shop.import_retail import figures_by_key
 from shop.retail.commands import Command, Commands, email_of
-from shop.retail.importer import Tally
+from shop.retail.importer import Tally, messages_of
 from shop.retail.reader import COLUMNS, Invoice, InvoiceReader, Line, UnreadableFile
-from shop.retail.report import pounds
-from shop.retail.sums import Figures, Summing
+from shop.retail.report import Comparison, pounds, sum_lines
+from shop.retail.sums import Figures, Summing, Sums
 from shop.v1 import order_commands_pb2, product_commands_pb2, user_commands_pb2
+from shop.v1.analytics_pb2 import AnalyticsGroup
 from shop.v1.order_commands_pb2 import ImportedItem, ImportOrderRequest, ImportReturnRequest
 from shop.v1.orders_pb2 import ORDER_STATUS_DELIVERED
 from shop.v1.product_commands_pb2 import ChangePriceRequest, CreateProductRequest, UpdateProductRequest
@@ -391,6 +393,36 @@ def test_commands_and_their_request_ids_come_from_the_rows_up_to_their_invoice()
     assert commands(*rows)[: len(commands(*rows[:2]))] == commands(*rows[:2])
 
 
+def test_a_price_that_changes_twice_and_a_customer_named_as_an_invoice_have_ids_of_their_own() -> None:
+    prices = [row(InvoiceNo=f"{number}", UnitPrice=f"{number}", CustomerID="2") for number in range(1, 4)]
+    kinds = [command.kind for command in commands(*prices)]  # It checks that no id comes twice.
+    assert kinds.count("ChangePrice") == 2
+    assert kinds.count("RegisterUser") == 1
+
+
+def sent(batch: int, *rows: Mapping[str, str]) -> list[list[str]]:
+    """Return the kinds of the commands by message; check that all commands are sent and all invoices summed."""
+    summing = Summing()
+    made = list(messages_of(reader(*rows), summing, batch))
+    assert [command for message in made for command in message] == commands(*rows)
+    sums = summing.sums()
+    assert (sums.whole.orders if sums else 0) == len({each["InvoiceNo"] for each in rows})
+    return [[command.kind for command in message] for message in made]
+
+
+def test_messages_have_the_size_of_a_batch_and_the_last_one_the_rest() -> None:
+    rows = [row(InvoiceNo=f"{number}", CustomerID="") for number in range(6)]
+    assert [len(message) for message in sent(3, *rows)] == [3, 3, 1]
+    assert sent(100) == []
+
+
+def test_a_message_ends_at_its_limit_in_bytes_and_the_next_one_begins_anew() -> None:
+    rows = [row(InvoiceNo=f"{number}", CustomerID="") for number in range(100) for _ in range(2_000)]
+    sizes = [len(message) for message in sent(1_000, *rows)]
+    assert len(sizes) > 2
+    assert min(sizes[:-1]) > 5
+
+
 def test_request_ids_are_never_too_long() -> None:
     made = commands(row(InvoiceNo="9" * 64, StockCode="x" * 64), row(InvoiceNo="8" * 64, StockCode="x" * 64))
     assert all(len(command.envelope.context.request_id) <= 128 for command in made)
@@ -421,6 +453,26 @@ def test_sums_are_exact_by_day_by_country_and_in_total() -> None:
         "United Kingdom": Figures(tenth + 3_000_000, 0, tenth + 3_000_000, 2, 4),
     }
     assert sums.whole == Figures(303_000_000, 2 * POUND, 303_000_000 - 2 * POUND, 3, 5)
+
+
+def test_sums_agree_only_if_each_day_and_each_country_does() -> None:
+    one, two = Figures(gross=1, net=1, orders=1), Figures(gross=2, net=2, orders=1)
+    whole = Figures(gross=3, net=3, orders=2)
+    file = Sums({"2010-12-01": one, "2010-12-02": two}, {"": one, "EIRE": two}, whole)
+    days_exchanged = file._replace(days={"2010-12-01": two, "2010-12-02": one})
+    countries_exchanged = file._replace(countries={"": two, "EIRE": one})
+    assert Comparison(file, file).agrees
+    for read in (days_exchanged, countries_exchanged, file._replace(whole=one)):
+        assert not Comparison(file, read).agrees
+        assert any(line.endswith("  DIFFERS") for line in sum_lines(Comparison(file, read)))
+    assert not any("DIFFERS" in line for line in sum_lines(Comparison(file, file)))
+
+
+def test_figures_of_other_currencies_are_not_compared() -> None:
+    euros = AnalyticsGroup(key="EIRE", currency_code="EUR", orders=7)
+    pounds_ = AnalyticsGroup(key="EIRE", currency_code="GBP", orders=1, gross=gbp(2), net=gbp(2))
+    expected = {"EIRE": Figures(gross=2 * POUND, net=2 * POUND, orders=1)}
+    assert figures_by_key([euros, pounds_]) == figures_by_key([pounds_, euros]) == expected
 
 
 def test_nothing_taken_has_no_sums() -> None:
@@ -461,3 +513,12 @@ def test_each_outcome_is_counted_by_its_kind() -> None:
     assert len(tally.again) == 2
     tally.give_up()
     assert tally.refusals == 7
+
+
+@pytest.mark.parametrize("reason", ["UNKNOWN_USER", "UNKNOWN_PRODUCT", "PRODUCT_NOT_FOUND"])
+def test_a_command_before_its_cause_is_repeated_and_the_number_of_repeats_is_bounded(reason: str) -> None:
+    tally = Tally()
+    (*_, order) = commands(row(CustomerID=""))
+    for _ in range(10_001):
+        tally.add(order, refused(code_pb2.FAILED_PRECONDITION, reason))
+    assert (len(tally.again), tally.refusals) == (10_000, 1)

@@ -61,9 +61,10 @@ def test_a_declined_payment_stays_declined_and_is_not_refunded(path: Path) -> No
 def test_a_payment_is_refunded_once(path: Path) -> None:
     ledger = Ledger(path)
     ledger.charge(charge_request(), decline=False)
-    for key in ("v1", "v1", "v2"):
+    for key, repeats in (("v1", 0), ("v1", 1), ("v2", 1)):
         charge = ledger.void(voided(key))
         assert (charge.status, charge.refund_count) == (CHARGE_STATUS_REFUNDED, 1)
+        assert (charge.void_key, charge.repeat_count) == ("v1", repeats)
 
 
 def test_a_payment_voided_before_its_charge_is_never_taken(path: Path) -> None:

@@ -193,6 +193,8 @@ def test_an_outcome_out_of_turn_changes_nothing() -> None:
     over.accepted(profile).then_nothing()
     over.accepted(assign).then_nothing()
     over.accepted(remove("")).then_nothing()
+    undone_all = (undone(SEND_EMAIL), undone(CREATE_USER), failed("USERNAME_TAKEN"))
+    given(registration, *turned_at_profile, *undone_all).accepted(remove("")).then_nothing()
     given(registration, started).failed(welcome, "RECIPIENT_REFUSED").then_nothing()
     given(registration, started).refused(profile, username_taken).then_nothing()
     given(registration, started).refused(assign, UserNotFound(user_id="ada")).then_nothing()

@@ -2,10 +2,13 @@
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 
-from diptych.testing import NOW, given
+from diptych.testing import NOW, ask, given
 from shop.refusals import EmailTaken, UserDeactivated, UserExists, UsernameTaken, UserNotFound
+from shop.user_views import users
 from shop.users import user
+from shop.v1.process_commands_pb2 import RemoveUserRequest
 from shop.v1.user_commands_pb2 import (
     AssignRoleRequest,
     DeactivateUserRequest,
@@ -20,16 +23,19 @@ from shop.v1.user_events_pb2 import (
     UserProfileUpdated,
     UserReactivated,
     UserRegistered,
+    UserRemoved,
 )
 from shop.v1.user_events_pb2 import (
     UserDeactivated as Deactivated,
 )
+from shop.v1.user_queries_pb2 import GetRoleStatisticsRequest
 from shop.v1.users_pb2 import (
     USER_ROLE_ADMINISTRATOR,
     USER_ROLE_CUSTOMER,
     USER_ROLE_SELLER,
     USER_STATUS_ACTIVE,
     USER_STATUS_DEACTIVATED,
+    UserStatus,
 )
 
 registered = UserRegistered(
@@ -251,3 +257,45 @@ def test_a_deactivated_user_cannot_log_in() -> None:
 )
 def test_a_missing_user_cannot_be_changed(command: UpdateUserProfileRequest) -> None:
     given(user).when(command).refused(UserNotFound(user_id="ada"))
+
+
+# A failed registration removes its user.
+
+remove = RemoveUserRequest(user_id="ada", reason="USERNAME_TAKEN")
+gone = UserRemoved(user_id="ada", reason="USERNAME_TAKEN", role=USER_ROLE_CUSTOMER, status=USER_STATUS_ACTIVE)
+
+
+def test_a_removed_user_leaves_id_email_and_username_free() -> None:
+    removed = given(user, registered, gone)
+    assert removed.state == user.initial
+    again = RegisterUserRequest(user_id="ada", email="ada@example.com", username="Countess")
+    removed.when(again).then(
+        UserRegistered(user_id="ada", email="ada@example.com", username="Countess", role=USER_ROLE_CUSTOMER)
+    )
+    other = RegisterUserRequest(user_id="b", email="ADA@example.com", username="countess")
+    given(user).when(other, also=[removed]).then(
+        UserRegistered(user_id="b", email="ADA@example.com", username="countess", role=USER_ROLE_CUSTOMER)
+    )
+
+
+@pytest.mark.parametrize(
+    ("history", "status"),
+    [
+        ((registered,), USER_STATUS_ACTIVE),
+        ((registered, deactivated), USER_STATUS_DEACTIVATED),
+        ((registered, deactivated, reactivated), USER_STATUS_ACTIVE),
+    ],
+)
+def test_a_removal_records_the_status_so_that_counts_fall(history: tuple[Message, ...], status: UserStatus) -> None:
+    expected = UserRemoved(user_id="ada", reason="USERNAME_TAKEN", role=USER_ROLE_CUSTOMER, status=status)
+    given(user, *history).when(remove).then(expected)
+    counts = ask(users, GetRoleStatisticsRequest(), *history, expected)
+    assert (counts.user_count, counts.active_user_count) == (0, 0)
+
+
+def test_a_removal_is_recorded_once_and_changes_nothing_after_it() -> None:
+    given(user).when(remove).then_nothing()
+    removed = given(user, registered, gone)
+    removed.when(remove).then_nothing()
+    removed.when(RecordLoginRequest(user_id="ada")).refused(UserNotFound(user_id="ada"))
+    removed.when(UpdateUserProfileRequest(user_id="ada", bio="x")).refused(UserNotFound(user_id="ada"))
