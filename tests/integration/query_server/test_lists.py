@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any
 
 import grpc
@@ -128,6 +130,29 @@ async def test_a_page_token_belongs_to_its_query(server: QueryServer, store: Sto
         with pytest.raises(Refused) as refused:
             await list_members(server, page_token=broken)
         assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.value.reason == "PAGE_TOKEN_INVALID"
+
+
+@pytest.mark.parametrize("order", ["", "email desc", "open_loans"])
+async def test_bug_a_page_token_with_changed_values_was_an_internal_error(
+    server: QueryServer, store: StoreFile, order: str
+) -> None:
+    store.write(members, people(3), 12)
+    token = (await list_members(server, page_size=1, order_by=order)).next_page_token
+    raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    digest, values = raw[:12], json.loads(raw[12:])
+    changes: list[Any] = [
+        [1 << 100 if isinstance(value, int) else f"{value}x" for value in values],
+        [*values[:-1], "\ud800"],
+        [*values[:-1], None],
+        [float("nan"), *values[1:]],
+        [*values, 1],
+        {},
+    ]
+    for changed in changes:
+        text = base64.urlsafe_b64encode(digest + json.dumps(changed).encode()).rstrip(b"=").decode()
+        with pytest.raises(Refused) as refused:
+            await list_members(server, page_token=text, order_by=order)
         assert refused.value.reason == "PAGE_TOKEN_INVALID"
 
 
