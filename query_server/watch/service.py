@@ -31,14 +31,22 @@ from query_server.watch.subscriber import Subscriber, SubscriberState
 SERVICE = "diptych.v1.ReadModelService"
 
 _REMIND_SECONDS = 0.1
-_DRAIN_SECONDS = 1.0
+DRAIN_SECONDS = 1.0
 """Time that a watch whose client takes no frames has to end when the server stops."""
 
 
 class WatchService:
     """All watches of a query server."""
 
-    def __init__(self, domain: Domain, tracker: FreshnessTracker, path: Path, settings: QueryServerSettings) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        tracker: FreshnessTracker,
+        path: Path,
+        settings: QueryServerSettings,
+        *,
+        drain_seconds: float = DRAIN_SECONDS,
+    ) -> None:
         """Begin without watches.
 
         Args:
@@ -46,7 +54,9 @@ class WatchService:
             tracker: Progress of the projections.
             path: The read store's file.
             settings: Limits of watches and buffers.
+            drain_seconds: Time that a watch whose client takes no frames has to end.
         """
+        self._drain_seconds = drain_seconds
         page_rows = max(1, min(PAGE_ROWS_MAX, settings.watch_buffer_rows_max // 2))
         self.reader = ChangeReader(path, domain.projections.values(), page_rows)
         self._views = domain.views
@@ -94,11 +104,11 @@ class WatchService:
                     hub.remind(now)
 
     async def drain(self) -> None:
-        """End all watches, and let none begin. Those whose clients take no frames end a second later."""
+        """End all watches, and let none begin. Those whose clients take no frames end after `drain_seconds`."""
         self._is_closed = True
         for session in self._open:
             session.stop()
-        asyncio.get_running_loop().call_later(_DRAIN_SECONDS, self._cancel_all)
+        asyncio.get_running_loop().call_later(self._drain_seconds, self._cancel_all)
 
     def _cancel_all(self) -> None:
         for session in list(self._open):

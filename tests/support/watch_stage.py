@@ -151,7 +151,9 @@ class Stage:
 class Server:
     """One query server."""
 
-    def __init__(self, stage: Stage, *, rows_max: int = 1000, **settings: Any) -> None:
+    def __init__(
+        self, stage: Stage, *, rows_max: int = 1000, drain_seconds: float = LIMIT_SECONDS, **settings: Any
+    ) -> None:
         self.stage = stage
         domain = Domain("notes", aggregates=[], projections=[Notes().projection])
         self.freshness = FreshnessTracker(domain, waits_max=10)
@@ -160,6 +162,8 @@ class Server:
             self.freshness,
             stage.path,
             QueryServerSettings(watch_buffer_rows_max=rows_max, **settings),
+            # Clients here are served by threads, which a busy machine delays by more than a second.
+            drain_seconds=drain_seconds,
         )
         self.coming: Client | None = None
         self._begin = self.watches._begin
