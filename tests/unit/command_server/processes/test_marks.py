@@ -29,6 +29,8 @@ def test_a_mark_never_passes_an_event_that_is_not_finished(taken: list[bool], ra
         finished.add(position)
         open_ones = [one for one in begun if one not in finished]
         assert mark.position == (open_ones[0] - 1 if open_ones else len(taken))
+        mark.finish(min(finished))
+        assert all(one >= open_ones[0] for one in vars(mark)["_finished"] if open_ones), "passed events leave memory"
 
 
 def test_a_mark_stays_when_the_log_is_read_from_an_earlier_position() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -131,18 +131,33 @@ async def test_bug_every_open_timeout_was_in_memory(tmp_path: Path, seed: int) -
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_timeouts_that_start_while_others_are_read_fire_once(tmp_path: Path, seed: int) -> None:
+async def test_timeouts_that_start_while_others_are_read_fire_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
     async with clockwork(tmp_path) as clock:
         due, rest = now() - 10_000_000, random.Random(seed)
         works = timeouts(120, due, seed)
         await clock.record(*works)  # The store has steps that the log follower brings later.
         clock.start(*works[:40])
         pending = works[40:]
+        read = clock.store.read_timeouts
+
+        def start_some() -> None:
+            count = rest.randrange(1, 12)
+            clock.start(*pending[:count])
+            del pending[:count]
+
+        async def read_slowly(due: int, after: WorkKey, count: int) -> Sequence[Work]:
+            """Let timeouts start and be taken between the read and its result."""
+            page = await read(due, after, count)
+            await clock.settle()
+            start_some()
+            return page
+
+        monkeypatch.setattr(clock.store, "read_timeouts", read_slowly)
         async with running(clock):
             while pending:
-                count = rest.randrange(1, 6)
-                clock.start(*pending[:count])
-                del pending[:count]
+                start_some()
                 await clock.store.head()
             await eventually(lambda: len(clock.fired) >= 120, seconds=SECONDS)
             await clock.settle()
@@ -186,3 +201,15 @@ async def test_timeouts_are_read_again_when_the_store_was_not_available(
 
 def test_limit_of_timeouts_in_memory_is_the_documented_one() -> None:
     assert TIMERS_MAX == 20_000
+
+
+async def test_timeout_that_is_closed_while_it_is_read_is_not_opened_again(tmp_path: Path) -> None:
+    async with clockwork(tmp_path) as clock:
+        first, second = timeouts(4, now())[::2]
+        clock.outputs.add(first)
+        clock.outputs.count_stored(second)
+        clock.outputs.closed = set()
+        clock.outputs.close((first.position, first.ordinal))
+        assert not clock.outputs.add_stored(first)
+        assert clock.outputs.add_stored(second)
+        assert [one.work for one in clock.outputs] == [second]
