@@ -39,14 +39,16 @@ class ReaderThreads:
 
         Args:
             path: The store's file.
-            readers: Number of threads. With several, one reads by key only, so that no long list delays those reads.
+            readers: Number of threads that read rows; one more polls and looks up events. With several,
+                one reads by key only, so that no long list delays those reads.
         """
         self._path = path
         self._loop = asyncio.get_running_loop()
         self._waiting = 0
         self._key_jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._other_jobs = self._key_jobs if readers == 1 else queue.SimpleQueue[Job | None]()
-        self._queues = [self._key_jobs, *[self._other_jobs] * (readers - 1)]
+        self._control_jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._queues = [self._control_jobs, self._key_jobs, *[self._other_jobs] * (readers - 1)]
         self._threads = [
             threading.Thread(target=self._work, args=(jobs,), name=f"reader-{index}", daemon=True)
             for index, jobs in enumerate(self._queues)
@@ -64,6 +66,12 @@ class ReaderThreads:
     def submit_keys(self, job: Job) -> None:
         """Give a job to the thread that reads by key."""
         self._key_jobs.put(job)
+
+    async def submit_control(self, work: Callable[[ReadConnection], T]) -> T:
+        """Run a short look-up that no list may delay, on a connection of its own. Cancelling it drops the result."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._control_jobs.put(_OtherJob(future, work))
+        return await future
 
     async def submit(self, work: Callable[[ReadConnection], T]) -> T:
         """Run some work on a connection. Cancelling it drops the result.

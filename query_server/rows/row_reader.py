@@ -183,7 +183,7 @@ class RowReader(RowSource):
                 raise self._not_ready(projection)
             return StoredEvent(*row)
 
-        return await self._threads.submit(read)
+        return await self._threads.submit_control(read)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run some work on rows off the event loop."""
@@ -191,7 +191,7 @@ class RowReader(RowSource):
 
     async def generations(self) -> list[StoredGeneration]:
         """List the readable active generations, and notice a replaced file."""
-        return await self._threads.submit(self._list_generations)
+        return await self._threads.submit_control(self._list_generations)
 
     # Reads, on a thread.
 

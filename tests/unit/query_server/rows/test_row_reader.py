@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -461,3 +462,19 @@ async def test_bug_keys_of_large_rows_were_read_as_one_value(store: StoreFile, r
     found = await asyncio.gather(*(reader.get(rows, key) for key in [*written, "never"]))
     expected = [row.SerializeToString(deterministic=True) for row in written.values()]
     assert [read.row for read in found] == [*expected, None]
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+async def test_bug_poll_and_event_stood_in_the_queue_of_lists(store: StoreFile, readers: int) -> None:
+    write(store, {"a": struct(number=1)})
+    reader = RowReader(store.path, [things], readers)
+    release = threading.Event()
+    lists = [asyncio.ensure_future(reader.run(release.wait)) for _ in range(5)]
+    async with asyncio.timeout(10):
+        await asyncio.sleep(0)
+        assert len(await reader.generations()) == 1
+        assert (await reader.event("things", 1)).error is None
+    assert not any(one.done() for one in lists)
+    release.set()
+    await asyncio.gather(*lists)
+    await reader.close()
