@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -32,10 +33,18 @@ def run_program(commands: Mapping[str, Command], arguments: Sequence[str]) -> in
     """
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.append(str(Path.cwd()))  # A domain in the working directory need not be installed.
+    if sys.stdout is None:  # The caller closed it.
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the end
     _escape_unprintable_text()
     previous = [(number, signal.signal(number, _exit)) for number in (signal.SIGTERM, signal.SIGINT)]
     try:
         _app(commands)(args=list(arguments), prog_name="diptych")
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        discard_output()
+        print(f"diptych: the output cannot be written: {error.strerror}.", file=sys.stderr)
+        return 1
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:
