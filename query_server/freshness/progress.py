@@ -12,6 +12,7 @@ Inputs
        after R and up to A changed a row of that generation. A may exceed the checkpoint on disk, because the
        projector writes checkpoints for ignored events at most once a second.
     3. The log's identity: (log id, epochs), for the log of today and for the log that the rows were folded from.
+       The caller states a later epoch of the log (`absorb_log`) before the frame or row that carries it.
 
 Argument
     a. By 1, a read at checkpoint C includes 1..C.
@@ -273,7 +274,15 @@ class ProjectionProgress:
         """Return the position up to which the rows of a generation and the log of today agree."""
         if generation == self._rows_generation:
             return self.bound
-        return self._bound_of(self._logs.get(generation, self.rows_log))
+        log = self._logs.get(generation)
+        return self._unknown_bound() if log is None else self._bound_of(log)
+
+    def _unknown_bound(self) -> int:
+        """Return the bound of a generation whose log is not known: it may have been folded in any epoch."""
+        now = self._log_now
+        if now is None or self.rows_log is None:
+            return UNBOUNDED
+        return min((first - 1 for _, first in now.epochs[1:]), default=UNBOUNDED)
 
     def _bound_of(self, rows: LogIdentity | None) -> int:
         now = self._log_now

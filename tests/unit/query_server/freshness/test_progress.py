@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from diptych.contract.identity_codec import identity_to_message
+from diptych.contract.identity_codec import identity_from_message, identity_to_message
 from diptych.contract.token import Epoch, LogIdentity
 from diptych.internal.v1.feed_pb2 import ProjectionFeed
 from query_server.freshness.progress import UNBOUNDED, ProjectionProgress
@@ -117,8 +117,13 @@ class Model:
 
     def hear_head(self, _: int) -> None:
         """The command server reports the log's identity."""
-        self.current_identity = self.identity
-        self.progress.absorb_log(self.identity)
+        self._identify(self.identity)
+
+    def _identify(self, identity: LogIdentity) -> None:
+        """State a later epoch of the log, as the tracker does before it passes on what carries that epoch."""
+        if identity.epoch > self.current_identity.epoch:
+            self.current_identity = identity
+            self.progress.absorb_log(identity)
 
     def fold(self, number: int) -> None:
         """Fold events into a generation, and commit if they change a row. One that has diverged folds nothing."""
@@ -195,7 +200,11 @@ class Model:
     def deliver(self, _: int) -> None:
         """Deliver the oldest frame."""
         if self.frames:
-            self.progress.absorb_feed(self.frames.pop(0))
+            frame = self.frames.pop(0)
+            identity = identity_from_message(frame.identity)
+            assert identity is not None
+            self._identify(identity)
+            self.progress.absorb_feed(frame)
 
     def lose(self, _: int) -> None:
         """Lose a frame."""
@@ -213,6 +222,7 @@ class Model:
         snapshot = self._look(number)
         left_out = max(snapshot.left_out, default=0)
         row = StoredGeneration("p", *snapshot[:3], snapshot.identity, left_out_position=left_out)
+        self._identify(snapshot.identity)
         outdated = self.progress.is_outdated(row)
         self.progress.absorb_store(row)
         if not outdated:
