@@ -20,9 +20,10 @@ from diptych.domain.aggregate import Aggregate, AggregateRef
 from diptych.domain.domain import Domain
 from diptych.domain.errors import DomainError
 from diptych.domain.folding import NO_LOOK_UPS, check_look_up
+from diptych.domain.folds import Handler
 from diptych.domain.outputs import After, Call, Send
 from diptych.domain.process import Process
-from diptych.domain.projection import CombinedQuery, FindQuery, GetQuery, Handler, Projection, Query, View
+from diptych.domain.projection import CombinedQuery, FindQuery, GetQuery, Projection, Query, View
 from diptych.domain.query import ColumnError, repeated_field
 from diptych.domain.recorded import Recorded
 from diptych.domain.results import no_text

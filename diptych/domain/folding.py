@@ -15,14 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import starmap
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
 from diptych.domain.aggregate import AggregateRef
 from diptych.domain.errors import text_of
+from diptych.domain.folds import Handler
 from diptych.domain.places import place_of
-from diptych.domain.projection import Handler, Projection, View
+from diptych.domain.projection import Projection, View
 from diptych.domain.query import Column
 from diptych.domain.recorded import Recorded, RowRef, RowSource, ViewIdentity
 from diptych.domain.results import with_article, wrong_row
@@ -142,8 +144,9 @@ class Folding:
             if name in projection.upcasters:
                 self._plans[name] = (_upcasting_parser(name, projection), None)
                 continue
-            handlers = [view.handlers[name] for view in projection.views if name in view.handlers]
-            self._plans[name] = (handlers[0].event.FromString, tuple(map(_bind, handlers)))
+            handlers = [(view, view.handlers[name]) for view in projection.views if name in view.handlers]
+            event = handlers[0][1].event
+            self._plans[name] = (event.FromString, tuple(starmap(_bind, handlers)))
 
     def prepare(self, events: Iterable[RecordedEvent]) -> Prepared:
         """Parse events and collect the keys of the rows that folding them needs.
@@ -323,8 +326,7 @@ def _upcasting_parser(name: str, projection: Projection) -> Callable[[bytes], Me
     return lambda data: upcasted(parse(data), upcasters)
 
 
-def _bind(handler: Handler) -> _Binding:
-    view = handler.view
+def _bind(view: View[Any], handler: Handler) -> _Binding:
     columns = tuple(view.columns.values())
     return _Binding(
         view=view,

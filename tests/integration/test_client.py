@@ -82,7 +82,7 @@ async def test_waiting_reaches_a_token_and_a_version(shared_shop: Connection) ->
         await shared_shop.wait_for(view="users", aggregate=AggregateRef("user", "awaited"), version=1),
     ):
         assert waited.outcome == read_model_pb2.WAIT_OUTCOME_REACHED
-    waited = await shared_shop.wait_for(aggregate=AggregateRef("user", "awaited"), version=2, timeout_seconds=0.3)
+    waited = await shared_shop.wait_for(aggregate=AggregateRef("user", "awaited"), version=2, timeout_seconds=3)
     assert waited.outcome == read_model_pb2.WAIT_OUTCOME_TIMED_OUT
 
 

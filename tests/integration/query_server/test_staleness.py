@@ -35,7 +35,7 @@ async def test_max_staleness_of_zero_requests_the_head(server: QueryServer) -> N
 async def test_max_staleness_cannot_be_shown_without_the_command_server(server: QueryServer) -> None:
     await server.upstreams.stop()
     with pytest.raises(Refused) as refused:
-        await get_ada(server, consistency=Consistency(max_staleness=Duration(nanos=1)), seconds=0.4)
+        await get_ada(server, consistency=Consistency(max_staleness=Duration(nanos=1)), seconds=3)
 
     assert refused.value.reason == "READ_MODEL_BEHIND"
 

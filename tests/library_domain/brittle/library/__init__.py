@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.domain.aggregate import AggregateRef
-from diptych.domain.projection import Handler
+from diptych.domain.folds import Handler
 from diptych.domain.recorded import Recorded
 from library import domain
 from library.lending import members, open_loans
