@@ -22,7 +22,7 @@ _LINE_MAX = 900
 
 
 class _Written(str):
-    """Text of a header. The library would parse a plain `str`, and change or refuse what looks like an encoded word."""
+    """Text of a header. The library parses a plain `str`, and changes or refuses text like an encoded word."""
 
     name: str
 

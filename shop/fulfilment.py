@@ -212,7 +212,7 @@ def payment_declined(state: FulfilmentState, outcome: Failed[ChargePaymentReques
 
 @fulfilment.times_out(PaymentTimedOut)
 def payment_timed_out(state: FulfilmentState, timeout: PaymentTimedOut, at: Deciding) -> Step:
-    """Turn back and void the payment, which may have been taken."""
+    """Undo the fulfilment and void the payment, which may have been taken."""
     if state.payment != PAYMENT_STATUS_CHARGING:
         return []
     return _step(state, _turned_back(PAYMENT_TIMED_OUT_REASON, "The payment was not answered in time.", at))

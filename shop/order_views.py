@@ -38,14 +38,14 @@ def placed(row: Order | None, event: OrderPlaced, at: Recorded) -> Order:
 
 @order_rows.on(OrderStatusChanged, key=lambda e: e.order_id)
 def status_changed(row: Order | None, event: OrderStatusChanged, at: Recorded) -> Order:
-    """Add a status."""
+    """Append the new status to the document."""
     assert row is not None
     return _step(row, event.status, event.reason, at)
 
 
 @order_rows.on(OrderCancelled, key=lambda e: e.order_id)
 def cancelled(row: Order | None, event: OrderCancelled, at: Recorded) -> Order:
-    """Add the last status."""
+    """Append the cancellation, the last status."""
     assert row is not None
     return _step(row, ORDER_STATUS_CANCELLED, event.reason, at)
 

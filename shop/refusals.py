@@ -19,7 +19,7 @@ class UsernameTaken(AlreadyExists, reason="USERNAME_TAKEN"):
 
 
 class UserExists(AlreadyExists, reason="USER_EXISTS"):
-    """The id of the new user is registered."""
+    """The id of the new user is taken."""
 
     message = "User {user_id} is registered already."
     user_id: str
@@ -47,7 +47,7 @@ class UnknownUser(FailedPrecondition, reason="UNKNOWN_USER"):
 
 
 class ProductExists(AlreadyExists, reason="PRODUCT_EXISTS"):
-    """The id of the new product is in the catalogue."""
+    """The id of the new product is taken."""
 
     message = "Product {product_id} is in the catalogue already."
     product_id: str
@@ -77,7 +77,7 @@ class UnknownProduct(FailedPrecondition, reason="UNKNOWN_PRODUCT"):
 
 
 class OrderExists(AlreadyExists, reason="ORDER_EXISTS"):
-    """The id of the new order is recorded."""
+    """The id of the new order is taken."""
 
     message = "Order {order_id} is recorded already."
     order_id: str
@@ -98,7 +98,7 @@ class UnknownOrder(FailedPrecondition, reason="UNKNOWN_ORDER"):
 
 
 class ReturnExists(AlreadyExists, reason="RETURN_EXISTS"):
-    """The id of the new return is recorded."""
+    """The id of the new return is taken."""
 
     message = "Return {return_id} is recorded already."
     return_id: str
@@ -130,7 +130,7 @@ class OrderNotCancellable(FailedPrecondition, reason="ORDER_NOT_CANCELLABLE"):
 
 
 class RegistrationExists(AlreadyExists, reason="REGISTRATION_EXISTS"):
-    """The id of the new registration is recorded."""
+    """The id of the new registration is taken."""
 
     message = "Registration {registration_id} is recorded already."
     registration_id: str
