@@ -37,14 +37,16 @@ class Failure(NamedTuple):
 
 
 def record_failure(machine: ProjectionStateMachine, error: Exception) -> Failure:
-    """Tell the state machine of the error that ended a stream, and return its consequences."""
+    """Report the error that ended a stream to the state machine, and return its consequences.
+
+    A lost lease, a failed fold, a diverged log and an unreadable store each become a state here."""
     match error:
         case FoldStoppedError():
             return Failure(retry=False, stalled=machine.fold_failed(str(error), error.event))
         case LogDivergedError():
             return Failure(retry=False, stalled=machine.log_diverged(str(error)))
         case LeaseLostError():
-            return Failure(retry=False, stalled=machine.lease_lost(f"LEAD_LOST: {error}."))
+            return Failure(retry=False, stalled=machine.lease_lost(f"LEASE_LOST: {error}."))
         case ReadStoreError():
             reason = f"READ_STORE_UNAVAILABLE: {error}; it is tried again."
             return Failure(retry=True, stalled=machine.store_failed(reason))

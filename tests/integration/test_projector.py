@@ -434,7 +434,7 @@ async def test_a_projection_stalls_when_another_writer_moves_its_checkpoint(tmp_
         connection.close()
         await log.append(Noted(key="a", text="y"))
         status = await projector.until(is_stalled)
-        assert status.reason.startswith("LEAD_LOST: ")
+        assert status.reason.startswith("LEASE_LOST: ")
     assert rows(tmp_path)["a"][1] == 1
 
 

@@ -27,7 +27,7 @@ def call_error(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
     [
         (FoldStoppedError("PARKED_TOO_MANY: many", EVENT), "PARKED_TOO_MANY", False),
         (LogDivergedError("LOG_DIVERGED: other"), "LOG_DIVERGED", False),
-        (LeaseLostError("taken"), "LEAD_LOST", False),
+        (LeaseLostError("taken"), "LEASE_LOST", False),
         (ReadStoreError("disk is full"), "READ_STORE_UNAVAILABLE", True),
         (call_error(grpc.StatusCode.FAILED_PRECONDITION), "LOG_REFUSED", True),
         (ZeroDivisionError(), "INTERNAL", False),

@@ -20,7 +20,7 @@ Step = Callable[[ProjectionStateMachine], bool]
 FAILURES: dict[str, Step] = {
     "fold_failed": lambda machine: machine.fold_failed("PARKED_TOO_MANY: many", EVENT),
     "store_failed": lambda machine: machine.store_failed("READ_STORE_UNAVAILABLE: full"),
-    "lease_lost": lambda machine: machine.lease_lost("LEAD_LOST: taken"),
+    "lease_lost": lambda machine: machine.lease_lost("LEASE_LOST: taken"),
     "log_refused": lambda machine: machine.log_refused("LOG_REFUSED: no"),
     "log_diverged": lambda machine: machine.log_diverged("LOG_DIVERGED: other"),
     "program_failed": lambda machine: machine.program_failed("INTERNAL: bug"),
