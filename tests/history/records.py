@@ -22,7 +22,7 @@ class WriteStatus(Enum):
 
     ACKNOWLEDGED = "acknowledged"
     REFUSED = "refused"
-    """The answer said that the command has no effect."""
+    """The answer reports that the command has no effect."""
     UNKNOWN = "unknown"
     """The answer was lost: the command may have had an effect, or may still have one."""
 

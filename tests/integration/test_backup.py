@@ -272,7 +272,7 @@ async def test_a_reader_is_refused_once_when_its_token_is_lost(pair: Pair, tmp_p
             try:
                 await shop.query(GetUserRequest(user_id="user-1"))
             except CallRefused as error:
-                # Before the query server hears of the new epoch the token is as good as ever.
+                # Until the query server receives the new epoch it accepts the token.
                 return error.reason == "TOKEN_OF_OLDER_EPOCH"
             return False
 

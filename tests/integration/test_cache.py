@@ -107,7 +107,7 @@ async def until_cached(shop: Connection, metrics: Metrics, user_id: str) -> None
 
 async def test_answers_come_from_memory_and_are_counted(cached: Connection, metrics: Metrics) -> None:
     token = (await cached.execute(register("ada"))).result.token
-    await until_cached(cached, metrics, "ada")  # Until the feed is heard nothing is.
+    await until_cached(cached, metrics, "ada")  # Before the first feed frame nothing is.
     hits, selects = await metrics.hits(), await metrics.read("diptych_selects_total")
     for _ in range(50):
         assert (await cached.query(GetUserRequest(user_id="ada"), token=token)).user_id == "ada"

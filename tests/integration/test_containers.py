@@ -363,7 +363,7 @@ def test_the_image_runs_as_a_user_that_owns_the_data_alone() -> None:
     assert int(group) > 0
     script = " ".join(instruction.value for instruction in runtime_stage() if instruction.word == "RUN")
     assert re.findall(r"--owner=(\S+) --group=(\S+) --mode=0700 (\S+)", script) == [(user, group, DATA)]
-    # What is copied belongs to root unless it is said otherwise.
+    # Copied files belong to root unless the Dockerfile names another owner.
     assert not [value for word, value in runtime_stage() if word in ("COPY", "ADD") and "--ch" in value]
     assert single_value("WORKDIR") == "/"
 

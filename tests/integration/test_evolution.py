@@ -143,7 +143,7 @@ async def test_events_of_earlier_code_are_read_by_later_code(parcels: Path, tmp_
                 row = await after.query(messages.GetParcelRequest(parcel_id=id), token=max(token, after.token))
                 assert (row.address, row.status) == (f"Street {id}", status)
 
-        # What was recorded is told as it was recorded.
+        # A recorded event is returned as it was recorded.
         told = await history(servers, "p3")
         assert (told[0], told[-1]) == ("parcels.v1.ParcelSent", "parcels.v1.ParcelDelivered")
         assert await subscribed(servers, "parcels.v1.ParcelSent") == [1, 13, 25]

@@ -265,7 +265,7 @@ async def test_an_imported_order_is_not_fulfilled(shop: Connection) -> None:
     imported.order_time.GetCurrentTime()
     await shop.execute(imported)
     await shop.execute(CancelOrderRequest(order_id="hal-old"))
-    await place_order(shop, "hal", tea=1)  # What comes later is heard later.
+    await place_order(shop, "hal", tea=1)  # The process takes it after the import.
     await end_of(shop, "hal")
     with pytest.raises(CallRefused) as refused:
         await shop.query(GetFulfilmentRequest(order_id="hal-old"))

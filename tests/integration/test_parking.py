@@ -176,7 +176,7 @@ async def test_parked_rows_are_refused_and_all_others_are_served(library: Librar
     assert await library.operator.serving("query", "diptych.projection.lending")
     assert await library.operator.serving("projector", "diptych.projection.lending")
 
-    # All that stays so when every process is killed and started again; also for who was never told by a projector.
+    # All that stays so when every process is killed and started again; also for a query server without a feed.
     library.pair.projector.kill()
     await library.pair.query.restart()
     assert (await refusal(library.loan("c1.1", borrowed))).reason == "READ_MODEL_PARKED"

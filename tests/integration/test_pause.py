@@ -174,7 +174,7 @@ async def test_open_waits_end_at_once_when_the_projection_is_paused(
     token = Token.parse(await register(shop, "ada"))
     assert await user(shop, "ada", str(token)) == "ada@example.com"
     later = str(Token(token.log_id, token.epoch, token.position + 1))
-    pair.command.kill()  # So that nobody can say that there is no such position yet.
+    pair.command.kill()  # So that no server can report that there is no such position yet.
     waiting = asyncio.create_task(shop.wait_for(later, "users", timeout_seconds=LONG))
     reading = asyncio.create_task(user(shop, "ada", later))
     await barrier(shop, token)
@@ -232,7 +232,7 @@ async def test_a_pause_outlives_every_process(pair: Pair, shop: Connection, oper
     pair.projector.kill()
     lin = await register(shop, "lin")
 
-    # A query server that never heard the feed finds it in the store.
+    # A query server without a feed finds it in the store.
     await pair.query.restart()
     await operator.until("users", states.PROJECTION_STATE_PAUSED)
     refused = await refusal(user(shop, "lin", lin))

@@ -69,7 +69,7 @@ class MailProvider:
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
         except ConnectionError:
-            pass  # Whoever asked was killed.
+            pass  # The caller was killed.
         finally:
             writer.close()
 

@@ -291,7 +291,7 @@ async def test_a_rebuild_goes_on_without_its_caller_and_after_a_crash(
     call.cancel()
     pair.projector.kill()
     await pair.projector.restart()
-    # Whoever asks again hears of the one under way, or of the one after it.
+    # A further call joins the rebuild under way, or the one after it.
     frames = await operator.rebuilt("users")
     assert frames[-1].switched
     assert frames[0].generation in (2, 3)

@@ -119,7 +119,7 @@ async def test_the_server_waits_for_its_store_and_reopens_a_replaced_one(
         with pytest.raises(Refused) as refused:
             await get_ada(server)
         assert refused.value.reason == "MEMBER_NOT_FOUND"
-        await eventually(lambda: applied(server, "lending", 9))  # The feed was asked again, as what it said was void.
+        await eventually(lambda: applied(server, "lending", 9))  # The feed was opened again, as its progress was void.
         assert upstreams.feeds >= 2
         store.close()
 

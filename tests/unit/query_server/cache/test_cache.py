@@ -1,7 +1,7 @@
 """The cache: what it answers is true at the position that it says, however commits, the feed and reads interleave.
 
 The model has a log, a projector that folds it into generations, the real feed with its conflation, reads that begin,
-look at the store and end at any time, and a cache that hears and reads all that. Every answer is held against the
+look at the store and end at any time, and a cache that receives and reads all of it. Every answer is held against the
 fold of the log at the position claimed.
 """
 
@@ -39,7 +39,7 @@ def view_cache(cache: Cache) -> ViewCache:
 
 
 def begun(bytes_max: int = PLENTY, *, applied: int = 10, changed: int = 10) -> tuple[Cache, ViewCache, Clock]:
-    """A cache that has heard where the projection is, and nothing before."""
+    """A cache that has received the projection's position, and nothing before."""
     clock = Clock(100.0)
     cache = Cache([NOTES.projection], bytes_max, clock)
     cache.on_store_poll(NAME, 1, applied)
@@ -345,7 +345,7 @@ class CacheMachine(RuleBasedStateMachine):
         far=st.sampled_from([0, 1, 2, 2, 2]),
     )
     def record(self, events: list[tuple[str, bytes | None] | None], far: int) -> None:
-        """Events of rows, and such that are ignored; perhaps committed, and perhaps heard of as well."""
+        """Events of rows, and such that are ignored; perhaps committed, and perhaps reported by the feed as well."""
         self.log += events
         if far >= 1:
             self.commit(5)

@@ -1,4 +1,4 @@
-"""A token's own event that a projection leaves out: what is known of it, when the store is asked, and what is told."""
+"""A token's own event that a projection leaves out: progress, look-ups in the store, and answers."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ _STEPS = st.lists(
 
 @given(_STEPS, st.integers(1, 12))
 def test_no_event_that_is_left_out_is_ever_taken_for_applied(steps: list[tuple[str, bool]], position: int) -> None:
-    """Whatever was told when: the event is known to be applied, or the store is asked, or it is not there yet."""
+    """In any order of reports, the event is proved applied, looked up in the store, or not applied yet."""
     stage = Stage()
     store = stage.store
 

@@ -263,7 +263,7 @@ class Model:
         return {position for each in self.snapshots if each.generation == number for position in each.left_out}
 
     def check_own_event(self, position: int) -> None:
-        """Check that an event which is said to be applied is in that generation, and not left out."""
+        """Check that an event which is reported as applied is in that generation, and not left out."""
         generation = self.progress.own_event_applied(position)
         if generation:
             assert position not in self._left_out(generation)

@@ -436,7 +436,7 @@ async def test_a_page_of_another_view_type(tmp_path: Path) -> None:
 
 
 async def test_bug_page_had_no_limit_in_bytes(store: StoreFile, reader: RowReader) -> None:
-    """One page of these rows was one value of 50 MB; of larger ones, beyond SQLite's limit and told as not ready."""
+    """One page of these rows was one value of 50 MB; of larger ones, beyond SQLite's limit and refused as not ready."""
     write(store, {f"k{n:02}": struct(text="x" * 500_000) for n in range(50)})
     found: list[str] = []
     while True:

@@ -50,7 +50,7 @@ def note(key: str, text: str = "") -> Any:
 
 
 def rows(client: Client, kind: str = "rows") -> list[tuple[str, int, bool]]:
-    """The rows that a client was told: key, position, whether it is there."""
+    """The rows that a client received: key, position, True if the row exists."""
     return [(r.key, r.position, r.HasField("row")) for f in client.frames for r in f.rows.rows]
 
 
@@ -340,7 +340,7 @@ async def test_few_keys_are_resumed_however_much_else_has_changed(stage: Stage, 
 
 
 async def test_a_token_of_a_server_that_is_ahead_waits_for_the_store(stage: Stage, server: Server) -> None:
-    """The other had heard that nothing had changed; this one has not, and its store does not say so."""
+    """The other server was informed that nothing had changed; this one was not, and its store does not show it."""
     await stage.put(note("a"))
     client = await following(server)
     await stage.put(Archived(key="a"), Archived(key="a"))
@@ -403,7 +403,7 @@ async def test_another_file_is_another_generation(tmp_path: Path) -> None:
 
 
 async def test_a_cut_that_the_log_has_lost_is_a_reset(stage: Stage, server: Server) -> None:
-    """A log that was restored has a new epoch, which wrote other events at positions that were told."""
+    """A log that was restored has a new epoch, which wrote other events at positions that were sent."""
     await stage.put(note("a"))
     client = await following(server)
     await stage.put(Archived(key="a"))

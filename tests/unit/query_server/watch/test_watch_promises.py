@@ -1,7 +1,7 @@
 """The promises of watches, attacked: any order of events, folds, slow clients, reconnects, restarts and refills.
 
 What a frame must satisfy, `Client` checks of each one: ordered, unique, and at every cut equal to the view at that
-position. Here, at the end, everybody is told everything; and whoever resumes gets there too.
+position. Here, at the end, every watch has received every change, resumed watches too.
 """
 
 from __future__ import annotations
