@@ -31,13 +31,13 @@ class ByteLimit:
         return self.used > self._limit
 
     def acquire(self, size: int) -> None:
-        """Use bytes, and raise `Overloaded` if the limit does not allow it."""
+        """Use bytes. Raise `Overloaded`, and use none, if the limit does not allow it."""
         if self.used + size > self._limit and self.used:
             raise self.overloaded()
         self.used += size
 
     def add(self, size: int) -> None:
-        """Use bytes whatever the limit is."""
+        """Use bytes without regard to the limit."""
         self.used += size
 
     def release(self, size: int) -> None:
@@ -66,7 +66,7 @@ class ByteLimit:
         self.used += size
 
     def check_below(self, factor: int) -> None:
-        """Raise `Overloaded` if `factor` times the limit is in use."""
+        """Raise `Overloaded` if more than `factor` times the limit is in use."""
         if self.used > factor * self._limit:
             raise self.overloaded()
 

@@ -30,7 +30,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
 
 
 class Caller(NamedTuple):
-    """A command's caller, and what its metadata says."""
+    """A command's caller, with request id and trace from its metadata."""
 
     actor: str = ""
     request_id: str = ""

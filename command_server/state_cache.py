@@ -12,13 +12,13 @@ _MEMORY_FACTOR = 6
 
 
 class CachedState(NamedTuple):
-    """A state with its version, and what is known of its size."""
+    """A state with its version and its size, measured or estimated."""
 
     state: Any
     version: int
     """-1: not cached."""
     encoded_bytes: int
-    """Size of the state as a snapshot, when it was last known."""
+    """Size of the state as a snapshot, when it was last measured."""
     event_bytes: int
     """Size of the events since then."""
 

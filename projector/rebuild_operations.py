@@ -72,7 +72,7 @@ class RebuildOperations:
         return await self._changes.run(change)
 
     async def return_to(self, generation: int) -> Rebuild | None:
-        """Let a kept generation catch up to become active again; return None if it is active.
+        """Begin to fill a kept generation up to the head, to make it active again; return None if it is active.
 
         Raises:
             ProjectionPaused: An operator paused the projection.

@@ -50,7 +50,7 @@ class NotInTime(Exception):
 
 
 class NoSuchVersion(Exception):
-    """The command server refuses the request; the message says why."""
+    """The command server refuses the request; the message names the cause."""
 
 
 class Upstreams:
@@ -117,7 +117,7 @@ class Upstreams:
         return None if identity is None else HeadReport(identity, head.head_position)
 
     def request_checkpoint(self, projection: str) -> None:
-        """Request that the projector writes a projection's checkpoint, by one call at a time, and do not wait."""
+        """Ask the projector to write a projection's checkpoint. Do not wait, and have one call under way at most."""
         call = self._checkpoints.get(projection)
         if call is None or call.done():
             self._checkpoints[projection] = asyncio.ensure_future(self._write_checkpoint(projection))
@@ -170,7 +170,7 @@ async def _until_silent(call: StreamCall[object, F]) -> AsyncIterator[F]:
 
 
 async def _follow(stream: str, server: str, open_stream: Callable[[], AsyncIterator[None]]) -> None:
-    """Open a stream again whenever it ends, sooner if it carried frames. Return never."""
+    """Open a stream again whenever it ends, until cancelled; sooner if it carried frames."""
     attempt = 0
     stream_log = StreamLog(_log, stream=stream, server=server)
     while True:

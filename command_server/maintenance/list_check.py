@@ -40,7 +40,7 @@ def check_streams(database: CheckDatabase, findings: Findings) -> None:
 
 
 def check_requests(database: CheckDatabase, findings: Findings) -> None:
-    """Check that every remembered request id stands for an event in the log, or for none."""
+    """Check that every stored request id names an existing version of its stream, or version 0 for no event."""
     after = ""
     while rows := database.rows(statements.REQUESTS, after=after, count=PAGE_EVENTS):
         for key, stream, version, position, event in rows:

@@ -165,7 +165,7 @@ class ProcessHost:
             self.marks[one.process.type].finish(one.position)
 
     async def _guard(self, task: str, run: Coroutine[Any, Any, None]) -> None:
-        """Run a part of the host. If it fails, the processes are not healthy, and commands go on."""
+        """Run a part of the host. If it fails, the processes become unhealthy, and commands are still served."""
         try:
             await run
         except Exception as error:

@@ -70,7 +70,7 @@ class Output:
 
     @property
     def stuck(self) -> bool:
-        """True after so many failed attempts that an operator should look at it."""
+        """True after `STUCK_ATTEMPTS` failed attempts: an operator should look at the output."""
         return self.attempts >= STUCK_ATTEMPTS and bool(self.reason)
 
 
@@ -160,7 +160,7 @@ class OpenOutputs:
             self.count_stored(output.work)
 
     def close(self, key: WorkKey) -> None:
-        """Remove an output whose outcome is taken."""
+        """Remove an output whose outcome the process has taken."""
         output = self._open.get(key)
         if output is None:
             return

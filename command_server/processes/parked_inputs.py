@@ -76,8 +76,9 @@ class ParkedInputs:
             queue.inputs.append(one)
 
     def unpark(self, queue: InstanceQueue, begin: Callable[[], None]) -> None:
-        """Unpark an instance, and call `begin` when its records are durable: a record that is still to be written
-        would outlive its release."""
+        """Unpark an instance, and call `begin` when its records are durable.
+
+        Before that, a record could still be written after its deletion, and park the instance again at a restart."""
         queue.parked = None
         self.counts[queue.process] -= 1
         self._writer.call_after_writes(begin)

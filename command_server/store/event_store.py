@@ -1,8 +1,7 @@
 """The event store: the interface between the command server and the database that holds the log.
 
 Every backend passes one conformance suite (`tests/conformance/test_event_store.py`). The log may have several
-writers: a store object reports the commits of all of them by `head`, `beyond` and `read_log`, and remembers none of
-its own in their place.
+writers: `head`, `beyond` and `read_log` read the commits of all of them from the database, never from memory.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from diptych.domain.aggregate import Aggregate
 
 
 class StoreUnavailable(Exception):
-    """The store cannot read or write now; nothing was recorded. The message says why, in a few words."""
+    """The store cannot read or write now; nothing was recorded. The message names the cause, in a few words."""
 
 
 class CommitNotKnown(StoreUnavailable):
-    """The outcome of a commit is unknown: after a crash the batch may be there, unless another took its place."""
+    """The outcome of a commit is unknown: the batch may be in the log, or another one at its positions."""
 
 
 class EpochBegun(StoreUnavailable):
@@ -87,7 +86,7 @@ class EventStore(abc.ABC):
         value changes hands only if `decide` was given its holder.
 
         Args:
-            reads: what the batch needs to know.
+            reads: the streams and request ids to load.
             decide: a pure function; it may run on another thread. The store calls it again with the holders that it
                 looks up. The store also calls it with a new `Loaded` if the batch writes values that it has not been
                 given, or that another writer has changed since. Commands that lost such a race are refused by the

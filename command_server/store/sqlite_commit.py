@@ -54,7 +54,7 @@ class BatchLoader:
         self._load(reads)
 
     def of_batch(self) -> Loaded:
-        """Return what is loaded."""
+        """Return the streams, histories, request ids and holders that were loaded."""
         return Loaded(self._streams, self._histories, self._requests, self.holders)
 
     def load_holders(self, keys: Collection[str]) -> None:
@@ -63,7 +63,7 @@ class BatchLoader:
         self.holders.update((key, holders.get(key)) for key in keys)
 
     def load_unread(self, decided: Decided) -> bool:
-        """Load all that a decision writes and that was not loaded; return False if that is nothing."""
+        """Load the streams, request ids and holders that a decision writes unread; return False if there are none."""
         reads = self._reads
         streams = {event.stream for event in decided.events} - reads.streams.keys()
         requests = [key for key in decided.requests if key not in reads.requests]

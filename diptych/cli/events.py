@@ -55,7 +55,7 @@ async def _print_events(address: str, request: SubscribeRequest, follow: bool) -
 
 
 async def event_fields(event: RecordedEvent, types: ReflectedTypes) -> dict[str, Any]:
-    """Return an event as JSON fields; its own fields as base64 if nobody knows its type."""
+    """Return an event as JSON fields; its own fields as base64 if no contract defines its type."""
     fields = await types.fields(event)
     if fields is not None:
         return fields

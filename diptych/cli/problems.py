@@ -15,8 +15,8 @@ def find_problems(status: ServerStatus) -> list[str]:
     """Return a sentence for each problem; an empty list if nothing needs an operator.
 
     Problems are a server that does not answer, a projection that is STALLED or in no known state, parked streams, and
-    STUCK or PARKED instances of processes. A projection that an operator paused is none, nor is one that catches up,
-    nor are events that an operator discarded.
+    STUCK or PARKED instances of processes. Paused projections, those that catch up, and discarded events
+    need no operator and are not listed.
     """
     problems = list(status.silent.values())
     for projection in status.projections:

@@ -16,7 +16,7 @@ Report = Callable[[int, int], None]
 
 @contextmanager
 def show_progress(title: str) -> Iterator[Report]:
-    """Show a piece of work while it is done. Yield the function that reports its progress."""
+    """Show the progress of the work in the `with` block. Yield the function that reports it."""
     with _bar(title) if sys.stderr.isatty() else _lines(title) as report:
         yield report
 

@@ -133,7 +133,7 @@ class FoldedView(ViewIdentity[R]):
         parts: Callable[..., Mapping[str, X]],
         reads: Callable[[E], Iterable[RowRef]] | None = None,
     ) -> Callable[[PartFold[R, X]], PartFold[R, X]]:
-        """Bind the decorated fold to an event type; it folds each of many rows with a part of the event.
+        """Bind the decorated fold to an event type. It folds one part of the event into each of several rows.
 
         For events with many items: `parts` traverses the event once, and not once for every row::
 

@@ -34,14 +34,14 @@ class Refused(NamedTuple, Generic[C]):
 
 
 class Answered(NamedTuple, Generic[Q, A]):
-    """The answer of an effect that the process called."""
+    """The answer to an effect that the process requested."""
 
     request: Q
     answer: A
 
 
 class Failed(NamedTuple, Generic[Q]):
-    """The permanent failure of an effect that the process called."""
+    """The permanent failure of an effect that the process requested."""
 
     request: Q
     reason: str

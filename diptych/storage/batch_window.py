@@ -46,7 +46,7 @@ class BatchWindows:
 
     1. A window that ends by its time halves the share. A window of one caller or fewer is no wait.
     2. A window that fills raises the share by a half, so that callers who all return are soon waited for again.
-    3. While nobody is waited for, the share grows slowly.
+    3. While no caller is waited for, the share grows slowly.
     """
 
     def __init__(self, batch_max: int = _SIZE_MAX) -> None:

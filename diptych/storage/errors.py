@@ -1,4 +1,4 @@
-"""Errors of stores, whatever database is behind them.
+"""Errors of stores, the same for every database.
 
 - `StoreError`: base of them all.
   - `DatabaseError`: a statement failed.
@@ -21,7 +21,7 @@ _DAMAGED_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class StoreError(Exception):
-    """A store did not do what it was called for."""
+    """Base of all errors of a store."""
 
 
 class DatabaseError(StoreError):

@@ -1,6 +1,6 @@
 """Files of an open SQLite database, watched under their names.
 
-A process goes on writing a file that was removed, and nobody finds it again.
+A process goes on writing a file that was removed, and its content is lost.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A `ReadStore` holds the generations of every projection. A projector acquires th
 a fence: a number that grows with every acquisition. Each statement that changes a generation checks the fence in its
 own transaction, so a projector that lost its lease writes nothing and gets `LeaseLostError`.
 
-A `GenerationStore` is one generation in the hands of its leader. It takes described transactions: `Change` names the
+A `GenerationStore` is one generation, opened by its leader. It takes described transactions: `Change` names the
 rows, the checkpoint and all else that is committed together. No caller runs statements.
 """
 
@@ -316,7 +316,7 @@ class ReadStore(abc.ABC):
 
     @abc.abstractmethod
     async def begin_return(self, lease: Lease, generation: int) -> bool:
-        """Let a kept generation catch up to become active again.
+        """Begin to fill a kept generation up to the head, to make it active again.
 
         Returns:
             False if there is no kept generation of this number, version and shape.

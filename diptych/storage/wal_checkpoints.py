@@ -98,7 +98,7 @@ class WalCheckpoints:
             _log.warning("checkpoint thread failed, writer makes checkpoints", file=self._path.name, error=str(error))
 
     def _wait(self, connection: sqlite3.Connection) -> None:
-        """Wait until a checkpoint is due. Meanwhile truncate a large file as soon as nobody needs it."""
+        """Wait until a checkpoint is due. Meanwhile truncate a large file as soon as no reader needs it."""
         file = self._path.with_name(self._path.name + "-wal")
         while not self._due.wait(_IDLE_SECONDS if _size(file) > _IDLE_BYTES else None):
             # The first copies nearly all while the writer goes on, and the writer waits for the second.

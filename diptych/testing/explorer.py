@@ -190,7 +190,7 @@ class Explorer:
 
 
 def _context(world: World, ref: AggregateRef, reads: Iterable[AggregateRef] = ()) -> Deciding:
-    """Return the context of a decision of one aggregate that reads others."""
+    """Return the context in which an aggregate decides, with the states of the aggregates that it reads."""
     snapshot = world.aggregates.get(ref)
     states: dict[AggregateRef, tuple[Any, int]] = {}
     for read in reads:
@@ -200,7 +200,7 @@ def _context(world: World, ref: AggregateRef, reads: Iterable[AggregateRef] = ()
 
 
 def _check_unique_values(world: World, aggregate: Aggregate[Any], ref: AggregateRef) -> None:
-    """Raise the refusal for a unique value of an aggregate that another one of its type has."""
+    """Raise the refusal if another aggregate of the same type has the same unique value."""
     for unique in aggregate.uniques:
         value = unique.value(world.state(aggregate, ref.id))
         for other, snapshot in world.aggregates.items():

@@ -16,7 +16,7 @@ from diptych.server import failpoints
 from projector.feed.pending_changes import Changes, PendingChanges
 
 _IDLE_SECONDS = 0.25
-"""Seconds after which an idle subscriber is sent an empty frame, by which it knows that the projector runs."""
+"""Seconds after which an idle subscriber is sent an empty frame, which shows that the projector runs."""
 
 
 class Feed:

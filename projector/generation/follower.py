@@ -254,7 +254,7 @@ class Follower:
         return failure.retry
 
     def _measure_lag(self) -> bool:
-        """Let the lag decide between RUNNING and CATCHING_UP; return True if the state changed."""
+        """Set RUNNING or CATCHING_UP by the current lag; return True if the state changed."""
         return self._log_if(self.machine.batch_applied(self.progress.measured_lag))
 
     def _log_if(self, changed: bool) -> bool:

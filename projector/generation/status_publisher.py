@@ -157,7 +157,7 @@ class StatusPublisher:
 
 
 def health_service(projection: Projection) -> str:
-    """Return the name by which health knows a projection."""
+    """Return the health service's name of a projection."""
     return f"diptych.projection.{projection.name}"
 
 

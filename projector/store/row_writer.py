@@ -1,7 +1,7 @@
 """Row writer: folds batches of events into one generation's rows, on any database.
 
 A batch is one transaction: load the rows that it needs, fold, write the changed rows and the checkpoint. The fold
-itself is pure; `RowWriter` says what is committed with it.
+itself is pure; `RowWriter` decides which records are committed with the rows.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class RowWriter:
 
         1. Events of parked streams are separated; they are left out.
         2. The others are folded, up to the first that fails. Everything before the failure is committed.
-        3. If no row changed and no event is left out, nothing is written, and the caller writes the checkpoint when
-           it likes.
+        3. If no row changed and no event is left out, nothing is written, and the caller writes the checkpoint
+           later.
 
         Args:
             events: Consecutive events of the projection's types.
@@ -161,7 +161,7 @@ class RowWriter:
 
 
 class _Batch:
-    """Change that a batch of events makes. Its methods run on the store's thread, in the order of declaration."""
+    """Rows and records that a batch changes. Its methods run on the store's thread, in the order of declaration."""
 
     __slots__ = ("_events", "_folding", "_held", "_prepared", "_store", "checkpoint", "fold_seconds", "folded")
 
@@ -200,7 +200,7 @@ class _Batch:
 
 
 class _Refold:
-    """Change that folding parked events in place makes. Its methods run on the store's thread."""
+    """Rows and records that a refold changes. Its methods run on the store's thread."""
 
     def __init__(
         self,

@@ -126,11 +126,11 @@ class SqliteReadStore(ReadStore):
         return await self._in_transaction(generations.begin_filling, lease)
 
     async def begin_return(self, lease: Lease, generation: int) -> bool:
-        """Let a kept generation catch up to become active again."""
+        """Begin to fill a kept generation up to the head, to make it active again. Return False if there is none."""
         return await self._in_transaction(generations.begin_return, lease, generation)
 
     async def cancel(self, lease: Lease, generation: int) -> None:
-        """End the filling of a generation: a returning one is kept, a new one is dropped."""
+        """Cancel the filling of a generation. One that was active before is kept; a new one is dropped."""
         await self._in_transaction(generations.cancel, lease, generation)
 
     async def switch(self, old: Handover | None, new: Handover) -> None:

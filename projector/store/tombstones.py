@@ -72,7 +72,7 @@ class Tombstones:
             try:
                 await self.purge()
             except ReadStoreError as error:
-                self._log.warning("tombstones not removed, trying again", error=str(error))
+                self._log.warning("tombstones not removed, retrying", error=str(error))
             except LeaseLostError as error:
                 self._log.warning("tombstones not removed", error=str(error))
                 return

@@ -32,7 +32,7 @@ class ReadResult(Protocol):
 
     @property
     def generation(self) -> int:
-        """Generation that was read."""
+        """Number of the generation from which the read answered."""
         ...
 
     @property

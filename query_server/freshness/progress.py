@@ -102,7 +102,7 @@ class ProjectionProgress:
         self.is_stored = False
         """True while the store has a readable active generation."""
         self.is_read_elsewhere = False
-        """True while the feed speaks of a generation that is not read here: still filling, or of another shape."""
+        """True while the feed reports a generation that is not read here: still filling, or of another shape."""
         self.applied = 0
         self.shown = 0
         self.plain_required = 0

@@ -23,10 +23,10 @@ from query_server.rows.row_source import StoredGeneration
 
 
 class ProgressListener(Protocol):
-    """Receives feed frames, feed loss and store polls, as far as they speak about rows."""
+    """Receives feed frames, feed loss and store polls that concern rows."""
 
     def on_feed_alive(self) -> None:
-        """Note any frame of the feed."""
+        """Record that the feed has sent a frame, of any kind."""
         ...
 
     def on_feed_frame(self, frame: ProjectionFeed) -> None:
@@ -57,7 +57,7 @@ class FreshnessTracker:
         shows_commits: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin without any knowledge.
+        """Create a tracker that has received nothing yet.
 
         Args:
             domain: The domain whose projections are tracked.
@@ -162,7 +162,7 @@ class FreshnessTracker:
                 row_cache.on_store_poll(name, 0, 0)
 
     def on_store_replaced(self) -> None:
-        """Note that the store is another one: discard everything about the one before."""
+        """Discard everything about the earlier store, because another file has replaced it."""
         for tracked in self.projections.values():
             tracked.absorb_store_replaced()
             self._void(tracked)
@@ -173,7 +173,7 @@ class FreshnessTracker:
             self._notify(tracked)
 
     def close(self) -> None:
-        """End all waits, and let none begin: calls answer as at their deadline."""
+        """End all waits and refuse new ones. Waiting calls answer as at their deadline."""
         self.waits.close()
 
     def _identify(self, identity: LogIdentity | None, source: IdentitySource) -> None:

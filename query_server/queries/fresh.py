@@ -56,7 +56,7 @@ def required_position(
 def may_be_cached(required: int | None, presented: str, tracked: TrackedProjection) -> bool:
     """Return True if cached rows can answer as far as the presented token's own event is concerned.
 
-    The cache knows nothing about events that are left out, so the feed must have reported this one as applied.
+    The cache has no record of events that are left out, so the feed must have reported this one as applied.
     """
     return not presented or (required is not None and tracked.progress.feed_applied_own_event(required))
 

@@ -1,4 +1,4 @@
-"""Statements that look up the active generations of projections, and what one did with an event."""
+"""Statements that look up active generations, and the result of one event in a generation."""
 
 from __future__ import annotations
 

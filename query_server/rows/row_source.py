@@ -1,4 +1,4 @@
-"""Source of rows: the interface behind which a query server reads the read store of whatever database.
+"""Source of rows: the interface through which a query server reads the read store, on any database.
 
 Every read names the generation that it read and that generation's checkpoint at the moment of the read. This pair
 is the input of the freshness proof.
@@ -32,7 +32,7 @@ class RowRead(NamedTuple):
 class PageRead(NamedTuple):
     """Rows in the order of a find, at a checkpoint of their projection; `total` is None unless requested.
 
-    `cut` is True if the page ends before its limit in rows as it has reached its limit in bytes.
+    `cut` is True if the page ends by its limit in bytes, before its limit in rows.
     """
 
     rows: list[bytes]
@@ -58,7 +58,7 @@ class StoredGeneration(NamedTuple):
 
 
 class StoredEvent(NamedTuple):
-    """Result of one event in the active generation; `error` is why the event is left out, None if it is not."""
+    """Result of one event in the active generation; `error` is the cause if the event is left out, else None."""
 
     generation: int
     checkpoint: int

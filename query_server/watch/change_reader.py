@@ -1,6 +1,6 @@
 """Change reader: pages of rows as they go on the wire, with the position that last changed each row.
 
-Every page is one short read transaction, which also says what was read and the position that the page is true at.
+Every page is one short read transaction. It also returns the generation, and the position that the page is true at.
 There are two connections, each with a thread of its own: one for live changes, one for watches that are behind. So
 no snapshot delays live changes. Queries have other connections.
 """

@@ -2,7 +2,7 @@
 
 - *Frames*: pages of watches that read the store themselves, and frames that gRPC has and the client has not read.
   A watch takes its share before it reads or encodes, and waits while there is no room. A page is smaller the more
-  watches are open, so that each gets some. If nobody makes room for a second, the watch that holds most, and whose
+  watches are open, so that each gets some. If no room is made for a second, the watch that holds most, and whose
   client has read nothing for a second, is ended.
 - *Buffers*: changes that synced watches have not been sent. A change in several buffers counts once. If they are
   full, the watches with the fullest buffers are reset.
@@ -97,7 +97,7 @@ class WatchMemory:
         return size
 
     def fit_page(self, share: FrameShare, size: int) -> None:
-        """Hold what a page has, in place of what it was expected to have."""
+        """Replace the expected size of a page by its actual size."""
         self._frames -= share.bytes
         share.bytes = _PAGE_COPIES * size
         self._frames += share.bytes
@@ -128,11 +128,11 @@ class WatchMemory:
         self._wake()
 
     def sends(self, share: FrameShare) -> None:
-        """Note that gRPC gets a frame now."""
+        """Record the time at which gRPC is given a frame."""
         share.sent_at = self._clock()
 
     def _wake(self) -> None:
-        """Wake the first that waits, which wakes the next when it has taken its bytes."""
+        """Wake the first waiting watch, which wakes the next one after it has taken its bytes."""
         if self._waiting and self.has_room:
             room = next(iter(self._waiting))
             del self._waiting[room]
@@ -140,7 +140,7 @@ class WatchMemory:
                 room.set_result(None)
 
     def _end_slowest(self) -> None:
-        """End the watch that holds most of those whose clients read nothing."""
+        """End the watch that holds the most bytes, among those whose clients read nothing."""
         before = self._clock() - UNREAD_SECONDS
         unread = [share for share in self._shares if share.sent_at is not None and share.sent_at <= before]
         if unread:
@@ -162,18 +162,18 @@ class BufferMemory:
 
     @property
     def is_full(self) -> bool:
-        """True if buffers have more than they may."""
+        """True while the buffers hold more bytes than their limit."""
         return self.held > self._bytes_max
 
     def hold(self, change: Change) -> None:
-        """Count a change that a buffer gets."""
+        """Count a change that is added to a buffer."""
         if not change.holders:
             self.held += change.size
         change.holders += 1
         self.held += _ENTRY_BYTES
 
     def drop(self, change: Change) -> None:
-        """Discount a change that a buffer loses."""
+        """Stop counting a change in a buffer that has dropped it."""
         change.holders -= 1
         self.held -= _ENTRY_BYTES
         if not change.holders:

@@ -1,7 +1,7 @@
 """Resume tokens: the point at which a watch can continue, on any query server.
 
-A token says what was watched (view and keys, as a digest), in which filling of the view's tables, and up to which
-position everything was sent. It is packed, has a checksum, and is opaque to clients.
+A token holds a digest of the watched view and keys, the filling of the view's tables, and the position up to which
+everything was sent. It is packed, has a checksum, and is opaque to clients.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class ResumeToken(NamedTuple):
 
     source: Source
     epoch: int
-    """The log's epoch, as known then."""
+    """The log's epoch when the cut was made."""
     position: int
 
     def encode(self, watched: bytes) -> bytes:
-        """Return the token for a watch with a digest."""
+        """Return the token of this cut, bound to the digest of the watched keys."""
         version, generation, filling = self.source
         packed = _LAYOUT.pack(_FORM, watched, version, generation, bytes.fromhex(filling), self.epoch, self.position)
         return base64.urlsafe_b64encode(packed + _check(packed)).rstrip(b"=")
 
     @classmethod
     def decode(cls, text: str, watched: bytes) -> ResumeToken:
-        """Return the cut of a token. Raise `ResumeTokenMalformed` if it is none, or of another watch."""
+        """Return the cut in a token. Raise `ResumeTokenMalformed` if it is malformed or of another watch."""
         try:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (ValueError, binascii.Error):
@@ -61,7 +61,7 @@ class ResumeToken(NamedTuple):
 
 
 def watched(view: str, keys: Iterable[str] | None) -> bytes:
-    """Return the digest of what is watched: a view, and its keys in any order; None: all."""
+    """Return the digest of a watch's view and keys, in any order of the keys; None: all keys."""
     digest = hashlib.blake2b(view.encode(), digest_size=8, person=b"all" if keys is None else b"keys")
     for key in sorted(set(keys or ())):
         content = key.encode()

@@ -47,7 +47,7 @@ class WatchService:
         *,
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
-        """Begin without watches.
+        """Create the service, without open watches.
 
         Args:
             domain: The domain whose views can be watched.
