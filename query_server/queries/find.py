@@ -16,8 +16,8 @@ from query_server.cache.view_cache import ListRead
 from query_server.queries.cached_list import MOMENT, CachedLists, Prepared, query_time, without_consistency
 from query_server.queries.consistency import refuse, requirement
 from query_server.queries.fresh import Reading
+from query_server.queries.keyset_tokens import KeysetTokens
 from query_server.queries.order_by import order_of
-from query_server.queries.page_token import KeysetTokens
 from query_server.rows.row_source import PAGE_BYTES_MAX
 
 PAGE_SIZE_UNSET = 50

@@ -1,4 +1,4 @@
-"""Page tokens of lists: the keyset of a page's last row."""
+"""Keyset tokens: which values a list's page token holds. `diptych.contract.page_token` defines the format."""
 
 from __future__ import annotations
 
