@@ -10,7 +10,7 @@ import structlog
 from diptych.contract.projection_state import PAUSED, RUNNING
 from diptych.storage.errors import StoreError
 from projector.followers import Followers
-from projector.generation.change_queue import ChangeQueue
+from projector.generation.operation_queue import OperationQueue
 from projector.generation.rebuild import Rebuild
 from projector.shared import Shared
 
@@ -39,20 +39,20 @@ class GenerationSwitch:
     """
 
     def __init__(
-        self, shared: Shared, followers: Followers, changes: ChangeQueue, on_switch: Callable[[], None]
+        self, shared: Shared, followers: Followers, operations: OperationQueue, on_switch: Callable[[], None]
     ) -> None:
         """Create the switch of a projection.
 
         Args:
             shared: Parts of the projector.
             followers: Followers of the projection.
-            changes: Queue in which each attempt runs.
+            operations: Queue in which each attempt runs.
             on_switch: Function to call after a switch, which leaves generations to drop.
         """
         self._store = shared.store
         self._head = shared.head
         self._followers = followers
-        self._changes = changes
+        self._operations = operations
         self._on_switch = on_switch
 
     async def watch(self, rebuild: Rebuild) -> None:
@@ -64,7 +64,7 @@ class GenerationSwitch:
             if first_head is None and self._head.observed_at is not None:
                 first_head = self._head.position
             ready = first_head is not None and self.is_ready(rebuild, first_head)
-            if ready and not await self._changes.run(lambda: self._attempt(rebuild)):
+            if ready and not await self._operations.run(lambda: self._attempt(rebuild)):
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, _RETRY_SECONDS[1])
             await asyncio.sleep(_POLL_SECONDS)

@@ -13,10 +13,10 @@ from diptych.server.channels import CallError, Channel
 from diptych.storage.errors import StreamNotParkedError
 from diptych.storage.read_store import ParkedStream
 from projector.followers import Followers
-from projector.generation.change_queue import ChangeQueue
 from projector.generation.event_batches import StreamEndedError
 from projector.generation.follower import Follower
 from projector.generation.log_stream import LogDivergedError, LogStream, check_identity
+from projector.generation.operation_queue import OperationQueue
 from projector.generation.parked_refold import ParkedRefold
 from projector.store.parked_streams import error_of
 
@@ -29,23 +29,23 @@ class ParkedOperations:
     A retry folds all parked events of a stream onto the rows as they are now:
 
     1. Read the log from the first parked event to the checkpoint, while the follower folds on: it may take long.
-    2. In the change queue stop the follower, and write its checkpoint.
+    2. In the operation queue stop the follower, and write its checkpoint.
     3. Read the events that were applied meanwhile.
     4. In one transaction fold the parked events, and release the stream.
     5. Start the follower again.
     """
 
-    def __init__(self, channel: Channel, followers: Followers, changes: ChangeQueue) -> None:
+    def __init__(self, channel: Channel, followers: Followers, operations: OperationQueue) -> None:
         """Create the operations.
 
         Args:
             channel: Channel to the command server.
             followers: Followers of the projection.
-            changes: Queue of the projection's changes.
+            operations: Queue of the projection's operations.
         """
         self._channel = channel
         self._followers = followers
-        self._changes = changes
+        self._operations = operations
         self._retrying = asyncio.Lock()
 
     async def list(self, after: int, size: int, *, discarded: bool) -> tuple[list[ParkedStream], bool]:
@@ -64,14 +64,14 @@ class ParkedOperations:
     async def discard(self, aggregate: AggregateRef) -> int:
         """Let a parked stream go on without its parked events; return their number.
 
-        Cancelling the call does not cancel the change.
+        Cancelling the call does not cancel the operation.
 
         Raises:
             ParkedNotFound: The stream is not parked.
             LeaseLostError, ReadStoreError: The store cannot be written. Nothing is changed.
         """
 
-        async def change() -> int:
+        async def operation() -> int:
             follower = self._followers.representative
             try:
                 count = await follower.writer.discard(aggregate)
@@ -86,7 +86,7 @@ class ParkedOperations:
             follower.publisher.publish()
             return count
 
-        return await self._changes.run(change)
+        return await self._operations.run(operation)
 
     async def retry(self, aggregate: AggregateRef) -> int:
         """Fold the parked events of a stream in place, and let it go on; return their number.
@@ -107,14 +107,14 @@ class ParkedOperations:
                 follower = self._followers.representative
                 refold = await self._collect(follower, aggregate)
 
-                async def change(follower: Follower = follower, refold: ParkedRefold = refold) -> bool:
+                async def operation(follower: Follower = follower, refold: ParkedRefold = refold) -> bool:
                     # A switch may have come between, to a generation that parks for itself.
                     if follower is not self._followers.representative:
                         return False
                     await self._refold(follower, aggregate, refold)
                     return True
 
-                if await self._changes.run(change):
+                if await self._operations.run(operation):
                     return len(refold.events)
 
     async def _collect(self, follower: Follower, aggregate: AggregateRef) -> ParkedRefold:

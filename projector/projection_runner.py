@@ -16,9 +16,9 @@ from diptych.v1.projections_pb2 import (
     ProjectionStatus,
 )
 from projector.followers import Followers
-from projector.generation.change_queue import ChangeQueue
 from projector.generation.follower import Follower
 from projector.generation.generation_dropper import GenerationDropper
+from projector.generation.operation_queue import OperationQueue
 from projector.generation_switch import GenerationSwitch
 from projector.parked_operations import ParkedOperations
 from projector.rebuild_operations import RebuildOperations
@@ -40,12 +40,12 @@ class ProjectionRunner:
         self.projection = lease.projection
         self._store = shared.store
         self._lease = lease
-        self._changes = ChangeQueue()
+        self._operations = OperationQueue()
         self._dropper = GenerationDropper(shared.store, lease)
         self._followers = Followers(shared, lease)
-        self._switch = GenerationSwitch(shared, self._followers, self._changes, self._dropper.request)
-        self.rebuilds = RebuildOperations(shared.store, lease, self._followers, self._changes, self._dropper.request)
-        self.parked = ParkedOperations(shared.channel, self._followers, self._changes)
+        self._switch = GenerationSwitch(shared, self._followers, self._operations, self._dropper.request)
+        self.rebuilds = RebuildOperations(shared.store, lease, self._followers, self._operations, self._dropper.request)
+        self.parked = ParkedOperations(shared.channel, self._followers, self._operations)
 
     @property
     def live(self) -> Follower | None:
@@ -88,7 +88,7 @@ class ProjectionRunner:
                 tasks.start(self._dropper.run(), name=f"generation dropper of {self.projection.name}")
                 await tasks.wait()
         finally:
-            await self._changes.wait_idle()
+            await self._operations.wait_idle()
             if self._followers.rebuild is not None:
                 self._followers.rebuild.fail(
                     ReadStoreUnavailable(projection=self.projection.name, cause="the projector is stopping")
@@ -134,12 +134,12 @@ class ProjectionRunner:
             LeaseLostError, ReadStoreError: The pause cannot be written; nothing is paused.
         """
 
-        async def change() -> None:
+        async def operation() -> None:
             await self._followers.representative.pause()
             if self._followers.rebuild is not None:
                 await self._followers.rebuild.follower.task.stop()
 
-        await self._changes.run(change)
+        await self._operations.run(operation)
 
     async def resume(self) -> None:
         """Apply events again after a pause, or try again after a stall.
@@ -148,13 +148,13 @@ class ProjectionRunner:
             LeaseLostError, ReadStoreError: The end of the pause cannot be written; the projection stays paused.
         """
 
-        async def change() -> None:
+        async def operation() -> None:
             await self._followers.representative.resume()
             rebuild = self._followers.rebuild
             if rebuild is not None and not rebuild.failure:
                 rebuild.follower.task.start()
 
-        await self._changes.run(change)
+        await self._operations.run(operation)
 
 
 def generation_info(generation: Generation) -> GenerationInfo:

@@ -16,7 +16,7 @@ from diptych.contract.reasons import (
 )
 from diptych.storage.read_store import Lease, ReadStore
 from projector.followers import Followers
-from projector.generation.change_queue import ChangeQueue
+from projector.generation.operation_queue import OperationQueue
 from projector.generation.rebuild import Rebuild
 
 _log = structlog.get_logger(__name__)
@@ -25,7 +25,7 @@ _log = structlog.get_logger(__name__)
 class RebuildOperations:
     """Operations on the generations of one projection.
 
-    Each operation runs in the change queue, to its end even if its caller goes away. Each raises `LeaseLostError` or
+    Each operation runs in the operation queue, to its end even if its caller goes away. Each raises `LeaseLostError` or
     `ReadStoreError` if the store cannot be written; nothing has changed then.
     """
 
@@ -34,7 +34,7 @@ class RebuildOperations:
         store: ReadStore,
         lease: Lease,
         followers: Followers,
-        changes: ChangeQueue,
+        operations: OperationQueue,
         on_cancel: Callable[[], None],
     ) -> None:
         """Create the operations.
@@ -43,14 +43,14 @@ class RebuildOperations:
             store: The read store.
             lease: Lease of the projection.
             followers: Followers of the projection.
-            changes: Queue of the projection's changes.
+            operations: Queue of the projection's operations.
             on_cancel: Function to call after a cancellation, which may leave a generation to drop.
         """
         self._store = store
         self._lease = lease
         self._name = lease.projection.name
         self._followers = followers
-        self._changes = changes
+        self._operations = operations
         self._on_cancel = on_cancel
         self._log = _log.bind(projection=self._name)
 
@@ -61,7 +61,7 @@ class RebuildOperations:
             ProjectionPaused: An operator paused the projection.
         """
 
-        async def change() -> Rebuild:
+        async def operation() -> Rebuild:
             self._check_not_paused()
             rebuild = self._followers.rebuild
             if rebuild is None:
@@ -69,7 +69,7 @@ class RebuildOperations:
             await self._retry(rebuild)
             return rebuild
 
-        return await self._changes.run(change)
+        return await self._operations.run(operation)
 
     async def return_to(self, generation: int) -> Rebuild | None:
         """Begin to fill a kept generation up to the head, to make it active again; return None if it is active.
@@ -80,7 +80,7 @@ class RebuildOperations:
             GenerationNotFound: No such generation is kept.
         """
 
-        async def change() -> Rebuild | None:
+        async def operation() -> Rebuild | None:
             live, rebuild = self._followers.live, self._followers.rebuild
             if live is not None and live.generation == generation:
                 return None
@@ -94,7 +94,7 @@ class RebuildOperations:
                 raise GenerationNotFound(projection=self._name, generation=generation)
             return await self._fill(generation)
 
-        return await self._changes.run(change)
+        return await self._operations.run(operation)
 
     async def cancel(self) -> None:
         """End the rebuild that is under way.
@@ -103,7 +103,7 @@ class RebuildOperations:
             RebuildNotRunning: No rebuild is under way, or it is the first filling, which has nothing to return to.
         """
 
-        async def change() -> None:
+        async def operation() -> None:
             live, rebuild = self._followers.live, self._followers.rebuild
             if rebuild is None or live is None:
                 raise RebuildNotRunning(projection=self._name)
@@ -120,7 +120,7 @@ class RebuildOperations:
             self._on_cancel()
             self._log.info("rebuild cancelled", generation=rebuild.generation)
 
-        await self._changes.run(change)
+        await self._operations.run(operation)
 
     def _check_not_paused(self) -> None:
         if self._followers.representative.machine.state == PAUSED:

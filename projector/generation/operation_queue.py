@@ -1,4 +1,4 @@
-"""Change queue: changes of a projection's course, one at a time, each completed even if its caller goes away."""
+"""Operation queue: pauses, rebuilds, switches and refolds of one projection, one at a time, each run to its end."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from diptych.server.errors import internal_error
 T = TypeVar("T")
 
 
-class ChangeQueue:
-    """Queue of changes, run in the order of the calls."""
+class OperationQueue:
+    """Queue of operations, run in the order of the calls. An operation runs to its end even if its caller goes away."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
-        self._changes: set[asyncio.Task[Any]] = set()
+        self._operations: set[asyncio.Task[Any]] = set()
 
-    async def run(self, change: Callable[[], Awaitable[T]]) -> T:
-        """Run a change when all earlier ones have ended, and return its result.
+    async def run(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Run an operation when all earlier ones have ended, and return its result.
 
-        Cancelling this call does not cancel the change, which runs to its end. An error of it is then logged, unless
+        Cancelling this call does not cancel the operation, which runs to its end. An error of it is then logged, unless
         it is a refusal, which concerns the caller alone.
 
         Raises:
-            Exception: The error of the change.
+            Exception: The error of the operation.
         """
 
         async def in_turn() -> T:
             async with self._turn:
-                return await change()
+                return await operation()
 
         task = asyncio.create_task(in_turn())
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
+        self._operations.add(task)
+        task.add_done_callback(self._operations.discard)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -43,12 +43,12 @@ class ChangeQueue:
             raise
 
     async def wait_idle(self) -> None:
-        """Wait until every change that was begun has ended."""
-        await asyncio.gather(*self._changes, return_exceptions=True)
+        """Wait until every operation that was begun has ended."""
+        await asyncio.gather(*self._operations, return_exceptions=True)
 
 
-def _log_error(change: asyncio.Task[Any]) -> None:
-    """Log the error of a change whose caller has gone away."""
-    error = None if change.cancelled() else change.exception()
+def _log_error(operation: asyncio.Task[Any]) -> None:
+    """Log the error of an operation whose caller has gone away."""
+    error = None if operation.cancelled() else operation.exception()
     if error is not None and not isinstance(error, Refusal):
-        internal_error(error, "", where="change")
+        internal_error(error, "", where="operation")

@@ -1,4 +1,4 @@
-"""ChangeQueue: changes run one at a time, and to their end."""
+"""OperationQueue: operations run one at a time, and to their end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from diptych.contract.reasons import Overloaded
 from diptych.server import errors
-from projector.generation.change_queue import ChangeQueue
+from projector.generation.operation_queue import OperationQueue
 
 
-async def test_change_runs_to_its_end_when_its_caller_is_cancelled() -> None:
-    queue = ChangeQueue()
+async def test_operation_runs_to_its_end_when_its_caller_is_cancelled() -> None:
+    queue = OperationQueue()
     gate, completed = asyncio.Event(), []
 
     async def first() -> None:
@@ -39,9 +39,9 @@ async def test_change_runs_to_its_end_when_its_caller_is_cancelled() -> None:
 
 @pytest.mark.parametrize(
     ("error", "expected"),
-    [(Overloaded(what="changes", limit=1), []), (RuntimeError("a defect"), [RuntimeError])],
+    [(Overloaded(what="operations", limit=1), []), (RuntimeError("a defect"), [RuntimeError])],
 )
-async def test_bug_refusal_of_a_change_whose_caller_was_cancelled_left_a_traceback(
+async def test_bug_refusal_of_an_operation_whose_caller_was_cancelled_left_a_traceback(
     error: Exception, expected: list[type[Exception]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refusal concerns the caller alone; asyncio reported it as never retrieved. A defect is logged."""
@@ -50,13 +50,13 @@ async def test_bug_refusal_of_a_change_whose_caller_was_cancelled_left_a_traceba
     log = SimpleNamespace(error=lambda _, exc_info, **where: logged.append(type(exc_info)))
     monkeypatch.setattr(errors, "_log", log)
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unretrieved.append(context))
-    queue, gate = ChangeQueue(), asyncio.Event()
+    queue, gate = OperationQueue(), asyncio.Event()
 
-    async def change() -> None:
+    async def operation() -> None:
         await gate.wait()
         raise error
 
-    calling = asyncio.create_task(queue.run(change))
+    calling = asyncio.create_task(queue.run(operation))
     await asyncio.sleep(0)
     calling.cancel()
     await asyncio.gather(calling, return_exceptions=True)
