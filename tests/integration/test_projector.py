@@ -216,9 +216,9 @@ async def test_a_stalled_projection_commits_earlier_events_and_stops_no_other(tm
             Noted(key="a", text="x"), Archived(key="a"), Noted(key="a", text="poison"), Noted(key="b", text="y")
         )
         status = await projector.until(is_stalled)
-        assert status.reason == (
+        assert status.reason.startswith(
             "PARKED_TOO_MANY: 0 streams are parked, which looks like a defect of the code, so no more are. Event 3 "
-            "(notes.v1.Noted of note/1) failed in view notes_tags, row all: ValueError: no such text."
+            "(notes.v1.Noted of note/1) failed in view notes_tags, row all: ValueError: no such text (in tests/support/"
         )
         assert status.stalled_event == log.events[2]
         assert status.progress.applied_position == 2
