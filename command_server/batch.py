@@ -43,7 +43,7 @@ class Batch:
     1. `reads` names the streams and request ids to load; streams whose state is cached need no history.
     2. `decide` decides the commands in order, on an overlay: each sees the streams, request ids and unique values as
        the commands before it left them. A command that is refused or fails leaves nothing in the overlay.
-    3. A request id that was accepted before gives its first outcome again, whatever the state is by now.
+    3. A request id that was accepted before gives its first outcome again, without a decision.
     4. Unique values whose holders were not looked up are taken for free. The store looks them up and calls `decide`
        again, which decides anew only if one of them is held.
     5. The store calls `decide` with a new `Loaded` if the batch lost a race; then every command is decided anew.
@@ -77,7 +77,7 @@ class Batch:
         self._unparked: list[ParkedKey] = []
 
     def reads(self) -> Reads:
-        """Return what the store must load before the batch can be decided."""
+        """Return the streams and request ids to load before the batch can be decided."""
         for submission in self._submissions:
             self._overlay.pin((submission.stream, *map(str, submission.reads)))
         return Reads(

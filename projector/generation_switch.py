@@ -1,4 +1,4 @@
-"""Generation switch: makes a filled generation active in place of the one that answered so far."""
+"""Generation switch: makes a filled generation active in place of the previous one."""
 
 from __future__ import annotations
 

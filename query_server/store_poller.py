@@ -94,7 +94,7 @@ class StorePoller:
             await self._set_health(f"diptych.projection.{tracked.name}", tracked.serving(now))
 
     def _request_checkpoints(self) -> None:
-        """Request checkpoints that waits need: what the projector applied in memory alone, the store cannot show."""
+        """Request checkpoints for waits: the store cannot show positions that the projector applied in memory alone."""
         tracker = self._tracker
         alone = tracker.waits.count > 0 and not tracker.is_feed_live
         for tracked in tracker.projections.values():

@@ -159,7 +159,7 @@ async def query_sums(shop: Connection, summing: Summing) -> Sums:
 
 
 class Bar:
-    """Progress bar on stderr, if that is a terminal."""
+    """Progress bar on stderr, if stderr is a terminal."""
 
     def __init__(self, size: int) -> None:
         console = Console(stderr=True)

@@ -1,6 +1,6 @@
 """Events as inputs of processes: parsed, upcast, and given to the instance that the key function names.
 
-An event of an old type is upcast first, and a process reacts to what it becomes. No event is dropped because the code
+An event of an old type is upcast first, and a process reacts to the upcast event. No event is dropped because the code
 fails on it: an event whose upcaster or key function fails parks under the name of its aggregate. A parked event for
 which the code has no handler any more stays parked until it has one, or until an operator discards it.
 """

@@ -17,7 +17,7 @@ from command_server.processes.log_follower import LogFollower
 from command_server.processes.marks import Marks
 from command_server.processes.output_router import OutputRouter
 from command_server.processes.outputs import OpenOutputs
-from command_server.processes.restore import restore_parked
+from command_server.processes.parked_restore import restore_parked
 from command_server.store.event_store import EventStore
 from command_server.store.records import ParkedInput, WorkKind
 from command_server.writer import Writer

@@ -104,8 +104,8 @@ class EventStore(abc.ABC):
     async def read_log(self, after: int, *, types: Collection[str] = (), events_max: int, bytes_max: int) -> Page:
         """Read events after a position, in order.
 
-        A page ends at `events_max` events, at `bytes_max` bytes (it has one event at least), at the head, or when the
-        store has examined enough events that did not match. At the head it is empty and its position is `after`.
+        A page ends at `events_max` events, at `bytes_max` bytes (it has one event at least), or at the head. It may end
+        earlier if many events did not match. At the head it is empty and its position is `after`.
 
         Args:
             after: position before the first event.

@@ -62,7 +62,7 @@ def refold_uniques(
     Args:
         connection: A connection within a transaction.
         aggregates: All aggregates of the domain.
-        everything: True to fold all unique values again, whatever their digests.
+        everything: True to fold all unique values again, also those with an unchanged digest.
 
     Raises:
         UniqueConflict: Two aggregates have one value, or a value can't be made. The caller rolls back.

@@ -1,4 +1,4 @@
-"""`diptych verify`: compare the log, the unique values and every view with what the log folds to."""
+"""`diptych verify`: fold the log again, and compare unique values and every view with the result."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ COMMANDS_TO_A_MESSAGE = 1000
 
 _END_CODES = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
 """Statuses, beside UNAVAILABLE, of a stream whose server stops. gRPC reports INTERNAL, without a reason of ours, for a
-write after the end of the stream, whatever the status of the stream was."""
+write after the end of the stream, for every status of the stream."""
 
 
 class _UnansweredMessage(NamedTuple):

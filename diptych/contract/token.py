@@ -120,8 +120,8 @@ class LogIdentity:
         """Return the position of a token of this log.
 
         A token of an older epoch is valid if its position lies before the next epoch's first position. A token of a
-        newer epoch comes from a server that has read a newer history; its position is returned as it is, and proves
-        nothing by itself: see `is_newer`.
+        newer epoch comes from a server that has read a newer history. Its position is returned as it is, and proves
+        nothing by itself; see `is_newer`.
 
         Raises:
             TokenOfAnotherLog: The token belongs to another log.

@@ -1,9 +1,9 @@
 """Processes: decisions over time.
 
 A process (process manager, saga) is an aggregate with more inputs than commands. Its handlers are pure, as deciders
-are: a state and an *input* give a *step*. Inputs are the command that starts the process, an event of another
-aggregate, the acceptance or refusal of a command that it sent, the answer or failure of an effect that it called, and
-a timeout that it set. A step is a list of events to record and of *outputs*: commands to `send`, effects to `call`,
+are: a state and an *input* give a *step*. Inputs are the command that starts the process, and events of other
+aggregates. Further inputs are the outcomes of its own outputs: the acceptance or refusal of a command, the answer or
+failure of an effect, and a timeout. A step is a list of events to record and of *outputs*: commands to `send`, effects to `call`,
 timeouts to set by `after`.
 
 The engine records input, events and outputs in one transaction, so that a process continues after any crash. It sends

@@ -19,7 +19,7 @@ _ESCAPES = str.maketrans({character: f"%{ord(character):02X}" for character in "
 
 
 def sqlite_dsn(path: Path) -> str:
-    """Return the DSN of an SQLite file, whatever characters its path has."""
+    """Return the DSN of an SQLite file; its path may have any characters."""
     return _SQLITE + str(path).translate(_ESCAPES)
 
 

@@ -38,7 +38,7 @@ class BatchWindow(NamedTuple):
 
 
 _RETURNING_STEP = 1 / 256
-"""Growth of the share for each batch without a wait: a new try after some hundred batches."""
+"""Growth of the share for each batch without a wait: it goes from none to all in 256 batches."""
 
 
 class BatchWindows:

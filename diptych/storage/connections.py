@@ -27,7 +27,7 @@ Row = tuple[Any, ...]
 
 
 def open_read_only(path: Path, *, busy_seconds: float = BUSY_SECONDS, **options: Any) -> sqlite3.Connection:
-    """Open an SQLite file read-only, in autocommit mode, whatever characters its path has.
+    """Open an SQLite file read-only, in autocommit mode. Its path may have any characters.
 
     Args:
         path: The file, which must exist by the first statement.

@@ -1,8 +1,8 @@
 """Copies of SQLite files that are in use: consistent, and without blocking the writer.
 
 A copy shows one moment, that of its first step. It holds a read transaction for as long as it copies: a copy that
-ended it between two steps would start again with every commit, and never end under load. The writer goes on; what it
-writes stays in the write-ahead log until the copy is done.
+ended it between two steps would start again with every commit, and never end under load. The writer goes on; its
+writes stay in the write-ahead log until the copy is done.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def copy(source: Path, target: Path, progress: Progress) -> None:
 
     Args:
         source: The file, which others may be writing.
-        target: The new file. If the copy fails, the caller removes what it left.
+        target: The new file. If the copy fails, the caller removes the incomplete file.
         progress: Called after every step with the number of pages.
 
     Raises:

@@ -191,7 +191,7 @@ class GenerationStore(abc.ABC):
 
     @abc.abstractmethod
     async def check_files(self) -> None:
-        """Check that what the leader writes can be found again: its file still has its name.
+        """Check that the leader's writes can be found again: its file still has its name.
 
         Raises:
             ReadStoreError: A file of the store was removed or replaced.

@@ -15,8 +15,8 @@ from projector.generation.throttle import Throttle
 _AHEAD_KIB_MAX = 4096
 """KiB that are read ahead of folding; one more frame may exceed it.
 
-The limit is not a number of frames: at the head each frame holds an event or two, and a projection that had to wait
-for another one's commit must take all frames that arrived meanwhile in one batch.
+The limit is not a number of frames, because a frame at the head holds an event or two. A projection that waited for
+another one's commit must take all frames that arrived meanwhile in one batch.
 """
 
 

@@ -16,7 +16,7 @@ FRAME_SECONDS = 5.0
 """Seconds to wait for the first frame of a stream, which the log sends at once."""
 
 DIVERGED = "LOG_DIVERGED"
-"""Code of a stall on a log that is not the one that the rows were folded from."""
+"""Code of a stall on another log than the rows were folded from."""
 
 
 class LogDivergedError(Exception):
@@ -76,7 +76,7 @@ def check_identity(first: log_pb2.FollowResponse, stored: LogIdentity | None) ->
 
 
 def check_checkpoint(first: log_pb2.FollowResponse, checkpoint: Checkpoint, projection: str) -> None:
-    """Raise `LogDivergedError` if the log has another event at the checkpoint than the one that was applied."""
+    """Raise `LogDivergedError` if the log's event at the checkpoint is not the event that was applied."""
     position, event_id = checkpoint
     if position and first.checkpoint_event_id != event_id:
         found = f"event {first.checkpoint_event_id}" if first.checkpoint_event_id else "no event"

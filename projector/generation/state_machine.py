@@ -137,7 +137,7 @@ class ProjectionStateMachine:
         return self._fail(reason)
 
     def log_diverged(self, reason: str) -> bool:
-        """The log is not the one that the rows were folded from."""
+        """The log is another than the rows were folded from."""
         changed = self._fail(reason)
         self.diverged = self.state == STALLED
         return changed

@@ -35,7 +35,7 @@ class ChangeProgress:
         self._due, self._due_at, self._late = 0, 0.0, 0
 
     def begins(self, frame: ProjectionFeed) -> bool:
-        """Return True if a frame does not continue what was received before."""
+        """Return True if a frame does not continue the frames before it."""
         if (
             frame.gap
             or frame.generation != self.generation

@@ -222,7 +222,7 @@ class ViewCache:
 
 
 class _Flight:
-    """A read under way, with what was known when it began."""
+    """A read under way, with the cache epoch and the last change before it began."""
 
     __slots__ = ("cache_epoch", "changed", "reading")
 

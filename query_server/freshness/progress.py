@@ -60,8 +60,8 @@ _GENERATIONS_MAX = 8
 class ProjectionProgress:
     """Progress of one projection, and the proof of what its reads include.
 
-    Every `absorb_*` method returns True if positions that were true before no longer are, so that rows in memory
-    must be dropped; `absorb_read` alone returns True if the read is new.
+    Every `absorb_*` method but one returns True if earlier positions are no longer valid: rows in memory must then be
+    dropped. `absorb_read` returns True if the read is new.
     """
 
     __slots__ = (

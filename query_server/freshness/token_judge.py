@@ -61,7 +61,7 @@ class TokenJudge:
         epoch. Cancelling it leaves the request, which others share, running.
 
         Raises:
-            TokenMalformed: A token is none.
+            TokenMalformed: A token is malformed.
             TokenOfAnotherLog: A token belongs to another log.
             TokenOfOlderEpoch: The log has lost the token's event.
             TokenAheadOfLog: The log is not that long, or has no such epoch.

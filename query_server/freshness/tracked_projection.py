@@ -118,7 +118,7 @@ class TrackedProjection:
         self.progress.absorb_store_replaced()
 
     def absorb_read(self, generation: int, checkpoint: int) -> bool:
-        """Take what a read showed; return True if it is new."""
+        """Take the generation and checkpoint of a read; return True if they are new."""
         before = self.progress.applied
         if not self.progress.absorb_read(generation, checkpoint):
             return False

@@ -28,7 +28,7 @@ class Requirement(NamedTuple):
 
 
 def requirement(request: Any, context: RequestContext) -> Requirement | None:
-    """Return what a query requires: its field `consistency`, or else the tokens in its metadata; None: nothing."""
+    """Return the requirement of a query: its field `consistency`, or else the tokens in its metadata; None: nothing."""
     if request.HasField("consistency"):
         consistency = request.consistency
         match consistency.WhichOneof("requirement"):
@@ -45,7 +45,7 @@ def requirement(request: Any, context: RequestContext) -> Requirement | None:
 
 
 def requirement_of_metadata(context: RequestContext) -> Requirement | None:
-    """Return what a query without the field `consistency` requires."""
+    """Return the requirement of a query without the field `consistency`."""
     tokens = context.presented_tokens
     return Requirement(tokens, None) if tokens else None
 

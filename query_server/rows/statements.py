@@ -2,7 +2,7 @@
 
 Each reads the checkpoint of its generation as well, and returns nothing if that generation is no longer active. Each
 returns *one* result row, into which SQLite packs the rows of the view. A connection releases the interpreter at each
-step, and under load takes up to a millisecond to get it back; a step for each row would cost that for each row.
+step, and under load takes up to a millisecond to get it back. With a step for each row, each row would cost that.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Frames:
 
         Args:
             view: Name of the view.
-            digest: Digest of what is watched, for resume tokens.
+            digest: Digest of the watched view and keys, for resume tokens.
             progress: Progress of the projection.
             head: Head of the log.
             message_bytes_max: Greatest size of a row.

@@ -79,7 +79,7 @@ class FreshnessStage:
         return self.projections[0]
 
     def until(self, seconds: float = 10) -> float:
-        """Return a time limit so many seconds from now."""
+        """Return a time limit, in seconds from now."""
         return self.tracker.now + seconds
 
     def feed(self, applied: int, changed: int, name: str = "p", **more: Any) -> None:
@@ -98,7 +98,7 @@ class FreshnessStage:
 
 
 def scripted_reads(*reads: ReadAt) -> tuple[Callable[[], Awaitable[ReadAt]], list[ReadAt]]:
-    """Return a function that reads what the script says, its last entry repeatedly, and the list of reads done."""
+    """Return a function that reads the script's entries, the last one repeatedly, and the list of reads done."""
     left, done = list(reads), []
 
     async def read() -> ReadAt:
