@@ -3,8 +3,8 @@
 A process (process manager, saga) is an aggregate with more inputs than commands. Its handlers are pure, as deciders
 are: a state and an *input* give a *step*. Inputs are the command that starts the process, and events of other
 aggregates. Further inputs are the outcomes of its own outputs: the acceptance or refusal of a command, the answer or
-failure of an effect, and a timeout. A step is a list of events to record and of *outputs*: commands to `send`, effects to `call`,
-timeouts to set by `after`.
+failure of an effect, and a timeout. A step is a list of events to record and of *outputs*: commands to `send`,
+effects to `call`, timeouts to set by `after`.
 
 The engine records input, events and outputs in one transaction, so that a process continues after any crash. It sends
 each command under a request id of its own, so that the command takes effect once. It calls each effect at least once,
