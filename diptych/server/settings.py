@@ -99,7 +99,9 @@ class QueryServerSettings(ServerSettings):
     projector: Address = Field("127.0.0.1:50053", description="HOST:PORT of the projector.")
     read_store: Dsn = Field("sqlite:///data/read.db", description="DSN of the read store.")
     waits_max: int = Field(10_000, ge=1, description="Waits at once, those of queries included.")
-    wait_seconds: float = Field(30.0, gt=0, description="Limit of a wait without a deadline, in seconds.")
+    wait_seconds: float = Field(
+        30.0, gt=0, description="Limit of a wait without a deadline, and of a list's read, in seconds."
+    )
     readers: int = Field(2, ge=1, le=64, description="Connections to the read store.")
     cache_bytes_max: int = Field(64 << 20, ge=0, description="Bytes of rows and answers in the cache; 0: no cache.")
     combined_rows_max: int = Field(200_000, ge=1, description="Rows that one combined query may read.")

@@ -12,6 +12,7 @@ from query_server.cache.change_progress import ChangeProgress, FeedClock
 from query_server.cache.memory_budget import MemoryBudget
 from query_server.freshness.fresh_read import ReadResult
 from query_server.freshness.log_head import SILENCE_SECONDS
+from query_server.rows.time_limit import TimeLimit
 
 RECENT_MAX = 10_000
 """Changed keys remembered for each view."""
@@ -152,19 +153,28 @@ class ViewCache:
         """Return True while a read of a key is under way that others can join."""
         return key in self._flights
 
-    async def read_once(self, key: Hashable, read: Callable[[], Awaitable[Read]]) -> Read:
+    async def read_once(
+        self, key: Hashable, read: Callable[[], Awaitable[Read]], time_limit: TimeLimit | None = None
+    ) -> Read:
         """Join a running read of the same key if it started after the last change; otherwise start one.
 
         Cancelling it leaves the read running for the others.
+
+        Args:
+            key: The read's key.
+            read: Starts the read.
+            time_limit: Limit of the read, if it is started here; a running read's limit is extended by it.
 
         Raises:
             Refusal: The read was refused. Each caller gets a copy.
         """
         flight = self._flights.get(key)
         if flight is None or flight.cache_epoch != self.changes.cache_epoch or flight.changed != self.changed:
-            flight = _Flight(self.changes.cache_epoch, self.changed, asyncio.ensure_future(read()))
+            flight = _Flight(self.changes.cache_epoch, self.changed, asyncio.ensure_future(read()), time_limit)
             self._flights[key] = flight
             flight.reading.add_done_callback(lambda _: self._on_landed(key, flight))
+        elif flight.time_limit is not None and time_limit is not None:
+            flight.time_limit.extend(time_limit)
         try:
             result: Read = await asyncio.shield(flight.reading)
         except Refusal as refusal:
@@ -224,9 +234,12 @@ class ViewCache:
 class _Flight:
     """A read under way, with the cache epoch and the last change before it began."""
 
-    __slots__ = ("cache_epoch", "changed", "reading")
+    __slots__ = ("cache_epoch", "changed", "reading", "time_limit")
 
-    def __init__(self, cache_epoch: int, changed: int, reading: asyncio.Future[Any]) -> None:
+    def __init__(
+        self, cache_epoch: int, changed: int, reading: asyncio.Future[Any], time_limit: TimeLimit | None
+    ) -> None:
         self.cache_epoch = cache_epoch
         self.changed = changed
         self.reading = reading
+        self.time_limit = time_limit

@@ -18,16 +18,17 @@ from query_server.cache.view_cache import ListRead, ViewCache
 from query_server.freshness.tracked_projection import TrackedProjection
 from query_server.queries.consistency import Requirement
 from query_server.queries.fresh import Reading, may_be_cached, read_fresh, read_plain, required_position
+from query_server.rows.time_limit import TimeLimit
 
 MOMENT = timedelta(microseconds=1)
 """Step in time after which a request whose conditions depend on the time leads to other conditions."""
 
 
 class Prepared(NamedTuple):
-    """A validated request: the find that it leads to a moment later, and the read of its response."""
+    """A validated request: the find that it leads to a moment later, and the read of its response in time."""
 
     find_later: Find
-    read: Callable[[], Awaitable[ListRead]]
+    read: Callable[[TimeLimit], Awaitable[ListRead]]
 
 
 class CachedLists:
@@ -58,7 +59,7 @@ class CachedLists:
             prepare: Validates the request. Called on a miss.
 
         Raises:
-            Refusal: The request is not valid, or cannot be answered freshly enough in time.
+            Refusal: The request is not valid, or cannot be answered freshly enough in time, or at all.
         """
         tracked, reading = self._tracked, self._reading
         required, presented = required_position(requirement, tracked, reading)
@@ -76,18 +77,24 @@ class CachedLists:
             prepared = None if cache.is_reading(key) else prepare()
             uncacheable = key is None or (prepared is not None and prepared.find_later.conditions != find.conditions)
 
-            def read() -> Awaitable[ListRead]:
-                return (prepared or prepare()).read()
+            def time_limit() -> TimeLimit:
+                return TimeLimit(context.wait_seconds(reading.wait_seconds), reading.wait_seconds)
 
-            async def read_and_store() -> ListRead:
+            def read(limit: TimeLimit | None = None) -> Awaitable[ListRead]:
+                return (prepared or prepare()).read(limit or time_limit())
+
+            async def read_and_store(limit: TimeLimit) -> ListRead:
                 cache_epoch = cache.changes.cache_epoch
-                result = await read()
+                result = await read(limit)
                 cache.store_list(key, cache_epoch, result, len(plain))
                 return result
 
             def read_shared() -> Awaitable[ListRead]:
                 # A read under way may have begun before a parked event was folded, which the feed reports.
-                return cache.read_once(key, read_and_store) if may_be_cached(required, presented, tracked) else read()
+                if not may_be_cached(required, presented, tracked):
+                    return read()
+                limit = time_limit()
+                return cache.read_once(key, lambda: read_and_store(limit), limit)
 
             def cached(position: int) -> tuple[ListRead, int] | None:
                 hit = None if uncacheable else cache.response(key, position)

@@ -14,6 +14,7 @@ from query_server.cache.view_cache import ListRead
 from query_server.queries.cached_list import MOMENT, CachedLists, Prepared, query_time, without_consistency
 from query_server.queries.consistency import refuse, requirement
 from query_server.queries.fresh import Reading
+from query_server.rows.time_limit import TimeLimit
 
 
 def combined_handler(query: CombinedQuery, method: str, reading: Reading) -> UnaryHandler:
@@ -31,8 +32,10 @@ def combined_handler(query: CombinedQuery, method: str, reading: Reading) -> Una
             selection = query.select(request, now)
             view: View[Any] = selection.view
 
-            async def read() -> ListRead:
-                page = await source.find(view, selection.find, limit=rows_max + 1, bytes_max=bytes_max)
+            async def read(time_limit: TimeLimit) -> ListRead:
+                page = await source.find(
+                    view, selection.find, limit=rows_max + 1, bytes_max=bytes_max, time_limit=time_limit
+                )
                 if page.cut:
                     raise Overloaded(what="bytes of rows in a combined query", limit=bytes_max)
                 if len(page.rows) > rows_max:

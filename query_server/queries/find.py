@@ -19,6 +19,7 @@ from query_server.queries.fresh import Reading
 from query_server.queries.keyset_tokens import KeysetTokens
 from query_server.queries.order_by import order_of
 from query_server.rows.row_source import PAGE_BYTES_MAX
+from query_server.rows.time_limit import TimeLimit
 
 PAGE_SIZE_UNSET = 50
 """Rows in a page when the request names no size."""
@@ -85,9 +86,17 @@ def find_handler(query: FindQuery, method: str, reading: Reading) -> UnaryHandle
                 after = tokens.decode() if fields.page_token and request.page_token else None
                 total = fields.include_total and bool(request.include_total)
 
-                async def read() -> ListRead:
+                async def read(time_limit: TimeLimit) -> ListRead:
                     bytes_max = min(PAGE_BYTES_MAX, message_max) if fields.page_token else message_max
-                    page = await source.find(view, find, limit=size + 1, after=after, total=total, bytes_max=bytes_max)
+                    page = await source.find(
+                        view,
+                        find,
+                        limit=size + 1,
+                        after=after,
+                        total=total,
+                        bytes_max=bytes_max,
+                        time_limit=time_limit,
+                    )
                     if page.rows and len(page.rows[0]) > message_max:
                         raise RowTooLarge(view=view.name, key=page.keys[0], limit=message_max)
                     more = page.cut or len(page.rows) > size

@@ -29,7 +29,7 @@ class Reading(NamedTuple):
     fresh: FreshReads
     cache: Cache
     wait_seconds: float
-    """Wait of a call without a deadline, in seconds."""
+    """Wait of a call without a deadline, and limit of every list's read of the store, in seconds."""
     combined_rows_max: int
     """Rows that one combined query may read."""
     combined_bytes_max: int = 128 << 20

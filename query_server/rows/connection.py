@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,10 @@ class StoreMissingError(ReadStoreError):
 
 class StatementError(ReadStoreError):
     """A statement is wrong: a defect in this server's code, or a store of another version."""
+
+
+class InterruptedReadError(ReadStoreError):
+    """The statement was interrupted. The connection stays open."""
 
 
 class ResultTooLargeError(ReadStoreError):
@@ -119,6 +124,13 @@ class ReadConnection:
             raise
         return result
 
+    def interrupt(self) -> None:
+        """End the statement that runs now, if any, from another thread: it raises `InterruptedReadError`."""
+        connection = self._connection
+        if connection is not None:
+            with suppress(sqlite3.ProgrammingError):  # Its thread has just closed it.
+                connection.interrupt()
+
     def close(self) -> None:
         """Close the connection. The next statement opens another."""
         if self._connection is not None:
@@ -146,6 +158,8 @@ class ReadConnection:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code == sqlite3.SQLITE_TOOBIG:
             return ResultTooLargeError(str(error))
+        if code == sqlite3.SQLITE_INTERRUPT:
+            return InterruptedReadError(str(error))
         self.close()
         text = str(error)
         if code == sqlite3.SQLITE_CANTOPEN or (code == sqlite3.SQLITE_ERROR and "no such table" in text):

@@ -30,6 +30,7 @@ from diptych.storage.read_store_schema import shape
 from query_server.rows import generation_statements
 from query_server.rows.connection import (
     VALUE_BYTES_MAX,
+    InterruptedReadError,
     ReadConnection,
     ResultTooLargeError,
     StatementError,
@@ -40,6 +41,7 @@ from query_server.rows.key_batches import KeyBatches
 from query_server.rows.reader_threads import ReaderThreads
 from query_server.rows.row_source import PAGE_BYTES_MAX, PageRead, RowRead, RowSource, StoredEvent, StoredGeneration
 from query_server.rows.statements import Statements, find_values, unpack_keyed, unpack_page
+from query_server.rows.time_limit import TimeLimit
 
 _ATTEMPTS = 4
 """Reads of one call, each after a look-up of the active generation, which may have just changed."""
@@ -137,6 +139,7 @@ class RowReader(RowSource):
         after: Sequence[Any] | None = None,
         total: bool = False,
         bytes_max: int = PAGE_BYTES_MAX,
+        time_limit: TimeLimit | None = None,
     ) -> PageRead:
         """Read rows that match, in order."""
 
@@ -167,7 +170,7 @@ class RowReader(RowSource):
             cut = fitting < len(page) or len(page) == rows_max < limit
             return PageRead(page[:fitting], page_keys[:fitting], count, generation, position, cut)
 
-        return await self._threads.submit(read)
+        return await self._threads.submit(read, time_limit)
 
     async def event(self, projection: str, position: int) -> StoredEvent:
         """Look up the result of the event at a position."""
@@ -277,7 +280,7 @@ class RowReader(RowSource):
                 # A remembered generation may be out of date, even if it was looked up a moment ago.
                 generation = self._generation(connection, projection, remembered=attempt == 0)
                 row = connection.one(self.store_changes, *statement(generation), value_bytes_max)
-            except (StatementError, ResultTooLargeError):
+            except (StatementError, ResultTooLargeError, InterruptedReadError):
                 raise
             except StoreMissingError:
                 pass

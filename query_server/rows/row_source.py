@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from diptych.contract.token import LogIdentity
 from diptych.domain.projection import View
 from diptych.domain.query import Find
+from query_server.rows.time_limit import TimeLimit
 
 PAGE_BYTES_MAX = 1 << 20
 """Greatest size of the rows in a page."""
@@ -69,7 +70,7 @@ class RowSource(abc.ABC):
     """Reads rows of the views of some projections. Belongs to one event loop.
 
     Every read raises `ReadModelNotReady` while the projection has no readable generation, and `Overloaded` at the
-    limit of waiting reads. Cancelling a read drops its result; the statement itself may still run.
+    limit of waiting reads. Cancelling a find interrupts its statement; of other reads only the result is dropped.
     """
 
     shows_commits: bool
@@ -102,6 +103,7 @@ class RowSource(abc.ABC):
         after: Sequence[Any] | None = None,
         total: bool = False,
         bytes_max: int = PAGE_BYTES_MAX,
+        time_limit: TimeLimit | None = None,
     ) -> PageRead:
         """Read rows that match, in order.
 
@@ -112,6 +114,10 @@ class RowSource(abc.ABC):
             after: Values of the order's columns and the key of the row before the page; None for the first page.
             total: Count all matching rows as well.
             bytes_max: Greatest size of the rows. A first row that is larger is read alone.
+            time_limit: Limit after which the read is refused and its statement interrupted; None: there is none.
+
+        Raises:
+            Overloaded: Too many reads wait, or the time limit has passed.
         """
 
     @abc.abstractmethod

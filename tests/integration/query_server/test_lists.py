@@ -203,3 +203,21 @@ async def test_list_is_cut_to_a_mebibyte_and_names_a_row_that_no_message_takes(
             await server.ask(call, request)
         assert refused.value.reason == "ROW_TOO_LARGE"
         assert dict(refused.value.info.metadata)["key"] == "m9"
+
+
+@pytest.mark.parametrize("seconds", [2.0, None])
+async def test_bug_slow_list_was_not_ended_by_its_deadline_nor_without_one(
+    store: StoreFile, upstreams: ScriptedUpstreams, seconds: float | None
+) -> None:
+    text = "a" * 20_000
+    store.write(members, {f"m{n}": Member(member_id=f"m{n}", email=f"{n}", name=text) for n in range(1000)}, 12)
+    limit = 2.0 if seconds is None else 30.0
+    async with started_query_server(store.path, upstreams, wait_seconds=limit, readers=1) as server:
+        search = ListMembersRequest(name="a" * 190 + "b")
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await server.library.ListMembers(search, timeout=seconds)
+        refused = Refused(raised.value)
+        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert refused.info.metadata["what"] == "milliseconds for one read of the store"
+        assert 1500 < int(refused.info.metadata["limit"]) <= 2000
+        assert len((await list_members(server, page_size=10)).members) == 10

@@ -25,6 +25,7 @@ from query_server.cache import view_cache as view_cache_module
 from query_server.cache.cache import Cache
 from query_server.cache.change_progress import ChangeProgress
 from query_server.cache.view_cache import ListRead, ViewCache
+from query_server.rows.time_limit import TimeLimit
 from tests.support.clock import Clock
 from tests.support.notes import Notes
 
@@ -243,6 +244,21 @@ async def test_those_who_miss_the_same_list_share_one_read() -> None:
     assert [(await task).response for task in (second, other, late)] == [b"old", b"few", b"new"]
     assert first.cancelled() or await asyncio.wait((first,))
     assert not view.is_reading("all")
+
+
+async def test_caller_that_joins_a_read_extends_its_limit() -> None:
+    cache, view, _ = begun()
+    read = asyncio.get_running_loop().create_future
+    limits = [TimeLimit(seconds, 30) for seconds in (1, 20, 5, 25)]
+    first = [asyncio.ensure_future(view.read_once("all", read, limit)) for limit in limits[:3]]
+    await asyncio.sleep(0)
+    assert limits[0].until == limits[1].until
+    tell(cache, 11, 11, {"b": 11}, changes_after=10)
+    late = asyncio.ensure_future(view.read_once("all", read, limits[3]))
+    await asyncio.sleep(0)
+    assert limits[0].until == limits[1].until, "the late caller has a read of its own"
+    for task in [*first, late]:
+        task.cancel()
 
 
 async def test_those_who_share_a_read_that_is_refused_get_refusals_of_their_own() -> None:
