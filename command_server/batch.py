@@ -60,6 +60,7 @@ class Batch:
         self._now = now
         stamp = Timestamp()
         stamp.FromDatetime(now)
+        self._accepted_at = stamp.ToMicroseconds()
         self._record_time = delimited(5, stamp.SerializeToString())
         self._event_ids = EventIds(now)
         self._overlay = StreamOverlay(catalogue, cache)
@@ -132,6 +133,7 @@ class Batch:
             self._opened,
             self._settled,
             self._unparked,
+            self._accepted_at,
         )
 
     def _decide_one(self, submission: Submission, loaded: Loaded) -> None:

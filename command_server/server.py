@@ -18,6 +18,7 @@ from command_server.log_service import LogService
 from command_server.log_watch import LogWatch
 from command_server.processes.host import ProcessHost
 from command_server.processes.service import ProcessService
+from command_server.request_sweep import RequestSweep
 from command_server.store.event_store import StoreUnavailable
 from command_server.store.sqlite_store import SqliteEventStore
 from command_server.store.unique_refold import UniqueConflict
@@ -91,6 +92,8 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
     except StoreUnavailable as error:
         raise StartError(f"The log {settings.log} cannot be read: {error}.") from error
     ProcessService(host, store, router)
+    sweep = RequestSweep(store, settings.request_ids_days, writer.wait_for_room)
+    sweeping = tasks.start(sweep.run(), name="sweep of request ids")
     tasks.start(LogWatch(store, health, {"", *router.services}).run(), name="log watch")
 
     async def drain() -> None:
@@ -101,6 +104,7 @@ async def bootstrap(settings: CommandServerSettings, health: Health, tasks: Task
         asyncio.get_running_loop().call_later(seconds, writer.give_up)
 
     async def close() -> None:
+        sweeping.cancel()
         await host.close()
         writer.close()
         await asyncio.wait((writing,))

@@ -124,6 +124,11 @@ def recorded_request_key(actor: str, request_id: str) -> str:
     return engine_request_key(actor, request_id) if actor.startswith(_PROCESS) else request_key(actor, request_id)
 
 
+def is_client_key(key: str) -> bool:
+    """True for the key of a caller's request id, False for one of the engine's."""
+    return key.count("\n") == 1
+
+
 def engine_request_key(scope: str, request_id: str) -> str:
     """Return the key of a request id of the engine; no caller's key has two line ends."""
     return f"\n{scope}\n{request_id}"

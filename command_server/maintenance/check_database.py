@@ -40,6 +40,8 @@ class CheckDatabase:
         """Identity and head of the log at that moment."""
         self.last_position = 0
         """Position of the last event at that moment."""
+        self.forgotten_before = 0
+        """Time before which request ids of clients may be missing, in microseconds since 1970, UTC."""
 
     def open(self) -> None:
         """Attach the log and copy its tables.
@@ -59,6 +61,8 @@ class CheckDatabase:
         self.log = log_file.describe(self._connection, self._path)
         for statement in statements.COPY:
             self._connection.execute(statement.sql)
+        if self._connection.execute(statements.SWEEPS).fetchone():
+            self.forgotten_before = max([0, *(time for (time,) in self.rows(statements.FORGOTTEN_BEFORE))])
         ((last,),) = self.rows(statements.LAST)
         self._connection.execute("COMMIT")
         self.last_position = last or 0

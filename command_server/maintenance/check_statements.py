@@ -7,7 +7,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from command_server.store import schema
 from command_server.store.statements import listed
-from diptych.storage.sql import compile_sqlite
+from diptych.storage.sql import Compiled, compile_sqlite
 
 _LOG_SCHEMA = MetaData(schema="source")
 """Name under which the log is attached."""
@@ -40,10 +40,21 @@ _e, _w, _r, _u, _s = _events.c, WALKED.c, schema.requests.c, schema.unique_value
 _t = schema.streams.c
 _after, _until = _e.position > bindparam("after"), _e.position <= bindparam("until")
 
-COPY = [
-    compile_sqlite(insert(table).from_select(list(table.columns.keys()), select(table.to_metadata(_LOG_SCHEMA))))
-    for table in COPIED
-]
+_NOT_COPIED = ("accepted_at",)
+"""Columns that a log of an older schema version does not have, and that the check does not need."""
+
+
+def _copy(table: Table) -> Compiled:
+    names = [column.name for column in table.columns if column.name not in _NOT_COPIED]
+    source = table.to_metadata(_LOG_SCHEMA)
+    return compile_sqlite(
+        insert(table).from_select(names, select(*(source.c[name] for name in names)), include_defaults=False)
+    )
+
+
+COPY = [_copy(table) for table in COPIED]
+SWEEPS = "SELECT 1 FROM source.sqlite_master WHERE type = 'table' AND name = 'request_sweeps'"
+FORGOTTEN_BEFORE = compile_sqlite(select(schema.request_sweeps.to_metadata(_LOG_SCHEMA).c.accepted_before))
 LAST = compile_sqlite(select(func.max(_e.position)))
 
 # Events.

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from command_server.maintenance import check_statements as statements
 from command_server.maintenance.check_database import PAGE_EVENTS, CheckDatabase
-from command_server.submission import recorded_request_key
+from command_server.submission import is_client_key, recorded_request_key
 from diptych.domain.loading import LoadedDomain
 from diptych.storage.copy import Progress
 from diptych.storage.findings import Findings
@@ -72,7 +72,8 @@ class EventCheck:
             name = self._check_frame(event, recorded)
             if recorded is not None and recorded.metadata.request_id:
                 key = recorded_request_key(recorded.metadata.actor, recorded.metadata.request_id)
-                keys.setdefault(key, event.position)
+                if not self._may_be_forgotten(key, recorded):
+                    keys.setdefault(key, event.position)
             streams[event.stream] = self._check_version(event, name, streams.get(event.stream))
         self._database.write(statements.PUT_WALKED, list(streams.values()))
         self._check_request_ids(keys)
@@ -136,6 +137,11 @@ class EventCheck:
         if name and name != before.name:
             findings.add("FRAME_STREAM", f"{subject} says that it is of {name}, its row that it is of {before.name}.")
         return _Stream(event.stream, before.name, event.version, event.position)
+
+    def _may_be_forgotten(self, key: str, recorded: RecordedEvent) -> bool:
+        """True if a sweep may have deleted the request id of an event, or another command has it since."""
+        before = self._database.forgotten_before
+        return recorded.record_time.ToMicroseconds() < before and is_client_key(key)
 
     def _check_request_ids(self, keys: dict[str, int]) -> None:
         """Compare request ids in events with those that are remembered."""

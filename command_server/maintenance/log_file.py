@@ -39,7 +39,7 @@ def read(connection: sqlite3.Connection, path: Path) -> LogFile:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.DatabaseError as error:
         raise LogFileError(f"{path} is no SQLite file: {error}.") from error
-    if not tables >= set(schema.metadata.tables) - schema.TABLES_SINCE_2:
+    if not tables >= set(schema.metadata.tables) - schema.TABLES_SINCE_2 - schema.TABLES_SINCE_3:
         raise LogFileError(f"{path} is an SQLite file of something else, and no log.")
     return describe(connection, path)
 

@@ -159,6 +159,24 @@ class EventStore(abc.ABC):
         """Return the number of instances of a process that have open outputs."""
 
     @abc.abstractmethod
+    async def request_times(self, after: str, count: int) -> Sequence[tuple[str, int]]:
+        """Read keys and acceptance times of up to `count` remembered requests after a key, in the order of keys.
+
+        Times are in microseconds since 1970, UTC. The empty key lies before all.
+        """
+
+    @abc.abstractmethod
+    async def forget_requests(self, keys: Collection[str], accepted_before: int) -> int:
+        """Forget those of these requests that were accepted before a time, and return their number.
+
+        `forgotten_before` is at least that time from then on, in the same transaction.
+        """
+
+    @abc.abstractmethod
+    async def forgotten_before(self) -> int:
+        """Return the time before which requests may have been forgotten; 0: none was."""
+
+    @abc.abstractmethod
     async def process_marks(self) -> Mapping[str, int]:
         """Read the mark of each type of process: the position through which it has taken its inputs."""
 

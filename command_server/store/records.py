@@ -45,7 +45,7 @@ class History(NamedTuple):
 
 
 class Request(NamedTuple):
-    """An accepted command, remembered under its request id as long as its aggregate."""
+    """An accepted command, remembered under its request id until a sweep forgets it."""
 
     digest: bytes
     """Digest of the command's type and message."""
@@ -159,6 +159,8 @@ class Decided(NamedTuple):
     """Open work to close; work that is not open is ignored."""
     unparked: Collection[ParkedKey] = ()
     """Parked inputs to delete; inputs that are not parked are ignored."""
+    accepted_at: int = 0
+    """Acceptance time of `requests` in microseconds since 1970, UTC."""
 
 
 class Committed(NamedTuple):

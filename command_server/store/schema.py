@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table
 
-SCHEMA_VERSION = 2
-"""Version of these tables. Version 1 has no tables of processes; opening such a log adds them."""
-OLDER_VERSIONS = (1,)
+SCHEMA_VERSION = 3
+"""Version of these tables. Opening a log of an older version upgrades it: `upgrades.upgrade`."""
+OLDER_VERSIONS = (1, 2)
 TABLES_SINCE_2 = frozenset({"process_work", "process_marks", "parked_inputs"})
 """Tables that version 1 does not have."""
+TABLES_SINCE_3 = frozenset({"request_sweeps"})
+"""Tables that versions 1 and 2 do not have. `requests.accepted_at` is of version 3, too."""
 
 metadata = MetaData()
 
@@ -62,7 +64,17 @@ requests = Table(
     Column("stream", String, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("position", BigInteger, nullable=False),
+    # Microseconds since 1970, UTC, by the command server's clock.
+    Column("accepted_at", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
+)
+
+request_sweeps = Table(
+    "request_sweeps",
+    metadata,
+    Column("singleton", Integer, primary_key=True),
+    # Request ids of clients that were accepted before this time may be missing. It never decreases.
+    Column("accepted_before", BigInteger, nullable=False),
 )
 
 unique_values = Table(

@@ -122,10 +122,11 @@ class BatchRecorder:
         first = self._first_position(len(decided.events))
         frames = self._insert_events(decided, first) if decided.events else []
         if decided.requests:
+            accepted_at = decided.accepted_at
             statements.INSERT_REQUESTS.insert(
                 connection,
                 [
-                    (key, digest, stream, version, position if position >= 0 else first - 1 - position)
+                    (key, digest, stream, version, position if position >= 0 else first - 1 - position, accepted_at)
                     for key, (digest, stream, version, position) in decided.requests.items()
                 ],
             )

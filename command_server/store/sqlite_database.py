@@ -12,13 +12,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.schema import CreateIndex, CreateTable
-
-from command_server.store import schema, statements
+from command_server.store import statements
 from command_server.store.event_store import CommitNotKnown, StoreUnavailable
+from command_server.store.upgrades import create_or_upgrade
 from diptych.contract.token import Epoch, LogIdentity
-from diptych.server.errors import StartError
 from diptych.storage.database_thread import DatabaseThread
 from diptych.storage.file_lock import FileLock
 from diptych.storage.files import make_file, make_folder, resolve_database
@@ -200,35 +197,10 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
     connection.execute(f"PRAGMA wal_autocheckpoint={AUTOCHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES_MAX}")
     connection.execute("BEGIN IMMEDIATE")
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables:
-        _create_log(connection)
-    elif not tables >= set(schema.metadata.tables) - schema.TABLES_SINCE_2:
-        raise StartError(f"{path} is an SQLite file of something else, and no log.")
-    elif not tables & schema.TABLES_SINCE_2:
-        _create_tables(connection, schema.TABLES_SINCE_2)
-        connection.execute("UPDATE log SET schema_version = 2 WHERE schema_version = 1")
-    connection.execute("COMMIT")
-    version, _ = connection.execute(statements.IDENTITY.sql).fetchone()
-    if version != schema.SCHEMA_VERSION:
-        raise StartError(f"The log {path} has schema version {version}, and this program has {schema.SCHEMA_VERSION}.")
+    try:
+        create_or_upgrade(connection, path)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
     return connection
-
-
-def _create_log(connection: sqlite3.Connection) -> None:
-    _create_tables(connection, schema.metadata.tables)
-    identity = LogIdentity.new()
-    connection.execute(
-        "INSERT INTO log (singleton, schema_version, log_id, epoch, head) VALUES (1, ?, ?, ?, 0)",
-        (schema.SCHEMA_VERSION, identity.log_id, identity.epoch),
-    )
-    connection.executemany("INSERT INTO epochs (epoch, first_position) VALUES (?, ?)", identity.epochs)
-
-
-def _create_tables(connection: sqlite3.Connection, names: Collection[str]) -> None:
-    dialect = sqlite.dialect()
-    for name in names:
-        table = schema.metadata.tables[name]
-        connection.execute(str(CreateTable(table).compile(dialect=dialect)))
-        for index in table.indexes:
-            connection.execute(str(CreateIndex(index).compile(dialect=dialect)))

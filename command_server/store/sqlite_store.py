@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from command_server.store import event_types, sqlite_commit, sqlite_reads, statements
+from command_server.store import event_types, sqlite_commit, sqlite_reads, sqlite_requests, statements
 from command_server.store.event_store import EventStore
 from command_server.store.records import (
     Committed,
@@ -117,6 +117,15 @@ class SqliteEventStore(EventStore):
         self, aggregates: Collection[Aggregate[Any]], *, everything: bool = False
     ) -> Sequence[Refolded]:
         return await self._database.write(partial(refold_uniques, everything=everything), aggregates)
+
+    async def request_times(self, after: str, count: int) -> Sequence[tuple[str, int]]:
+        return await self._database.rows(statements.REQUEST_TIMES, after=after, count=count)
+
+    async def forget_requests(self, keys: Collection[str], accepted_before: int) -> int:
+        return await self._database.write(sqlite_requests.forget_requests, keys, accepted_before)
+
+    async def forgotten_before(self) -> int:
+        return await self._database.read(sqlite_requests.forgotten_before)
 
     async def process_marks(self) -> Mapping[str, int]:
         return dict(await self._database.rows(statements.MARKS))

@@ -97,6 +97,21 @@ PUT_SNAPSHOT = _upsert(schema.snapshots, "stream")
 OPEN_WORK = compile_sqlite(insert(_work))
 SETTLE_WORK = _delete(_work, "position", "ordinal")
 
+# Sweeps of request ids.
+REQUEST_TIMES = compile_sqlite(
+    select(_requests.key, _requests.accepted_at)
+    .where(_requests.key > bindparam("after"))
+    .order_by(_requests.key)
+    .limit(bindparam("count"))
+)
+FORGET_REQUESTS = compile_sqlite(
+    schema.requests.delete().where(
+        _requests.key.in_(listed("keys")), _requests.accepted_at < bindparam("accepted_before")
+    )
+)
+FORGOTTEN_BEFORE = compile_sqlite(select(schema.request_sweeps.c.accepted_before))
+PUT_FORGOTTEN_BEFORE = _upsert(schema.request_sweeps, "singleton")
+
 # Reads of the log.
 READ_LOG = compile_sqlite(
     select(_events.position, _events.frame).where(_after).order_by(_events.position).limit(bindparam("count"))

@@ -63,6 +63,9 @@ class CommandServerSettings(ServerSettings):
     state_cache_bytes_max: int = Field(
         64 << 20, ge=0, description="Estimated bytes of aggregate states in memory; 0: none stay."
     )
+    request_ids_days: float = Field(
+        30.0, ge=0, le=36_500, description="Days for which clients' request ids are remembered; 0: for ever."
+    )
     snapshot_events: int = Field(500, ge=10, description="Events of a stream between two snapshots.")
     tail_events_max: int = Field(50_000, ge=1, description="Newest events in memory for subscribers.")
     tail_bytes_max: int = Field(32 << 20, ge=1024, description="Bytes of events in memory for subscribers.")

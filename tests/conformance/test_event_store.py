@@ -495,3 +495,30 @@ async def test_a_commit_that_fails_unparks_nothing(store: EventStore) -> None:
     with pytest.raises(Exception, match="UNIQUE"):
         await append(store, event("test/p", 1), event("test/p", 1), unparked=[first.key])
     assert await store.parked_inputs() == [first]
+
+
+# Request ids that are forgotten.
+
+
+async def test_requests_are_read_with_their_acceptance_times_in_pages_of_keys(store: EventStore) -> None:
+    for number, key in enumerate(("b", "c", "a")):
+        decided = Decided(requests={key: Request(b"d", "test/a", 1, 0)}, accepted_at=number)
+        await store.commit(reads(), lambda _, decided=decided: decided)  # type: ignore[misc]
+    assert [tuple(row) for row in await store.request_times("", 2)] == [("a", 2), ("b", 0)]
+    assert [tuple(row) for row in await store.request_times("b", 2)] == [("c", 1)]
+
+
+async def test_only_requests_that_were_accepted_before_a_time_are_forgotten(backend: Backend) -> None:
+    request = Request(b"d", "test/a", 1, 0)
+    async with backend.open() as store:
+        await store.commit(reads(), lambda _: Decided(requests={"old": request, "stays": request}, accepted_at=10))
+        await store.commit(reads(), lambda _: Decided(requests={"new": request}, accepted_at=20))
+        assert await store.forgotten_before() == 0
+        assert await store.forget_requests(["old", "new", "unknown"], 20) == 1
+        assert await store.forget_requests(["stays"], 5) == 0
+    async with backend.open() as store:
+        assert await store.forgotten_before() == 20, "it never decreases"
+        loaded = await load(store, reads(requests=["old", "new", "stays"]))
+        assert loaded.requests == {"new": request, "stays": request}
+        await store.commit(reads(), lambda _: Decided(requests={"old": request}, accepted_at=30))
+        assert (await load(store, reads(requests=["old"]))).requests == {"old": request}

@@ -22,6 +22,8 @@ from tests.support.watch_stage import Stage
 
 READERS = {
     "command_server/writer.py": "the record time and the event ids, which are for people and need not ascend",
+    "command_server/request_sweep.py": "the age of request ids, by the clock of their acceptance",
+    "command_server/store/upgrades.py": "acceptance times of a log that has none",
     "command_server/processes/": "timers, which are due at a time of day, and since when something is waited for",
     "diptych/domain/ids.py": "ids that the server makes, which are unique by their random part",
     "projector/store/parked_streams.py": "when a stream was parked, which is for people",

@@ -12,7 +12,7 @@ from command_server.log_watch import LogWatch
 from command_server.store import sqlite_database
 from command_server.store.event_store import CommitNotKnown, EpochBegun, StoreUnavailable
 from command_server.store.records import Decided, NewEvent, Reads, Work, WorkKind
-from command_server.store.schema import TABLES_SINCE_2
+from command_server.store.schema import TABLES_SINCE_2, TABLES_SINCE_3
 from command_server.store.sqlite_commit import BatchLoader
 from command_server.store.sqlite_store import SqliteEventStore
 from diptych.contract.token import Epoch
@@ -37,8 +37,9 @@ async def test_a_log_of_version_1_is_opened_with_the_tables_of_processes(tmp_pat
     await append(store, "test/a", 1)
     await store.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as old:
-        for table in TABLES_SINCE_2:
+        for table in TABLES_SINCE_2 | TABLES_SINCE_3:
             old.execute(f"DROP TABLE {table}")
+        old.execute("ALTER TABLE requests DROP COLUMN accepted_at")
         old.execute("UPDATE log SET schema_version = 1")
     store = SqliteEventStore(path)
     await store.open()
@@ -55,7 +56,7 @@ async def test_a_log_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     await store.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as newer:
         newer.execute("UPDATE log SET schema_version = 99")
-    with pytest.raises(StartError, match="has schema version 99, and this program has 2"):
+    with pytest.raises(StartError, match="has schema version 99, and this program has 3"):
         await SqliteEventStore(path).open()
 
 
