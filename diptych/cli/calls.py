@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from diptych.client import CallRefused
 from diptych.server.channels import Channel, open_client_channel
 
 Response = TypeVar("Response", bound=Message)
@@ -49,3 +50,14 @@ async def stream(channel: Channel, method: str, request: Message, response: type
     )
     async for answer in rpc(request):
         yield answer
+
+
+def describe_failure(server: str, refused: CallRefused, *, verb: str = "refused") -> str:
+    """Return a sentence on a failed call. An error without a reason is gRPC's own: the server did not answer.
+
+    Args:
+        server: Name and address, such as `projector at 127.0.0.1:50053`.
+        refused: Error of the call.
+        verb: Predicate for an error that the server itself made.
+    """
+    return f"the {server} {verb if refused.reason else 'did not answer'}: {refused}"

@@ -11,7 +11,7 @@ import typer
 from google.protobuf import json_format
 
 from diptych.cli.addresses import COMMANDS, Commands, Domain
-from diptych.cli.calls import stream
+from diptych.cli.calls import describe_failure, stream
 from diptych.cli.reflected_types import ReflectedTypes, import_domain
 from diptych.client import CallRefused
 from diptych.server.channels import CallError, open_client_channel
@@ -38,7 +38,7 @@ def events(
     try:
         asyncio.run(_print_events(commands, request, follow))
     except CallError as error:
-        fail("events", f"the command server at {commands} refused: {CallRefused.of(error)}", status=1)
+        fail("events", describe_failure(f"command server at {commands}", CallRefused.of(error)), status=1)
     except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
         discard_output()
 

@@ -10,7 +10,8 @@ import typer
 from google.protobuf import json_format
 
 from diptych.cli.addresses import COMMANDS, Commands
-from diptych.cli.calls import call_at
+from diptych.cli.calls import call_at, describe_failure
+from diptych.cli.whole_tables import print_whole
 from diptych.client import CallRefused
 from diptych.server.channels import CallError
 from diptych.server.options import fail
@@ -72,7 +73,8 @@ def processes(
             case Action.GIVE_UP:
                 _give_up(commands, process, id)
     except CallError as error:
-        fail("processes", f"the command server at {commands} did not do it: {CallRefused.of(error)}", status=1)
+        refused = CallRefused.of(error)
+        fail("processes", describe_failure(f"command server at {commands}", refused, verb="did not do it"), status=1)
 
 
 async def list_processes(address: str, seconds: float = _ANSWER_SECONDS) -> ListProcessesResponse:
@@ -123,9 +125,7 @@ def _show(answer: ListProcessesResponse, json: bool) -> None:
     if json:
         typer.echo(json_format.MessageToJson(answer, always_print_fields_with_no_presence=True))
         return
-    from rich.console import Console
-
-    Console().print(processes_table(answer), soft_wrap=True)
+    print_whole(processes_table(answer))
 
 
 def _retry(address: str, process: str, id: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from diptych.cli.calls import call_at
+from diptych.cli.calls import call_at, describe_failure
 from diptych.client import CallRefused
 from diptych.contract.suggestions import did_you_mean
 from diptych.server.channels import CallError
@@ -25,7 +25,7 @@ def projector_refusal(address: str, error: CallError) -> str:
             call = call_at(address, method, ListProjectionsRequest(), ListProjectionsResponse, _ANSWER_SECONDS)
             names = [projection.name for projection in asyncio.run(call).projections]
             hint = did_you_mean(refused.metadata.get("projection", ""), names)
-    return f"the projector at {address} did not do it: {refused}{hint}"
+    return describe_failure(f"projector at {address}", refused, verb="did not do it") + hint
 
 
 def watch_refusal(address: str, refused: CallRefused) -> str:
@@ -37,4 +37,4 @@ def watch_refusal(address: str, refused: CallRefused) -> str:
             status = asyncio.run(call_at(address, method, GetStatusRequest(), GetStatusResponse, _ANSWER_SECONDS))
             names = [view.name for projection in status.projections for view in projection.views]
             hint = did_you_mean(refused.metadata.get("view", ""), names)
-    return f"the query server at {address} refused: {refused}{hint}"
+    return describe_failure(f"query server at {address}", refused) + hint

@@ -12,6 +12,7 @@ import typer
 from diptych.cli.addresses import COMMANDS, PROJECTOR, QUERY, Commands, Projector, Query
 from diptych.cli.problems import find_problems
 from diptych.cli.server_status import read_status
+from diptych.cli.whole_tables import print_whole
 from diptych.server.options import fail
 from diptych.server.program import discard_output
 
@@ -45,11 +46,9 @@ def status(
         for problem in problems:
             typer.echo(problem)
     else:
-        from rich.console import Console
-
         from diptych.cli.status_text import status_text
 
-        Console().print(status_text(current), soft_wrap=True)
+        print_whole(status_text(current))
         for sentence in current.silent.values():
             typer.echo(f"diptych status: {sentence}", err=True)
     raise typer.Exit(1 if problems else 0)
@@ -73,7 +72,7 @@ def _watch(query: str, projector: str, commands: str, json: bool, every: float) 
             elif live is not None:
                 live.update(status_text(current), refresh=True)
             else:
-                console.print(status_text(current), soft_wrap=True)
+                print_whole(status_text(current))
             time.sleep(every)
     except BrokenPipeError:  # The reader of the output, such as `head`, has ended.
         discard_output()

@@ -74,7 +74,7 @@ async def _lines(frame: WatchResponse, types: ReflectedTypes) -> AsyncIterator[s
             fields = await types.packed_fields(row.row)
             yield f"{row.position:>10}  {row.key}  {jsonlib.dumps(fields, ensure_ascii=False)}"
     if frame.HasField("caught_up"):
-        yield "-- these are all; what changes follows --"
+        yield "-- all rows are printed; changes follow --"
     if frame.HasField("reset"):
         reason = ResetReason.Name(frame.reset.reason).removeprefix("RESET_REASON_").replace("UNSPECIFIED", "LOST")
         yield f"-- from the beginning ({reason}) --"

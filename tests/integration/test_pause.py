@@ -332,5 +332,5 @@ async def test_the_command_line_pauses_and_resumes(pair: Pair, shop: Connection,
     pair.projector.kill()
     status, out, err = await diptych("resume", "users", projector)
     assert (status, out) == (1, "")
-    assert f"the projector at {pair.projector.address} did not do it: UNAVAILABLE" in err
+    assert f"the projector at {pair.projector.address} did not answer: UNAVAILABLE" in err
     assert "Traceback" not in err
