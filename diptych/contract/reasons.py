@@ -48,7 +48,8 @@ class InvalidRequest(InvalidArgument, reason="INVALID_REQUEST"):
         summary = "; ".join(f"{path}: {sentence}" if path else sentence for path, sentence in rules[:10])
         if len(rules) > 10:
             summary += f"; and {len(rules) - 10} more"
-        return cls(violations=len(rules), summary=summary + ".")._copy(rules=rules[:VIOLATIONS_MAX])
+        end = "" if summary.endswith((".", "?")) else "."
+        return cls(violations=len(rules), summary=summary + end)._copy(rules=rules[:VIOLATIONS_MAX])
 
     @property
     def metadata(self) -> dict[str, str]:

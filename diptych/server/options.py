@@ -136,7 +136,9 @@ def _from_file(
     """Return the file's settings for this program: each value with its source."""
     try:
         content = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        fail(program, f"--config: {path} cannot be read: {error.strerror or error}.")
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         fail(program, f"--config: {path} cannot be read: {error}.")
     settings: dict[str, tuple[Any, str]] = {}
     own: Mapping[str, Any] = {}

@@ -81,6 +81,10 @@ def test_invalid_request_keeps_its_violations_when_pickled() -> None:
     assert pickle.loads(pickle.dumps(refusal)).to_status("shop.v1") == refusal.to_status("shop.v1")
 
 
+def test_invalid_request_adds_no_full_stop_after_a_question() -> None:
+    assert str(InvalidRequest.of(("event_types[0]", "Did you mean A?"))).endswith("Did you mean A?")
+
+
 def test_outcome_unknown_names_the_request_id_if_there_is_one() -> None:
     assert "r1" in str(OutcomeUnknown(request_id="r1"))
     assert "no request id" in str(OutcomeUnknown(request_id=""))
