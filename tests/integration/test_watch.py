@@ -482,7 +482,7 @@ async def test_the_command_line_shows_a_view(library: Pair, tmp_path: Path) -> N
             for program in (people, frames):
                 program.signal(signal.SIGINT)
                 assert await asyncio.to_thread(program.wait) == 0
-            token = people.logged().split()[-1]
+            token = people.logged().partition("--resume ")[2].partition("`")[0]
             options += ["--resume", token]
             again = Program(["-m", "diptych.cli", "watch", "members", "term", *options], log=tmp_path / "again.log")
             again.spawn()
