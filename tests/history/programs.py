@@ -290,7 +290,7 @@ def reached_at_once(_: int) -> None:
     from query_server.freshness.version_wait import VersionWaits
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
-        async def wait(self: Any, projections: Any, required: int, until: float) -> Any:
+        async def wait(self: Any, projections: Any, required: int, until: float, _: Any = None) -> Any:
             result = await original(self, projections, 0, until)
             return result._replace(position=max(result.position, required))
 

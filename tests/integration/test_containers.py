@@ -88,17 +88,16 @@ def runtime_distributions() -> dict[str, metadata.Distribution]:
     """Return the installed distributions that Diptych needs at run time."""
     found: dict[str, metadata.Distribution] = {}
     shop = tomllib.loads((ROOT / "shop" / "pyproject.toml").read_text())["project"]["dependencies"]
-    wanted = [Requirement(line) for line in [*(metadata.requires("diptych") or ()), *shop]]
-    while wanted:
-        requirement = wanted.pop()
-        if (
-            requirement.name == "diptych"
-            or requirement.name in found
-            or (requirement.marker and not requirement.marker.evaluate({"extra": ""}))
-        ):
+    open_requirements = [(Requirement(line), "") for line in [*(metadata.requires("diptych") or ()), *shop]]
+    resolved: set[tuple[str, str]] = set()
+    while open_requirements:
+        requirement, extra = open_requirements.pop()
+        if requirement.name == "diptych" or (requirement.marker and not requirement.marker.evaluate({"extra": extra})):
             continue
-        found[requirement.name] = metadata.distribution(requirement.name)
-        wanted += [Requirement(line) for line in found[requirement.name].requires or ()]
+        found[requirement.name] = distribution = metadata.distribution(requirement.name)
+        for extra in {"", *requirement.extras} - {extra for name, extra in resolved if name == requirement.name}:
+            resolved.add((requirement.name, extra))
+            open_requirements += [(Requirement(line), extra) for line in distribution.requires or ()]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -117,8 +118,10 @@ async def test_an_event_that_cannot_be_folded_parks_its_stream_only(tmp_path: Pa
         (stream,) = await parked(projector)
         assert (stream.projection, stream.aggregate) == ("notes", note("a"))
         assert (stream.first_position, stream.events, stream.attempts) == (2, 2, 4)
-        assert stream.error == (
-            "Event 2 (notes.v1.Noted of note/a) failed in view notes_tags, row a: ValueError: no such text."
+        assert re.fullmatch(
+            r"Event 2 \(notes\.v1\.Noted of note/a\) failed in view notes_tags, row a: ValueError: no such text "
+            r"\(in tests/support/notes\.py:\d+\)\.",
+            stream.error,
         )
         assert stream.trace.rstrip().endswith("ValueError: no such text")
         assert stream.event == log.events[1]
