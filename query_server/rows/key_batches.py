@@ -15,7 +15,7 @@ from diptych.contract.reasons import Overloaded
 from diptych.domain.projection import View
 from diptych.domain.refusal import Refusal
 from diptych.storage.batch_window import BatchWindows
-from query_server.rows.connection import ReadConnection
+from diptych.storage.read_connection import ReadConnection
 from query_server.rows.reader_threads import READS_MAX, ReaderThreads
 from query_server.rows.row_source import RowRead
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from diptych.contract.reasons import Overloaded
-from query_server.rows.connection import ReadConnection
+from diptych.storage.read_connection import ReadConnection
 from query_server.rows.time_limit import TimeLimit
 
 READS_MAX = 10_000

@@ -26,9 +26,7 @@ from diptych.contract.reasons import ReadModelNotReady
 from diptych.domain.projection import Projection, View
 from diptych.domain.query import Find
 from diptych.storage.errors import ReadStoreError
-from diptych.storage.read_store_schema import shape
-from query_server.rows import generation_statements
-from query_server.rows.connection import (
+from diptych.storage.read_connection import (
     VALUE_BYTES_MAX,
     InterruptedReadError,
     ReadConnection,
@@ -37,6 +35,8 @@ from query_server.rows.connection import (
     StoreMissingError,
     file_id,
 )
+from diptych.storage.read_store_schema import shape
+from query_server.rows import generation_statements
 from query_server.rows.key_batches import KeyBatches
 from query_server.rows.reader_threads import ReaderThreads
 from query_server.rows.row_source import PAGE_BYTES_MAX, PageRead, RowRead, RowSource, StoredEvent, StoredGeneration

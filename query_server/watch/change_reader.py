@@ -21,9 +21,9 @@ from diptych.contract.wire import delimited, integer
 from diptych.domain.projection import Projection, View
 from diptych.storage.database_thread import DatabaseThread
 from diptych.storage.errors import ReadStoreError
+from diptych.storage.read_connection import Execute, ReadConnection
 from diptych.storage.read_store_schema import shape
 from diptych.storage.sql import Compiled
-from query_server.rows.connection import Execute, ReadConnection
 from query_server.watch.change_statements import ACTIVE, ChangeStatements
 from query_server.watch.resume_token import ResumeToken, Source
 

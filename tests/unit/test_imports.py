@@ -39,11 +39,8 @@ NAMES_GRPC_AIO = (
 )
 """Files and folders that may name `grpc.aio`. `shop/payments` stands for a service of somebody else."""
 
-NAMES_SQLITE = (
-    *("diptych/storage/", "command_server/store/", "projector/store/"),
-    *("command_server/maintenance/", "query_server/rows/", "query_server/watch/change_reader.py"),
-)
-"""Folders and files that may name `sqlite3`."""
+NAMES_SQLITE = ("diptych/storage/", "command_server/store/", "projector/store/", "command_server/maintenance/")
+"""Folders that may name `sqlite3`. Maintenance copies and checks the files of SQLite themselves."""
 
 IMPORTS_BY_NAME = (
     "diptych/domain/loading.py",  # A domain and its contracts.

@@ -1,4 +1,4 @@
-"""Read-only connections to an SQLite read store: the one place on the query server that handles SQLite's errors.
+"""Read-only connections to an SQLite read store, for query servers, with its errors as errors of ours.
 
 A connection is opened when it is first needed, and again after the file was replaced. No read transaction outlives
 the call that needs it.
