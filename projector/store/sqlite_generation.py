@@ -154,6 +154,9 @@ class SqliteGenerationStore(GenerationStore):
         return change
 
     def _write(self, change: Change, durable: bool) -> int:
+        if change.checkpoint is not None and change.checkpoint.position < self.stored.position:
+            # A fold that was queued before this change has passed its checkpoint.
+            change = change._replace(checkpoint=None)
         connection = self._writer.connection
         with durable_transaction(connection) if durable else transaction(connection):
             left_out, events = self._put(connection, change, [{} for _ in self._rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -185,6 +186,14 @@ async def test_equal_bytes_change_nothing(backend: Backend, store: ReadStore) ->
     assert (writer.stored, backend.contents()) == ((2, "a-2"), contents)
     assert await writer.write_checkpoint(Checkpoint(3, "a-3")) == (3, "a-3")
     assert await writer.write_checkpoint(Checkpoint(2, "a-2")) == (3, "a-3"), "never back"
+
+
+async def test_bug_checkpoint_went_back_when_a_fold_was_queued_before_it(store: ReadStore) -> None:
+    writer = await opened_writer(store, Notes().projection)
+    later, earlier = Change(Checkpoint(3, "a-3")), Change(Checkpoint(2, "a-2"))
+    # Both are queued while the stored checkpoint is 0.
+    await asyncio.gather(writer.store.write(later), writer.store.write(earlier))
+    assert writer.stored == (3, "a-3")
 
 
 async def test_everything_is_found_again_after_the_store_was_closed(backend: Backend) -> None:
